@@ -1,0 +1,1 @@
+"""What both packages need and neither owns: clear errors, atomic files, image reading."""

@@ -1,0 +1,72 @@
+"""Files that are there whole or not at all."""
+
+import contextlib
+import json
+import os
+import tempfile
+from pathlib import Path
+
+from common.errors import InputError
+
+
+@contextlib.contextmanager
+def whole_file(path):
+    """Context manager: a temporary path beside `path`, moved onto it when the block ends well.
+
+    A reader never sees a half-written file: the move is atomic on one file system. The temporary file is
+    removed when the block raises. Missing folders are made.
+
+    Raises: InputError, naming the path, when the disk is full or the folder cannot be written.
+    """
+    path = Path(path)
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        prefix, suffix = f".{path.name[:40]}.", f".part{path.suffix}"
+        handle, temporary = tempfile.mkstemp(prefix=prefix, suffix=suffix, dir=path.parent)
+        os.close(handle)
+        os.chmod(temporary, 0o666 & ~_umask())
+        yield Path(temporary)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror or error}); "
+                         "free some disk space or choose a folder that you may write to") from error
+    finally:
+        if temporary is not None:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temporary)
+
+
+def _umask():
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def write_bytes(path, data):
+    """Write `data` (bytes) to `path`, whole or not at all. Raises: InputError (see `whole_file`)."""
+    with whole_file(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_text(path, text):
+    """Write `text` as UTF-8 to `path`, whole or not at all. Raises: InputError (see `whole_file`)."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_json(path, value):
+    """Write `value` as JSON, keys sorted (same value, same bytes). Raises: InputError; ValueError for NaN."""
+    write_text(path, json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n")
+
+
+def write_csv(path, table):
+    """Write the pandas DataFrame `table` without its index. Raises: InputError (see `whole_file`)."""
+    write_text(path, table.to_csv(index=False, lineterminator="\n"))
+
+
+def read_json(path):
+    """The value in the JSON file `path`. Raises: InputError, naming the file, when it is not JSON."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: not a readable JSON file ({error}); remove it and run again") from error

@@ -1,0 +1,63 @@
+"""Reading and writing pictures: any common mode in, 8-bit RGB out."""
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from common.errors import InputError
+from common.files import whole_file
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
+MAX_PIXELS = 100_000_000    # a larger picture is refused: decoding it could fill the memory
+
+
+def read_image(path):
+    """The picture at `path` as an array (H, W, 3), uint8 RGB.
+
+    Grey, palette, 16-bit, CMYK and RGBA pictures are converted (transparency is laid on black).
+
+    Raises: InputError, naming the file, when it is missing, empty, truncated, too large or not a picture.
+    """
+    path = Path(path)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(path) as picture:
+                if picture.width * picture.height > MAX_PIXELS:
+                    raise InputError(f"{path}: {picture.width}x{picture.height} pixels is too large; "
+                                     f"scale it under {MAX_PIXELS:,} pixels")
+                return _to_rgb(picture)
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file; check the path") from error
+    except InputError:
+        raise
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise InputError(f"{path}: not a readable picture ({error}); copy it anew from its source") from error
+
+
+def _to_rgb(picture):
+    """A PIL picture of any mode → (H, W, 3) uint8."""
+    if picture.mode.startswith("I") or picture.mode == "F":    # deep grey: PIL would clip, not scale
+        values = np.asarray(picture, dtype=np.float64)
+        brightest = max(255.0, values.max(initial=0))
+        top = 65535.0 if picture.mode != "F" and brightest > 255 else brightest
+        grey = np.clip(values * (255.0 / top), 0, 255).round().astype(np.uint8)
+        return np.repeat(grey[:, :, None], 3, axis=2)          # (H, W) → (H, W, 3)
+    if "A" in picture.getbands() or "transparency" in picture.info:
+        picture = picture.convert("RGBA")
+        black = Image.new("RGBA", picture.size, (0, 0, 0, 255))
+        picture = Image.alpha_composite(black, picture)
+    return np.array(picture.convert("RGB"))
+
+
+def write_image(path, image, quality=95):
+    """Write `image`, uint8 (H, W, 3) RGB or (H, W) grey, in the format of the path's ending, whole or not.
+
+    `quality` is JPEG's, 1-100. Raises: InputError when the file cannot be written.
+    """
+    picture = Image.fromarray(np.ascontiguousarray(image))
+    options = {"quality": quality} if Path(path).suffix.lower() in (".jpg", ".jpeg") else {}
+    with whole_file(path) as temporary:
+        picture.save(temporary, **options)
