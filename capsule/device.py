@@ -1,0 +1,44 @@
+"""Which device a run uses, and how it computes there."""
+
+import os
+
+import torch
+
+from common.errors import InputError
+
+
+def choose_device(name):
+    """torch.device for "auto" (CUDA where there is one), "cpu", "cuda" or "cuda:N".
+
+    Raises: InputError when the device is unknown or not there.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    kind, _, number = name.partition(":")
+    if kind not in ("cpu", "cuda") or (number and not number.isdigit()):
+        raise InputError(f"--device {name}: unknown; use auto, cpu, cuda or cuda:N")
+    if kind == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if int(number or 0) >= count:
+            raise InputError(f"--device {name}: this machine shows {count} CUDA device(s); use --device cpu")
+    return torch.device(name)
+
+
+def set_arithmetic(device, threads=0, deterministic=False):
+    """Set what is global to the process: CPU threads (0: all cores), TF32, cuDNN's choice of kernels.
+
+    On CUDA, float32 products run in TF32 (10-bit mantissa, as PyTorch's own convolutions do by
+    default); `deterministic` asks for repeatable kernels and switches TF32 and autotuning off.
+    """
+    torch.set_num_threads(
+        threads or len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else threads or os.cpu_count()
+    )
+    if device.type == "cuda":
+        torch.backends.cuda.matmul.allow_tf32 = not deterministic
+        torch.backends.cudnn.allow_tf32 = not deterministic
+        torch.backends.cudnn.benchmark = not deterministic
+        if deterministic:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(deterministic, warn_only=True)

@@ -1,0 +1,36 @@
+"""Leave-one-subject-out training of a plain ImageNet network, the baseline that capsules are compared with.
+
+Inputs    the databases under data/ (data/README.md), or --dataset synthetic
+Outputs   result/<experiment>/: one JSON a fold; then run get_result_log.py for result/result_log.csv
+Command   python train_me_loso_samm_baseline.py --model VGG
+Expect    28 folds of 30 epochs on SAMM: minutes on a modern GPU, a day on a laptop's CPU (try --quick). The
+          reference trains cross-entropy on the softmax output, which learns slowly; --logits is textbook.
+"""
+
+from torch.nn.functional import cross_entropy
+
+from capsule.config import run
+from capsule.data import face_crops, load_clips
+from capsule.loso import run_loso
+from capsule.modules import VGG, ResNet
+
+DATASET = "samm"            # casme | smic | samm | composite | synthetic
+PROTOCOL = "dsnca"          # dsnca: the reference's clip list | megc2019: the challenge's
+MODEL = "ResNet"            # VGG: VGG-11 | ResNet: ResNet-18
+LOGITS = False              # False: cross-entropy on the softmax output, as the reference | True: on logits
+EPOCHS, BATCH_SIZE, LEARNING_RATE, LR_DECAY = 30, 32, 1e-4, 0.9
+SEED = 9
+
+
+def main(config):
+    clips = load_clips(config)                       # the protocol, checked
+    crops = face_crops(clips, config)                # 224 x 224, cached
+    network = {"VGG": VGG, "ResNet": ResNet}[config.model]
+    return run_loso(config, clips, [crops], lambda: network(
+        clips.n_classes, logits=config.logits, pretrained=config.pretrained, width=config.width), cross_entropy)
+
+
+if __name__ == "__main__":
+    run(main, __doc__, dataset=DATASET, protocol=PROTOCOL, model=MODEL, model_choices=("VGG", "ResNet"),
+        logits=LOGITS, epochs=EPOCHS, batch_size=BATCH_SIZE, learning_rate=LEARNING_RATE, lr_decay=LR_DECAY,
+        seed=SEED)
