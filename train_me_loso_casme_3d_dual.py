@@ -26,8 +26,9 @@ def main(config):
     crops = face_crops(clips, config)                # 224 x 224, cached
     views = thirteen_views(clips, crops, config)     # 13 x 224 x 224, cached
     network = {"MECapsuleNetDualCA": MECapsuleNetDualCA, "MECapsuleNetDual": MECapsuleNetDual}[config.model]
+    size = (config.input_size, config.input_size)
     return run_loso(config, clips, [crops, views], lambda: network(
-        clips.n_classes, pretrained=config.pretrained, width=config.width, input_size=[config.input_size] * 2))
+        clips.n_classes, pretrained=config.pretrained, width=config.width, input_size=size))
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ def main(config):
     crops = face_crops(clips, config)                # 224 x 224, cached
     network = {"VGG": VGG, "ResNet": ResNet}[config.model]
     return run_loso(config, clips, [crops], lambda: network(
-        clips.n_classes, logits=config.logits, pretrained=config.pretrained, width=config.width), cross_entropy)
+        clips.n_classes, config.logits, pretrained=config.pretrained, width=config.width), cross_entropy)
 
 
 if __name__ == "__main__":
