@@ -1,0 +1,295 @@
+"""The official FLAME and DECA files: opened without running anything in them, checked, made a `HeadModel`.
+
+None of these files is part of this project; `deca/data/README.md` says where their owners hand them out.
+"""
+
+import pickle
+import re
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from common.errors import InputError
+from common.images import read_image
+from deca.head import HeadModel
+from deca.networks import N_CODES, N_DETAIL, N_DETAIL_INPUT, N_EXP, N_SHAPE, Generator, ResnetEncoder
+from deca.safe_pickle import BROKEN, CHUMPY, NUMPY, SCIPY, TORCH, broken_file, read_pickle, refusal
+
+N_VERTS, N_FACES, N_JOINTS, N_BASES, N_POSE_BASES, UV_SIZE = 5023, 9976, 5, 400, 36, 256
+FIRST_EXPRESSION = 300          # FLAME's 400 directions: 300 of shape, then 100 of expression
+FLAME_SHAPES = {
+    "v_template": (N_VERTS, 3), "f": (N_FACES, 3), "shapedirs": (N_VERTS, 3, N_BASES),
+    "posedirs": (N_VERTS, 3, N_POSE_BASES), "J_regressor": (N_JOINTS, N_VERTS),
+    "weights": (N_VERTS, N_JOINTS), "kintree_table": (2, N_JOINTS),
+}
+NETWORKS = {
+    "E_flame": lambda: ResnetEncoder(N_CODES),
+    "E_detail": lambda: ResnetEncoder(N_DETAIL),
+    "D_detail": lambda: Generator(N_DETAIL_INPUT),
+}
+AGAIN = "download it anew from its owner (deca/data/README.md)"
+DECA_DATA = "github.com/yfeng95/DECA, folder data"
+
+
+@dataclass(frozen=True)
+class AssetRow:
+    """What `check` says of one official file."""
+
+    file: str
+    required: bool
+    status: str          # "present", "missing" or "bad"
+    purpose: str
+    source: str          # where its owner hands it out
+    problem: str = ""    # one line, when bad
+
+
+def load_flame(folder):
+    """FLAME with DECA's topology, landmarks and detail maps, from the official files in `folder`.
+
+    Needs generic_model.pkl, head_template.obj, landmark_embedding.npy, fixed_displacement_256.npy and
+    uv_face_eye_mask.png; not deca_model.tar. Returns: `HeadModel`, 100 shape and 50 expression directions.
+    Raises: InputError, naming the file, when one is missing, truncated, of another shape, or asks for code.
+    """
+    folder = Path(folder)
+    flame = _read_flame(folder / "generic_model.pkl")
+    obj_path = folder / "head_template.obj"
+    faces, uv, uv_faces = _read_template(obj_path)
+    lmk_faces, lmk_bary = _read_landmarks(folder / "landmark_embedding.npy")
+    if not np.array_equal(_sorted_triangles(flame["f"]), _sorted_triangles(faces)):
+        raise InputError(f"{obj_path}: its triangles are not those of generic_model.pkl; take both from the "
+                         "official FLAME 2020 and DECA downloads")
+    lmk_faces, lmk_bary = _to_template_order(lmk_faces, lmk_bary, flame["f"], faces)
+    parents = flame["kintree_table"][0].astype(np.int64)
+    return HeadModel(
+        name="flame", template=_float(flame["v_template"]), faces=faces,
+        shape_basis=_float(flame["shapedirs"][:, :, :N_SHAPE]),
+        expression_basis=_float(flame["shapedirs"][:, :, FIRST_EXPRESSION:FIRST_EXPRESSION + N_EXP]),
+        pose_basis=_float(flame["posedirs"].reshape(-1, N_POSE_BASES).T),     # (V, 3, 36) → (36, V*3)
+        joint_regressor=_float(flame["J_regressor"]), skinning=_float(flame["weights"]),
+        parents=np.concatenate(([-1], parents[1:])),                          # 1 + 4 joints → (5,)
+        landmark_faces=lmk_faces, landmark_bary=lmk_bary, uv=uv, uv_faces=uv_faces,
+        displacement=_read_displacement(folder / "fixed_displacement_256.npy"),
+        uv_face_mask=_read_mask(folder / "uv_face_eye_mask.png"))
+
+
+def load_checkpoint(folder):
+    """The weights in `folder`/deca_model.tar: {"E_flame": state dict, "E_detail": ..., "D_detail": ...}, CPU.
+
+    Each state dict has exactly the names and shapes of the network in `NETWORKS`; what else the file holds is
+    left out. Raises: InputError when the file is missing, truncated, lacks a weight, has one of another
+    shape, or asks for code (nothing is run).
+    """
+    path = _existing(Path(folder) / "deca_model.tar")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        asked = re.search(r"GLOBAL (\S+)", str(error))
+        if asked:
+            raise InputError(refusal(path, asked[1])) from None
+        raise broken_file(path, error) from error
+    except (*BROKEN, RuntimeError, OSError) as error:
+        raise broken_file(path, error) from error
+    if not isinstance(checkpoint, dict):
+        raise InputError(f"{path}: expected a dictionary, found {type(checkpoint).__name__}; {AGAIN}")
+    if not all(isinstance(checkpoint.get(name), dict) for name in NETWORKS):
+        raise InputError(f"{path}: expected the networks {', '.join(NETWORKS)}, found "
+                         f"{', '.join(map(str, checkpoint)) or 'nothing'}; {AGAIN}")
+    return {name: _weights(path, name, checkpoint[name]) for name in NETWORKS}
+
+
+def _weights(path, name, state):
+    """The weights of network `name` in the state dict, each checked for its shape.
+
+    Batch counters (`num_batches_tracked`), which prediction never reads, may be missing.
+    """
+    with torch.device("meta"):      # names and shapes only
+        wanted = NETWORKS[name]().state_dict()
+    weights = {}
+    for key, value in wanted.items():
+        weight = state.get(key)
+        if weight is None and key.endswith("num_batches_tracked"):
+            weight = torch.zeros((), dtype=torch.int64)
+        found = tuple(weight.shape) if isinstance(weight, torch.Tensor) else "nothing"
+        if found != tuple(value.shape):
+            raise InputError(f"{path}: {name}.{key}: expected {tuple(value.shape)}, found {found}; {AGAIN}")
+        weights[key] = weight
+    return weights
+
+
+def _existing(path):
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; `python -m deca --check` says where its owner hands it out")
+    return path
+
+
+def _float(values):
+    return np.ascontiguousarray(values, dtype=np.float32)
+
+
+def _numbers(path, name, value, shape, below=None):
+    """`value` if it is a finite numeric array of `shape`, in [0, below) if given; else InputError."""
+    is_array = isinstance(value, np.ndarray)
+    found = f"{value.dtype} {value.shape}" if is_array else type(value).__name__
+    if not is_array or value.dtype.kind not in "fiub" or value.shape != shape:
+        raise InputError(f"{path}: {name}: expected numbers {shape}, found {found}; {AGAIN}")
+    if not np.isfinite(value).all():
+        raise InputError(f"{path}: {name}: expected finite numbers, found NaN or infinity; {AGAIN}")
+    if below is not None and (value.min() < 0 or value.max() >= below):
+        raise InputError(f"{path}: {name}: expected indices from 0 to {below - 1}, found {value.min()} to "
+                         f"{value.max()}; {AGAIN}")
+    return value
+
+
+def _read_flame(path):
+    """generic_model.pkl → dict of arrays of FLAME_SHAPES."""
+    with _existing(path).open("rb") as stream:
+        model = read_pickle(stream, path, (NUMPY, SCIPY, CHUMPY))
+    if not isinstance(model, dict):
+        raise InputError(f"{path}: expected FLAME's dictionary, found {type(model).__name__}; {AGAIN}")
+    arrays = {name: _numbers(path, name, model.get(name), shape) for name, shape in FLAME_SHAPES.items()}
+    arrays["f"] = _numbers(path, "f", arrays["f"], (N_FACES, 3), below=N_VERTS).astype(np.int64)
+    parents = arrays["kintree_table"][0, 1:].astype(np.int64)
+    if (parents < 0).any() or (parents >= np.arange(1, N_JOINTS)).any():
+        raise InputError(f"{path}: kintree_table: expected parents before children, found {parents}; {AGAIN}")
+    return arrays
+
+
+def _read_npy(path, allow=(NUMPY,)):
+    """The array in a .npy file; one that holds objects goes through `read_pickle`."""
+    with _existing(path).open("rb") as stream:
+        try:
+            version = np.lib.format.read_magic(stream)
+            read_header = {(1, 0): np.lib.format.read_array_header_1_0,
+                           (2, 0): np.lib.format.read_array_header_2_0}[version]
+            _, _, dtype = read_header(stream)
+            if not dtype.hasobject:
+                stream.seek(0)
+                return np.load(stream, allow_pickle=False)
+        except (*BROKEN, OSError) as error:
+            raise broken_file(path, error) from error
+        return read_pickle(stream, path, allow)
+
+
+def _read_landmarks(path):
+    """landmark_embedding.npy → triangle (68,) and barycentric coordinates (68, 3) of the 68 landmarks."""
+    embedding = _read_npy(path, (NUMPY, TORCH))
+    if not isinstance(embedding, dict):
+        raise InputError(f"{path}: expected a dictionary, found {type(embedding).__name__}; {AGAIN}")
+    name = "full_lmk_faces_idx"
+    faces = _numbers(path, name, embedding.get(name), (1, 68), below=N_FACES)
+    bary = _numbers(path, "full_lmk_bary_coords", embedding.get("full_lmk_bary_coords"), (1, 68, 3))
+    return faces[0].astype(np.int64), _float(bary[0])
+
+
+def _read_displacement(path):
+    """fixed_displacement_256.npy → (256, 256), metres along the normal."""
+    return _float(_numbers(path, "array", _read_npy(path), (UV_SIZE, UV_SIZE)))
+
+
+def _read_mask(path):
+    """uv_face_eye_mask.png → (256, 256) in [0, 1]; 1 where detail applies."""
+    image = read_image(_existing(path))
+    height, width = image.shape[:2]
+    if (height, width) != (UV_SIZE, UV_SIZE):
+        raise InputError(f"{path}: expected {UV_SIZE}x{UV_SIZE} pixels, found {width}x{height}; {AGAIN}")
+    return _float(image[:, :, 0]) / 255
+
+
+def _read_template(path):
+    """head_template.obj → faces (F, 3), UV coordinates (T, 2), UV faces (F, 3); indices from 0."""
+    n_verts, uv, corners = 0, [], []
+    try:
+        for line in _existing(path).read_text(encoding="utf-8").splitlines():
+            kind, *fields = line.split() or [""]
+            if kind == "v":
+                n_verts += 1
+            elif kind == "vt":
+                uv.append((float(fields[0]), float(fields[1])))
+            elif kind == "f":
+                a, b, c = fields
+                corners.append([[int(index) for index in corner.split("/")[:2]] for corner in (a, b, c)])
+        corners = np.array(corners, dtype=np.int64).reshape(-1, 3, 2) - 1      # (F, 3 corners, vertex and UV)
+    except (*BROKEN, OSError) as error:
+        raise broken_file(path, error) from error
+    if (n_verts, len(corners)) != (N_VERTS, N_FACES):
+        raise InputError(f"{path}: expected {N_VERTS} vertices and {N_FACES} triangles, found {n_verts} and "
+                         f"{len(corners)}; {AGAIN}")
+    faces = _numbers(path, "f", corners[:, :, 0], (N_FACES, 3), below=N_VERTS)
+    uv_faces = _numbers(path, "f (texture)", corners[:, :, 1], (N_FACES, 3), below=len(uv))
+    uv = _numbers(path, "vt", np.array(uv), (len(uv), 2))
+    return np.ascontiguousarray(faces), _float(uv), np.ascontiguousarray(uv_faces)
+
+
+def _sorted_triangles(faces):
+    """Triangles (F, 3) with corners and rows in one order, whatever order they were given in."""
+    faces = np.sort(faces, axis=1)
+    return faces[np.lexsort(faces.T)]
+
+
+def _to_template_order(lmk_faces, lmk_bary, flame_faces, faces):
+    """Landmarks on the rows of FLAME's `f` → the same points on the template's rows, in its corner order."""
+    row_of = {tuple(sorted(triangle)): row for row, triangle in enumerate(faces.tolist())}
+    rows = np.array([row_of[tuple(sorted(flame_faces[face].tolist()))] for face in lmk_faces])
+    same = faces[rows][:, :, None] == flame_faces[lmk_faces][:, None, :]       # (68, new corner, old corner)
+    return rows, _float(np.einsum("lno,lo->ln", same, lmk_bary))
+
+
+FILES = {    # file → required, how it is read, what it is for, where its owner hands it out
+    "generic_model.pkl": (
+        True, _read_flame, "the FLAME 2020 head: template, shape and expression directions, joints",
+        "flame.is.tue.mpg.de, FLAME 2020 (free registration)"),
+    "deca_model.tar": (
+        True, lambda path: load_checkpoint(path.parent),
+        "the trained networks: picture → head parameters and detail",
+        "github.com/yfeng95/DECA, README, 'deca_model.tar'"),
+    "head_template.obj": (True, _read_template, "triangles and UV coordinates of the head", DECA_DATA),
+    "landmark_embedding.npy": (True, _read_landmarks, "where the 68 landmarks lie on the head", DECA_DATA),
+    "fixed_displacement_256.npy": (True, _read_displacement, "fixed part of the detail map", DECA_DATA),
+    "uv_face_eye_mask.png": (True, _read_mask, "where on the head detail applies", DECA_DATA),
+    "FLAME_albedo_from_BFM.npz": (
+        False, lambda path: _read_albedo(path), "colours for the `tex` code; no view needs it",
+        "github.com/TimoBolkart/BFM_to_FLAME (made from the Basel Face Model)"),
+}
+FLAME_FILES = tuple(name for name, (required, *_) in FILES.items() if required and name != "deca_model.tar")
+
+
+def _read_albedo(path):
+    """FLAME_albedo_from_BFM.npz: an archive with a mean colour map and its directions (1.2 GB, not read)."""
+    try:
+        with np.load(_existing(path), allow_pickle=False) as archive:
+            mean, names = archive["MU"], archive.files
+    except (*BROKEN, OSError, zipfile.BadZipFile) as error:
+        raise broken_file(path, error) from error
+    _numbers(path, "MU", mean, mean.shape)
+    if "PC" not in names:
+        raise InputError(f"{path}: expected arrays MU and PC, found {names}; {AGAIN}")
+
+
+def check(folder):
+    """Open each official file in `folder` and say how it stands: a list of `AssetRow`. Raises nothing."""
+    rows = []
+    for file, (required, read, purpose, source) in FILES.items():
+        path = Path(folder) / file
+        status, problem = "present", ""
+        if not path.is_file():
+            status = "missing"
+        else:
+            try:
+                read(path)
+            except InputError as error:
+                status, problem = "bad", str(error)
+        rows.append(AssetRow(file, required, status, purpose, source, problem))
+    return rows
+
+
+def has_flame(folder):
+    """True when the files that `load_flame` needs lie in `folder` (they are not opened)."""
+    return all((Path(folder) / file).is_file() for file in FLAME_FILES)
+
+
+def has_official(folder):
+    """True when every required official file lies in `folder` (they are not opened; see `check`)."""
+    return has_flame(folder) and (Path(folder) / "deca_model.tar").is_file()
