@@ -21,6 +21,7 @@ MODEL_FILE = "models/shape_predictor_68_face_landmarks.dat"
 CROP_SIZE = 224
 LONGEST_SIDE = 1600     # pixels; a larger picture is shrunk for the search, or it would take many seconds
 SMALLEST_SIDE = 16      # pixels; nothing can be found in less
+BORDER = 1 / 14         # of the longer side, black, round the picture: tight crops leave the detector no room
 PATCH_SIZE = 400        # pixels that the face's box has where the landmarks are predicted
 PATCH_MARGIN = 0.4      # of the box, kept on each side: the landmarks may lie outside the box
 
@@ -86,12 +87,14 @@ class LandmarkDetector:
         shrink = min(1.0, LONGEST_SIDE / max(image.shape[:2]))
         small = image if shrink == 1.0 else cv2.resize(image, None, fx=shrink, fy=shrink,
                                                        interpolation=cv2.INTER_AREA)
+        border = math.ceil(max(small.shape[:2]) * BORDER)
+        small = cv2.copyMakeBorder(small, border, border, border, border, cv2.BORDER_CONSTANT)
         for times_doubled in (0, 1):
             found = self._detector(small, times_doubled)
             if len(found) > 0:
                 largest = max(found, key=lambda rect: rect.area())
-                box = tuple(side / shrink for side in (largest.left(), largest.top(),
-                                                       largest.right(), largest.bottom()))
+                box = tuple((side - border) / shrink for side in (largest.left(), largest.top(),
+                                                                  largest.right(), largest.bottom()))
                 return Detection(self.points_in_box(image, box), box, len(found), times_doubled == 1)
         return None
 
