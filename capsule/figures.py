@@ -1,0 +1,169 @@
+"""Figures of one experiment, for a paper: confusion matrix, accuracy by subject, learning curves.
+
+Each is written as PNG and as PDF.
+
+Colours are from the Okabe-Ito palette, which colour-blind readers can tell apart; the evaluations differ in
+line style or mark as well.
+"""
+
+import io
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+
+from capsule.evaluations import Meter
+from capsule.results import EVALUATIONS, predictions, scores
+from capsule.tables import PART_NAMES, PLAIN_NAMES
+from common.files import write_bytes
+
+BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#999999"
+DATABASE_COLOURS = {"casme": BLUE, "smic": ORANGE, "samm": GREEN, "synthetic": GREY}
+STYLE = {"font.size": 9, "axes.titlesize": 9, "axes.labelsize": 9, "xtick.labelsize": 8,
+         "ytick.labelsize": 8, "legend.fontsize": 8, "legend.frameon": False, "axes.spines.top": False,
+         "axes.spines.right": False, "pdf.fonttype": 42, "svg.hashsalt": "figures"}
+PIXELS_PER_INCH = 200
+FULL_WIDTH = 7.1    # inches: two columns of a conference paper
+MOST_SUBJECT_NAMES = 80
+LEAK_LABEL = "each subject's best test epoch (leaks)"
+
+
+def save_figure(figure, path):
+    """Write `figure` to `path` + ".png" and ".pdf", the same bytes for the same figure. Returns both paths.
+
+    Nothing is clipped: the page grows to what is drawn. Raises: InputError when they cannot be written.
+    """
+    written = []
+    for suffix, metadata in ((".png", {"Software": None}), (".pdf", {"CreationDate": None})):
+        data = io.BytesIO()
+        with matplotlib.rc_context(STYLE):
+            figure.savefig(data, format=suffix[1:], dpi=PIXELS_PER_INCH, bbox_inches="tight",
+                           metadata=metadata)
+        written.append(Path(path).with_name(Path(path).name + suffix))
+        write_bytes(written[-1], data.getvalue())
+    return written
+
+
+def run_figures(run, folder):
+    """Write every figure of `run` (a results.Run with a finished fold) into `folder`. Returns the paths."""
+    drawn = {f"confusion_{evaluation}": confusion_figure(run, evaluation) for evaluation in EVALUATIONS}
+    drawn |= {"accuracy_by_subject": subject_figure(run), "learning_curves": curve_figure(run)}
+    return [path for name, figure in drawn.items() for path in save_figure(figure, Path(folder) / name)]
+
+
+def heading(run):
+    """What stands over each figure: the experiment, what it must not be taken for, how much is there."""
+    done, count = len(run.finished), len(run.folds)
+    parts = [run.name, *run.labels, *([f"{done} of {count} folds"] if run.missing else [])]
+    return " · ".join(parts)
+
+
+def _new_figure(width, height):
+    with matplotlib.rc_context(STYLE):
+        return Figure(figsize=(width, height), layout="constrained")
+
+
+def _styled(draw):
+    """Decorator: `draw` runs with the project's sizes and fonts."""
+    def styled(*arguments):
+        with matplotlib.rc_context(STYLE):
+            return draw(*arguments)
+    styled.__doc__ = draw.__doc__
+    return styled
+
+
+@_styled
+def confusion_figure(run, evaluation):
+    """Confusion matrix over the finished folds: counts, and per cent of each true class. Returns: Figure."""
+    table, classes = predictions(run, evaluation), run.classes
+    counts = np.zeros((classes, classes), dtype=int)
+    np.add.at(counts, (table["y_true"], table["y_pred"]), 1)
+    share = counts / np.maximum(counts.sum(1, keepdims=True), 1) * 100    # (C, C) per cent of a row
+    accuracy, uf1, uar = scores(table, classes)
+    figure = _new_figure(1.6 + 0.62 * classes, 1.7 + 0.62 * classes)
+    axes = figure.subplots()
+    image = axes.imshow(share, cmap="Blues", vmin=0, vmax=100)
+    for row, column in np.ndindex(classes, classes):
+        axes.text(column, row, f"{counts[row, column]}\n{share[row, column]:.0f} %", ha="center", va="center",
+                  color="white" if share[row, column] > 55 else "black", fontsize=8)
+    names = run.facts["class_names"]
+    axes.set_xticks(range(classes), names, rotation=30, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(classes), names)
+    axes.set(xlabel="predicted", ylabel="true")
+    axes.spines[:].set_visible(False)
+    figure.colorbar(image, ax=axes, label="% of the true class", shrink=0.8)
+    figure.suptitle(f"{heading(run)}\n{PLAIN_NAMES[evaluation]}\n"
+                    f"UF1 {uf1:.3f}, UAR {uar:.3f}, accuracy {accuracy:.3f}", fontsize=8)
+    return figure
+
+
+@_styled
+def subject_figure(run):
+    """Accuracy of each finished subject, strict as bars, the best test epoch as marks. Returns: Figure."""
+    tables = {name: predictions(run, name) for name in EVALUATIONS}
+    accuracy = {name: (table["y_true"] == table["y_pred"]).groupby(table["data_sub"], sort=False).mean()
+                for name, table in tables.items()}
+    subjects, counts = accuracy["strict"].index, tables["strict"]["data_sub"].value_counts()
+    database = tables["strict"].groupby("data_sub", sort=False)["data"].first()
+    figure = _new_figure(max(3.5, min(FULL_WIDTH * 1.3, 1.2 + 0.16 * len(subjects))), 2.8)
+    axes = figure.subplots()
+    places = np.arange(len(subjects))
+    for name in dict.fromkeys(database):
+        own = (database == name).to_numpy()
+        colour = DATABASE_COLOURS.get(name, GREY)
+        label = f"strict, {PART_NAMES.get(name, name)}"
+        axes.bar(places[own], accuracy["strict"].to_numpy()[own], color=colour, label=label)
+    axes.plot(places, accuracy["paper"].to_numpy(), linestyle="none", marker="D", markersize=3.5,
+              color="black", markerfacecolor="white", label=PLAIN_NAMES["paper"], clip_on=False)
+    axes.axhline((tables["strict"]["y_true"] == tables["strict"]["y_pred"]).mean(), color="black",
+                 linewidth=0.8, linestyle=":", label="strict, all clips")
+    if len(subjects) <= MOST_SUBJECT_NAMES:
+        names = [f"{subject.split('_', 1)[-1]} ({counts[subject]})" for subject in subjects]
+        axes.set_xticks(places, names, rotation=90, fontsize=7)
+    axes.set(xlabel="subject (clips)", ylabel="accuracy", ylim=(0, 1.02))
+    axes.margins(x=0.01)
+    figure.legend(loc="outside upper center", ncols=2)
+    axes.set_title(heading(run), fontsize=8)
+    return figure
+
+
+def pooled_uf1(run, evaluation):
+    """UF1 over the finished folds when each stops at the same epoch: (E,), E the shortest fold's epochs."""
+    folds = list(run.finished.values())
+    epochs = min(len(fold.loss) for fold in folds)
+    values = []
+    for epoch in range(epochs):
+        meter = Meter(run.classes)
+        for fold in folds:
+            meter.add(fold.y_true, fold.predictions[evaluation][epoch])
+        values.append(meter.uf1)
+    return np.array(values)
+
+
+@_styled
+def curve_figure(run):
+    """Training loss, and UF1 of the test folds, at each epoch, for both evaluations. Returns: Figure."""
+    losses = [fold.loss for fold in run.finished.values()]
+    epochs = min(len(loss) for loss in losses)
+    losses, axis = np.stack([loss[:epochs] for loss in losses]), np.arange(1, epochs + 1)    # (folds, E)
+    figure = _new_figure(FULL_WIDTH, 2.9)
+    left, right = figure.subplots(1, 2)
+    left.plot(axis, losses.mean(0), color="black", marker="." if epochs < 40 else "")
+    left.fill_between(axis, losses.min(0), losses.max(0), color=GREY, alpha=0.35, linewidth=0,
+                      label="lowest to highest fold")
+    left.set(xlabel="epoch", ylabel="training loss (mean of folds)", ylim=(0, None))
+    left.legend(loc="upper right")
+    uf1 = {name: pooled_uf1(run, name) for name in EVALUATIONS}
+    right.plot(axis, uf1["strict"], color=BLUE, marker="." if epochs < 40 else "",
+               label="strict: picture as it is")
+    right.plot(axis, uf1["paper"], color=ORANGE, linestyle="--", marker="x" if epochs < 40 else "",
+               markersize=4, label="paper: randomly rotated")
+    right.axhline(scores(predictions(run, "paper"), run.classes)[1], color=ORANGE, linestyle=":",
+                  label=f"paper, {LEAK_LABEL}")
+    right.set(xlabel="epoch (the same for every fold)", ylabel="UF1, finished folds pooled", ylim=(0, 1))
+    for axes in (left, right):
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    figure.legend(*right.get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    figure.suptitle(heading(run), fontsize=8)
+    return figure

@@ -1,0 +1,60 @@
+"""Results that a person can read: tables and figures from the folders that the training scripts wrote.
+
+Inputs: result/<experiment>/experiment.json and folds/*.json, also of runs that are not finished.
+Outputs: result/result_log.csv, result/predictions.csv, result/<experiment>/figures/*.png and *.pdf, and a
+printed table: each experiment, strict beside the best test epoch, with baselines and published numbers.
+Command: python get_result_log.py [--experiment NAME ...] [--markdown | --latex]
+Expected: about 3 s for each experiment (1 s without figures).
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from capsule.config import run_main
+from capsule.results import check_inside, prediction_log, read_runs, result_log, select
+from capsule.tables import render, report
+from common.files import write_csv
+
+RESULT_ROOT = "result"    # where the training scripts wrote
+FIGURES = True            # PNG and PDF of each experiment
+
+
+def options():
+    """The command line, the constants above as defaults."""
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--result-root", default=RESULT_ROOT, help=f"folder of the results [{RESULT_ROOT}]")
+    parser.add_argument("--experiment", nargs="+", default=[], metavar="NAME",
+                        help="print and draw only these experiments [all]")
+    parser.add_argument("--figures", action=argparse.BooleanOptionalAction, default=FIGURES,
+                        help=f"draw the figures [{FIGURES}]")
+    form = parser.add_mutually_exclusive_group()
+    for name in ("markdown", "latex"):
+        form.add_argument(f"--{name}", dest="form", action="store_const", const=name, default="text",
+                          help=f"print the table as {name} [text]")
+    return parser.parse_args()
+
+
+def main():
+    """Read, write the two CSV files and the figures, print the table."""
+    choice = options()
+    root = Path(choice.result_root)
+    runs, broken = read_runs(root)
+    chosen = select(runs, broken, choice.experiment)
+    write_csv(root / "result_log.csv", result_log(runs))
+    write_csv(root / "predictions.csv", prediction_log(runs))
+    print(render(report(chosen, broken.values()), choice.form), end="")
+    written = [root / "result_log.csv", root / "predictions.csv"]
+    if choice.figures:
+        from capsule.figures import run_figures  # matplotlib takes a second to load
+
+        for run in chosen:
+            if run.finished:
+                folder = check_inside(root, run.folder / "figures")
+                written += run_figures(run, folder)[:1]
+    print("\nwritten: " + ", ".join(str(path) for path in written), file=sys.stderr)
+
+
+if __name__ == "__main__":
+    run_main(main)
