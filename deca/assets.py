@@ -244,7 +244,7 @@ FILES = {    # file → required, how it is read, what it is for, where its owne
     "deca_model.tar": (
         True, lambda path: load_checkpoint(path.parent),
         "the trained networks: picture → head parameters and detail",
-        "github.com/yfeng95/DECA, README, 'deca_model.tar'"),
+        "github.com/yfeng95/DECA, fetch_data.sh ('DECA trained model')"),
     "head_template.obj": (True, _read_template, "triangles and UV coordinates of the head", DECA_DATA),
     "landmark_embedding.npy": (True, _read_landmarks, "where the 68 landmarks lie on the head", DECA_DATA),
     "fixed_displacement_256.npy": (True, _read_displacement, "fixed part of the detail map", DECA_DATA),
