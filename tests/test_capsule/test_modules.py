@@ -1,0 +1,295 @@
+"""The networks: capsule layers by hand, shapes, names, freezing, inflation, ImageNet weights."""
+
+import urllib.error
+
+import numpy as np
+import pytest
+import torch
+from torchvision.models import ResNet18_Weights, resnet18, vgg11
+
+from capsule.modules import (
+    VGG,
+    CoordAttention,
+    MECapsule,
+    MECapsuleNet,
+    MECapsuleNetDual,
+    MECapsuleNetDualCA,
+    PrimaryCapsule,
+    ResNet,
+    backbone,
+    squash,
+)
+from common.errors import InputError
+
+SMALL = {"pretrained": False, "width": 0.125}    # same layers, an eighth of the channels
+SIDE = 136                                       # leaves one place of primary capsules
+
+
+def test_squash_by_hand():
+    vectors = torch.tensor([[3.0, 4.0], [0.0, 0.0], [0.6, -0.8]])
+    expected = torch.tensor([[3 / 5 * 25 / 26, 4 / 5 * 25 / 26], [0, 0], [0.3, -0.4]])
+    assert torch.allclose(squash(vectors), expected)
+
+
+def test_squash_of_zero_has_finite_gradient():
+    vectors = torch.zeros(2, 8, requires_grad=True)
+    squash(vectors).sum().backward()
+    assert torch.isfinite(vectors.grad).all()
+
+
+def routed_by_loops(u, weight, routings):
+    """SPEC section 6 written out with numpy loops: u (in, d), weight (out, in, D, d) → v (out, D)."""
+    predictions = np.einsum("oiDd,id->oiD", weight, u)
+    logits = np.zeros(predictions.shape[:2])
+    for turn in range(routings):
+        coupling = np.exp(logits) / np.exp(logits).sum(0)
+        outputs = []
+        for o in range(len(weight)):
+            s = sum(coupling[o, i] * predictions[o, i] for i in range(len(u)))
+            length = np.linalg.norm(s)
+            outputs.append(length**2 / (1 + length**2) * s / (length + 1e-8))
+        if turn < routings - 1:
+            for o in range(len(weight)):
+                logits[o] += predictions[o] @ outputs[o]
+    return np.array(outputs)
+
+
+@pytest.mark.parametrize("routings", [1, 2, 3])
+def test_routing_is_the_written_out_one(routings):
+    torch.manual_seed(0)
+    layer = MECapsule(6, 4, 3, 5, routings).double()
+    layer.weight.data *= 100
+    u = torch.randn(2, 6, 4, dtype=torch.float64)
+    expected = [routed_by_loops(one.numpy(), layer.weight.detach().numpy(), routings) for one in u]
+    assert np.allclose(layer(u).detach().numpy(), expected)
+
+
+def test_gradient_flows_through_the_last_round_only():
+    torch.manual_seed(0)
+    layer = MECapsule(6, 4, 3, 5, 3)
+    layer.weight.data *= 100
+    u = torch.randn(2, 6, 4)
+    with torch.no_grad():    # couplings of the last round, from its own outputs with fewer rounds
+        predictions = torch.einsum("oiDd,bid->boiD", layer.weight, u)
+        logits = torch.zeros(2, 3, 6)
+        for _ in range(2):
+            outputs = squash((logits.softmax(1).unsqueeze(-1) * predictions).sum(2))
+            logits = logits + torch.einsum("boiD,boD->boi", predictions, outputs)
+        coupling = logits.softmax(1)
+    layer(u).sum().backward()
+    weight = layer.weight.detach().clone().requires_grad_()
+    squash(torch.einsum("boi,oiDd,bid->boD", coupling, weight, u)).sum().backward()
+    assert torch.allclose(layer.weight.grad, weight.grad, atol=1e-6)
+
+
+def test_primary_capsules_read_channels_last():
+    layer = PrimaryCapsule(2, 16, 8, 1)
+    x = torch.randn(1, 2, 2, 2)
+    maps = layer.conv2d(x)
+    capsules = layer(x)
+    assert capsules.shape == (1, 8, 8)
+    assert torch.allclose(capsules[0, 3], squash(maps[0, 8:, 0, 1]))      # row 0, column 1, second group
+    assert torch.allclose(capsules[0, 4], squash(maps[0, :8, 1, 0]))
+
+
+@pytest.mark.parametrize("conv_name", ["resnet", "vgg"])
+def test_full_network_has_the_sizes_and_names_of_the_paper(conv_name):
+    with torch.device("meta"):
+        model = MECapsuleNet((3, 224, 224), 3, 3, conv_name=conv_name, is_freeze=True, pretrained=False)
+    shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    assert shapes["digitcaps.weight"] == (3, 1152, 16, 8)
+    assert shapes["conv1.weight"] == shapes["primarycaps.conv2d.weight"] == (256, 256, 9, 9)
+    with torch.device("meta"):
+        full = resnet18() if conv_name == "resnet" else vgg11(init_weights=False)
+    prefix, left_out = "", ("layer4", "fc")
+    if conv_name == "vgg":
+        prefix, left_out = "features.", ("features.1", "classifier")    # 10 is a pool; 11 on are not ours
+    theirs = {"conv.model." + name.removeprefix(prefix): tuple(value.shape)
+              for name, value in full.state_dict().items() if not name.startswith(left_out)}
+    assert {name: shape for name, shape in shapes.items() if name.startswith("conv.")} == theirs
+    assert len(shapes) - len(theirs) == 5
+
+
+def test_frozen_parameters():
+    with torch.device("meta"):
+        resnet = MECapsuleNet((3, 224, 224), 3, pretrained=False)
+        inflated = MECapsuleNet((39, 224, 224), 3, pretrained=False)
+        vgg = MECapsuleNet((3, 224, 224), 3, conv_name="vgg", pretrained=False)
+        free = MECapsuleNet((3, 224, 224), 3, is_freeze=False, pretrained=False)
+    trained = [[p.requires_grad for p in model.parameters()] for model in (resnet, inflated, vgg, free)]
+    assert trained[0] == [False] * 15 + [True] * (len(trained[0]) - 15)
+    assert trained[1] == [True] + [False] * 14 + [True] * (len(trained[1]) - 15)
+    assert trained[2] == [False] * 4 + [True] * (len(trained[2]) - 4)
+    assert all(trained[3])
+
+
+def test_training_moves_what_is_free_and_nothing_else():
+    torch.manual_seed(0)
+    model = MECapsuleNet((3, SIDE, SIDE), 3, **SMALL)
+    x = torch.rand(2, 3, SIDE, SIDE)
+    before = {name: value.clone() for name, value in model.named_parameters()}
+    kept = x.clone()
+    model(x).sum().backward()
+    torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1.0).step()
+    for name, value in model.named_parameters():
+        frozen = name.startswith(("conv.model.conv1", "conv.model.bn1", "conv.model.layer1"))
+        assert torch.equal(value, before[name]) == frozen, name
+    assert torch.equal(x, kept)
+
+
+def test_no_graph_is_kept_for_the_frozen_layers():
+    model = MECapsuleNet((3, SIDE, SIDE), 3, **SMALL)
+    seen = []
+    model.conv.model.layer1.register_forward_hook(lambda layer, x, y: seen.append(y.requires_grad))
+    model.conv.model.layer2.register_forward_hook(lambda layer, x, y: seen.append(y.requires_grad))
+    model(torch.rand(1, 3, SIDE, SIDE))
+    assert seen == [False, True]
+
+
+@pytest.mark.parametrize("conv_name", ["resnet", "vgg"])
+@pytest.mark.parametrize("channels", [6, 39])
+def test_inflated_network_sees_equal_pictures_as_one(conv_name, channels):
+    torch.manual_seed(0)
+    single = MECapsuleNet((3, SIDE, SIDE), 3, conv_name=conv_name, **SMALL).eval()
+    first = single.conv.model[0]
+    wide = backbone.inflated(first, channels)
+    x = torch.rand(1, 3, SIDE, SIDE)
+    assert wide.weight.shape[1] == channels
+    assert torch.allclose(wide(x.repeat(1, channels // 3, 1, 1)), first(x), atol=1e-5)
+
+
+@pytest.mark.parametrize("conv_name", ["resnet", "vgg"])
+def test_grey_planes_are_read_as_repeated_rgb(conv_name):
+    torch.manual_seed(0)
+    model = MECapsuleNet((6, SIDE, SIDE), 3, conv_name=conv_name, **SMALL).eval()
+    model.conv.model[0].weight.data.normal_(0, 0.1)    # planes with kernels of their own
+    grey = torch.rand(2, 2, SIDE, SIDE)
+    rgb = grey.repeat_interleave(3, 1)
+    assert torch.allclose(model.conv(grey), model.conv(rgb), atol=1e-4)
+    gradients = []
+    for x in (grey, rgb):
+        model.zero_grad()
+        model.conv(x).square().mean().backward()
+        gradients.append(model.conv.model[0].weight.grad.clone())
+    assert torch.allclose(*gradients, rtol=1e-3, atol=1e-5 * gradients[0].abs().max().item())
+
+
+@pytest.mark.parametrize("conv_name,side", [("resnet", 129), ("vgg", 136), ("resnet", 152)])
+def test_smaller_inputs(conv_name, side):
+    model = MECapsuleNet((3, side, side + 8), 4, conv_name=conv_name, **SMALL)
+    lengths = model(torch.rand(2, 3, side, side + 8))
+    assert lengths.shape == (2, 4)
+    assert bool((lengths >= 0).all()) and bool((lengths < 1).all())
+
+
+@pytest.mark.parametrize("size,classes,options", [
+    ((3, 128, 224), 3, {}), ((3, 135, 224), 3, {"conv_name": "vgg"}), ((4, 224, 224), 3, {}),
+    ((0, 224, 224), 3, {}), ((3, 224, 224), 1, {}), ((3, 224, 224), 3, {"conv_name": "alexnet"})])
+def test_impossible_networks_are_refused(size, classes, options):
+    with pytest.raises(InputError):
+        MECapsuleNet(size, classes, **options, **SMALL)
+
+
+def test_no_round_of_routing_is_refused():
+    with pytest.raises(ValueError, match="routings 0"):
+        MECapsule(4, 8, 3, 16, 0)
+
+
+def test_bfloat16_keeps_capsules_in_float32():
+    torch.manual_seed(0)
+    model = MECapsuleNet((3, SIDE, SIDE), 3, **SMALL).eval()
+    x = torch.rand(2, 3, SIDE, SIDE)
+    with torch.autocast("cpu", torch.bfloat16):
+        half = model(x)
+    assert half.dtype == torch.float32
+    assert torch.allclose(half, model(x), atol=0.05)
+
+
+@pytest.mark.parametrize("kind", [MECapsuleNetDual, MECapsuleNetDualCA])
+def test_dual_network(kind):
+    torch.manual_seed(0)
+    model = kind(5, input_size=(SIDE, SIDE), **SMALL)
+    crop, views = torch.rand(2, 3, SIDE, SIDE), torch.rand(2, 13, SIDE, SIDE)
+    model.eval()
+    lengths = model(crop, views)
+    assert lengths.shape == (2, 5)
+    assert torch.allclose(lengths, model(crop, views.repeat_interleave(3, 1)), atol=1e-4)
+    lengths.sum().backward()
+    assert model.first_conv.model.conv1.weight.grad is None             # frozen
+    assert model.second_conv.model.conv1.weight.grad.abs().sum() > 0    # inflated, so trained
+    assert model.second_conv.model.layer1[0].conv1.weight.grad is None
+    assert model.pretrained is False
+
+
+def test_full_dual_network_shapes():
+    model = MECapsuleNetDualCA(3, pretrained=False).eval()
+    with torch.inference_mode():
+        assert model(torch.rand(1, 3, 224, 224), torch.rand(1, 39, 224, 224)).shape == (1, 3)
+    assert model.conv1.weight.shape == (256, 512, 9, 9)
+    assert model.digitcaps.weight.shape == (3, 1152, 16, 8)
+    assert model.first_attention.conv1.weight.shape == (8, 256, 1, 1)
+
+
+def test_coordinate_attention_by_hand():
+    torch.manual_seed(0)
+    layer = CoordAttention(4, 4).eval()
+    x = torch.randn(2, 4, 3, 5)
+
+    def gate(means, head):    # (B, C, n) → (B, C, n)
+        middle = torch.einsum("oc,bcn->bon", layer.conv1.weight[:, :, 0, 0], means)
+        middle = middle + layer.conv1.bias[:, None]
+        middle = middle / (1 + layer.bn1.eps) ** 0.5
+        middle = middle * (middle + 3).clamp(0, 6) / 6
+        return (torch.einsum("oc,bcn->bon", head.weight[:, :, 0, 0], middle) + head.bias[:, None]).sigmoid()
+
+    expected = x * gate(x.mean(3), layer.conv_h)[:, :, :, None] * gate(x.mean(2), layer.conv_w)[:, :, None]
+    assert layer.conv1.out_channels == 8    # never fewer than 8
+    assert torch.allclose(layer(x), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind,theirs", [(ResNet, resnet18), (VGG, vgg11)])
+def test_baselines_have_torchvisions_names(kind, theirs):
+    with torch.device("meta"):
+        model, full = kind(3, pretrained=False), theirs(num_classes=3)
+        assert model(torch.rand(2, 3, 224, 224)).shape == (2, 3)
+    ours = {name: value.shape for name, value in model.state_dict().items()}
+    assert ours == {"model." + name: value.shape for name, value in full.state_dict().items()}
+
+
+@pytest.mark.parametrize("kind", [ResNet, VGG])
+def test_baseline_outputs(kind):
+    torch.manual_seed(0)
+    x = torch.rand(3, 3, 96, 96)
+    model = kind(3, **SMALL).eval()
+    probabilities = model(x)
+    assert torch.allclose(probabilities.sum(1), torch.ones(3))
+    model.logits = True
+    assert torch.allclose(model(x).softmax(1), probabilities)
+    assert any(not p.requires_grad for p in model.parameters()) == (kind is ResNet)
+
+
+def test_weights_that_cannot_be_had_are_said_once(monkeypatch, caplog):
+    def unreachable(self, **options):
+        raise urllib.error.URLError("no route")
+
+    monkeypatch.setattr(ResNet18_Weights, "get_state_dict", unreachable)
+    backbone.imagenet_weights.cache_clear()
+    models = [MECapsuleNet((3, SIDE, SIDE), 3) for _ in range(2)]
+    backbone.imagenet_weights.cache_clear()
+    assert [model.pretrained for model in models] == [False, False]
+    messages = [record.getMessage() for record in caplog.records]
+    assert len(messages) == 1 and "no route" in messages[0] and "\n" not in messages[0]
+
+
+def test_imagenet_weights_are_loaded_and_inflated(monkeypatch):
+    torch.manual_seed(0)
+    weights = resnet18().state_dict()
+    monkeypatch.setattr(backbone, "imagenet_weights", lambda name: weights)
+    model = MECapsuleNet((6, SIDE, SIDE), 3)
+    assert model.pretrained is True
+    state = model.state_dict()
+    assert torch.equal(state["conv.model.layer3.1.bn2.weight"], weights["layer3.1.bn2.weight"])
+    assert torch.equal(state["conv.model.layer2.0.conv1.weight"], weights["layer2.0.conv1.weight"])
+    assert torch.allclose(state["conv.model.conv1.weight"][:, 3:], weights["conv1.weight"] / 2)
+    assert ResNet(1000).model.fc.weight.shape == weights["fc.weight"].shape
+    assert MECapsuleNet((3, SIDE, SIDE), 3, width=0.125).pretrained is False
