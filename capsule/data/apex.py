@@ -71,8 +71,8 @@ def _cell_mean(grey, t, cell):
 def cells(points, shape):
     """The ten cells of SPEC section 3, each (slice of rows, slice of columns); none outside the picture.
 
-    `points`: (68, 2) landmarks; `shape`: (height, width). In order: mouth corners, brows (left, middle, right),
-    chin, both sides of the nose, outer sides of both eyes.
+    `points`: (68, 2) landmarks; `shape`: (height, width). In order: mouth corners, brows (left, middle,
+    right), chin, both sides of the nose, outer sides of both eyes.
     """
     x, y = np.round(points).astype(int).T
     w = max(1, int((x[54] - x[48]) / 2))

@@ -1,0 +1,154 @@
+"""Apex spotting: the cells and the feature by hand, and a whole run on a face that really moves."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+from skimage.data import astronaut
+
+from capsule.data import apex
+from capsule.spotting import judge, spot_clips
+from common.errors import InputError
+from common.images import write_image
+from deca.landmarks import LandmarkDetector
+
+ROOT = Path(__file__).parents[2]
+
+
+def _landmarks():
+    """68 points with the ones that the cells use at known places; half a mouth is 10 pixels."""
+    points = np.zeros((68, 2))
+    for index, place in {48: (40, 80), 54: (60, 82), 19: (38, 40), 24: (62, 42), 8: (50, 110), 31: (46, 64),
+                         35: (54, 64), 36: (36, 50), 45: (64, 52)}.items():
+        points[index] = place
+    return points
+
+
+def test_the_ten_cells_by_hand():
+    found = [(rows.start, rows.stop, columns.start, columns.stop)
+             for rows, columns in apex.cells(_landmarks(), (120, 100))]
+    assert found == [
+        (75, 85, 35, 45), (77, 87, 55, 65),                         # mouth corners
+        (36, 46, 35, 45), (36, 46, 45, 55), (36, 46, 55, 65),       # brows: left, middle, right
+        (100, 110, 45, 55),                                         # chin
+        (65, 75, 36, 46), (65, 75, 54, 64),                         # beside the nose
+        (45, 55, 26, 36), (47, 57, 64, 74)]                         # beside the eyes
+
+
+def test_cells_outside_the_picture_are_left_out():
+    found = apex.cells(_landmarks() - [0, 100], (120, 100))
+    assert len(found) == 1                                          # all but the chin, cut to the picture
+    assert (found[0][0].start, found[0][0].stop) == (0, 10)
+
+
+def test_the_feature_by_hand():
+    flat = np.zeros((4, 120, 100), np.float32)
+    flat[1], flat[2], flat[3] = 3, 5, 1                             # onset 0, offset 1
+    feature = apex.apex_feature(flat, np.stack([_landmarks()] * 4))
+    # t=1: (3+1)/(3+1) + (2+1)/(3+1); t=2: (5+1)/(2+1) + (4+1)/(2+1); t=3: (1+1)/(4+1) + (0+1)/(4+1)
+    assert feature == pytest.approx([0, 7 / 4, 11 / 3, 3 / 5])
+
+
+def _clip(folder, frames, top):
+    """Frames of one clip: the mouth of skimage's astronaut opens until frame `top` and closes again."""
+    face = astronaut()[0:280, 90:340]
+    mouth = LandmarkDetector().detect(face).points[48:].mean(0)
+    rows, columns = np.mgrid[0:280, 0:250].astype(np.float32)
+    near = np.exp(-((columns - mouth[0]) ** 2 + (rows - mouth[1]) ** 2) / (2 * 18.0**2))
+    for t in range(frames):
+        size = 6 * np.exp(-((t - top) / 2.5) ** 2)
+        moved = cv2.remap(face, columns, rows - (size * near * np.sign(rows - mouth[1])).astype(np.float32),
+                          cv2.INTER_LINEAR)
+        write_image(folder / f"image{100 + t}.png", moved)
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory):
+    """A data root with two SMIC clips that have frames and one that has none."""
+    root = tmp_path_factory.mktemp("data")
+    _clip(root / "smic/SMIC_HS_E/s01/s1_ne_01", 12, 6)
+    _clip(root / "smic/SMIC_HS_E/s02/s2_po_01", 12, 4)
+    rows = [(1, "s1_ne_01", 100, 111, "negative"), (2, "s2_po_01", 100, 111, "positive"),
+            (2, "s2_po_02", 100, 111, "positive")]
+    sheet = pd.DataFrame(rows, columns=["Subject", "Filename", "OnsetF", "OffsetF", "Emotion"])
+    sheet.to_csv(root / "smic/SMIC-HS-E_annotation.csv", index=False)
+    return root
+
+
+def test_a_moving_mouth_is_spotted(database):
+    paths = sorted((database / "smic/SMIC_HS_E/s01/s1_ne_01").iterdir())
+    index, feature = apex.spot_apex(paths)
+    assert abs(index - 6) <= 1
+    assert feature[0] == 0 and feature.shape == (12,)
+
+
+def test_no_face_and_too_few_frames_are_named(tmp_path):
+    for n in range(3):
+        write_image(tmp_path / f"{n}.png", np.full((60, 60, 3), n, np.uint8))
+    paths = sorted(tmp_path.iterdir())
+    with pytest.raises(InputError, match="no face found"):
+        apex.spot_apex(paths)
+    with pytest.raises(InputError, match="three or more"):
+        apex.spot_apex(paths[:2])
+    write_image(tmp_path / "2.png", np.zeros((50, 60, 3), np.uint8))
+    with pytest.raises(InputError, match="differ in size"):
+        apex.spot_apex(paths)
+
+
+def _run(database, result, *options):
+    return subprocess.run([sys.executable, str(ROOT / "smic_processing.py"), "--data-root", str(database),
+                           "--result-root", str(result), "--workers", "2", *options],
+                          capture_output=True, text=True, cwd=ROOT, timeout=300, check=False)
+
+
+def test_the_script_whole_and_again(database, tmp_path):
+    first = _run(database, tmp_path)
+    assert first.returncode == 1                    # one clip has no frames, and is named
+    assert "smic/2/s2_po_02: no frames on disk" in first.stdout
+    table = pd.read_csv(database / "annotations/smic_apex.csv")
+    assert list(table["clip"]) == ["s1_ne_01", "s2_po_01"]
+    assert list((table["apex_frame"] - [106, 104]).abs() <= 1) == [True, True]
+    assert table["apex_frame_path"][0] == f"smic/SMIC_HS_E/s01/s1_ne_01/image{table['apex_frame'][0]}.png"
+    plots = {path: path.stat().st_mtime_ns for path in (tmp_path / "smic_apex").iterdir()}
+    assert {path.suffix for path in plots} == {".json", ".png"} and len(plots) == 4
+    again = _run(database, tmp_path)
+    assert "2 spotted already, 0 to do" in again.stdout
+    assert plots == {path: path.stat().st_mtime_ns for path in (tmp_path / "smic_apex").iterdir()}
+
+
+def test_a_broken_or_foreign_result_is_made_again(database, tmp_path):
+    table = pd.DataFrame([{"data": "smic", "subject": "1", "clip": "s1_ne_01", "onset_frame": 100,
+                           "offset_frame": 111}])
+    apexes, problems = spot_clips(table, database, tmp_path, 1)
+    stored = tmp_path / "smic_1_s1_ne_01.json"
+    for text in ("{", "[]", json.dumps({"key": "other", "apex": 100})):
+        stored.write_text(text)
+        assert spot_clips(table, database, tmp_path, 1) == (apexes, problems)
+        assert json.loads(stored.read_text())["apex"] == apexes[0]
+
+
+def test_ctrl_c_ends_with_one_line(database, tmp_path):
+    command = [sys.executable, str(ROOT / "smic_processing.py"), "--data-root", str(database)]
+    process = subprocess.Popen([*command, "--result-root", str(tmp_path), "--workers", "1"], text=True, cwd=ROOT,
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    while "to do" not in process.stdout.readline():
+        pass
+    time.sleep(0.2)
+    os.kill(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "go on" in errors.strip().splitlines()[-1] and "Traceback" not in errors
+
+
+def test_judged_by_hand():
+    table = pd.DataFrame({"apex_frame": [10, 20, 30, 40]})
+    assert judge(table, [10, 23, None, 42]) == {"clips": 3, "mean_error": pytest.approx(5 / 3),
+                                                "within_2": pytest.approx(2 / 3)}
