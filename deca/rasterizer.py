@@ -1,0 +1,251 @@
+"""Which triangle does each pixel see? A batched rasteriser in plain PyTorch, CPU and CUDA (SPEC section 4).
+
+The pixels of every triangle's bounding box are tested at once: triangles are sorted into classes of box size,
+and each class is one dense tensor (box rows, box columns, triangles). A pixel keeps the smallest of its
+candidates' keys, depth in the high 32 bits and face index in the low 32, so the answer does not depend on the
+order of the work.
+"""
+
+from typing import NamedTuple
+
+import torch
+
+from common.errors import InputError
+
+BACKENDS = ("torch", "pytorch3d")
+PYTORCH3D_COMMAND = 'pip install --no-build-isolation "git+https://github.com/facebookresearch/pytorch3d.git@stable"'
+
+NOTHING = torch.iinfo(torch.int64).max      # the key of a pixel that sees no triangle
+# Working sizes (triangles set up together, candidate pixels tested together): what bounds the memory.
+AT_ONCE = {"cpu": (160_000, 500_000), "cuda": (2_600_000, 16_000_000)}
+
+
+class Fragments(NamedTuple):
+    """What each pixel of a batch of images sees."""
+
+    face_index: torch.Tensor    # (B, H, W) int64, -1 = nothing
+    bary: torch.Tensor          # (B, H, W, 3) float32, weights of the face's corners; 0 where nothing is seen
+    depth: torch.Tensor         # (B, H, W) float32, z of the point that is seen; +inf where nothing is seen
+
+
+@torch.no_grad()
+def rasterize(vertices, faces, height, width, backend="torch"):
+    """The nearest triangle of each pixel, with its barycentric coordinates (SPEC section 4, Rasterisation).
+
+    Pixel (i, j) has its centre at x = (2j+1)/W - 1, y = (2i+1)/H - 1. Smaller z is nearer; of equally near
+    triangles the one with the lowest index wins. Both sides of a triangle are seen. A pixel centre on an edge
+    belongs to the triangle, so neighbours leave no gap. Triangles with no area, or with a corner that is NaN
+    or infinite, draw nothing. Not differentiable.
+
+    vertices: (B, V, 3) image space: x right, y down, both in [-1, 1] over the image.
+    faces: (F, 3) int64, the same for all meshes.
+    backend: "torch" (this file) or "pytorch3d" (its rasteriser: a pixel centre on an edge may see nothing).
+    Returns: Fragments, on the device of `vertices`.
+    Raises: ValueError for other shapes or backends; InputError when pytorch3d cannot be imported.
+    """
+    if vertices.ndim != 3 or vertices.shape[2] != 3 or faces.ndim != 2 or faces.shape[1] != 3:
+        raise ValueError(f"rasterize: vertices (B,V,3) and faces (F,3), not {tuple(vertices.shape)}, "
+                         f"{tuple(faces.shape)}")
+    if backend not in BACKENDS:
+        raise ValueError(f"rasterize: backend is one of {', '.join(BACKENDS)}, not {backend!r}")
+    vertices = vertices.detach().to(torch.float32)
+    faces = faces.to(vertices.device)
+    if backend == "pytorch3d":
+        return _rasterize_pytorch3d(vertices, faces, height, width)
+    at_once, _ = AT_ONCE.get(vertices.device.type, AT_ONCE["cpu"])
+    meshes = max(1, at_once // max(1, len(faces)))
+    parts = [_rasterize_chunk(chunk, faces, height, width) for chunk in vertices.split(meshes)]
+    if len(parts) == 1:
+        return parts[0]
+    return Fragments(*(torch.cat(field) for field in zip(*parts, strict=True)))      # (B, ...) each
+
+
+def pixel_centres(count, device=None):
+    """(count,) float32: the centres (2k+1)/count - 1 of a row's pixels."""
+    return ((2 * torch.arange(count, dtype=torch.float64, device=device) + 1) / count - 1).float()
+
+
+class _Triangles(NamedTuple):
+    """Triangles that may be seen, sorted by class of box size; T of them, one column each."""
+
+    origin: torch.Tensor     # (2, 3, T) x and y of a point on each edge
+    along: torch.Tensor      # (2, 3, T) the edge's direction, turned so that the inside is positive
+    depth: torch.Tensor      # (5, T) z0, its change per unit of edge function 1 and 2, smallest and largest z
+    box: torch.Tensor        # (4, T) xmin, ymin, xmax, ymax
+    start: torch.Tensor      # (2, T) first column and row of the box, int64
+    face: torch.Tensor       # (T,) index within the mesh
+    mesh: torch.Tensor       # (T,)
+
+
+def _rasterize_chunk(vertices, faces, height, width):
+    """`rasterize` for as many meshes as fit into the memory together."""
+    count, device = len(vertices), vertices.device
+    keys = torch.full((count * height * width,), NOTHING, dtype=torch.int64, device=device)
+    if len(faces) and count and height and width:
+        corners = _corners(vertices, faces)
+        triangles, classes = _set_up(corners, faces, height, width)
+        _draw(keys, triangles, classes, height, width)
+    else:
+        corners = vertices.new_zeros(3, 3, count, max(1, len(faces)))
+    return _fragments(keys, corners, _origins(faces), count, height, width)
+
+
+def _corners(vertices, faces):
+    """(B, V, 3) → (3, 3, B, F): coordinate, corner, mesh, face."""
+    count, total = len(vertices), len(faces)
+    picked = vertices.permute(2, 0, 1).index_select(2, faces.t().reshape(-1))     # (3, B, 3*F)
+    return picked.reshape(3, count, 3, total).permute(0, 2, 1, 3).contiguous()    # → (3, 3, B, F)
+
+
+def _origins(faces):
+    """(3, F): which corner edge functions start from; edge k is opposite corner k.
+
+    Both triangles of an edge start from the same end of it (the lower vertex index). Then their edge
+    functions are each other's exact negatives, and rounding cannot leave a gap between them.
+    """
+    after, before = faces.roll(-1, 1).t(), faces.roll(-2, 1).t()     # the ends of edge k: corners k+1 and k+2
+    corner = torch.arange(3, device=faces.device)[:, None]
+    return torch.where(after < before, (corner + 1) % 3, (corner + 2) % 3)
+
+
+def _edges(xy, origin):
+    """Corners (2, 3, N) and origin corners (3, N) → each edge's start and direction, both (2, 3, N)."""
+    return torch.gather(xy, 1, origin.expand(2, *origin.shape)), xy.roll(-2, 1) - xy.roll(-1, 1)
+
+
+def _area(xy):
+    """Corners (2, 3, N) → twice the signed area (N,)."""
+    (x1, x2), (y1, y2) = (xy[:, 1:] - xy[:, :1]).unbind(0)
+    return x1 * y2 - x2 * y1
+
+
+def _steps(limit):
+    """Box sides that have a class of their own: 1 2 3 4 6 8 12 16 ... `limit`."""
+    steps, side = [1, 2, 3], 4
+    while side < limit:
+        steps += [side, side * 3 // 2]
+        side *= 2
+    return sorted({min(step, limit) for step in [*steps, limit]})
+
+
+def _set_up(corners, faces, height, width):
+    """Triangles that may touch a pixel centre, by class; the classes as [(rows, columns, how many)]."""
+    flat = corners.reshape(3, 3, -1)                                   # (3, 3, B*F)
+    sides = flat.new_tensor([width, height])[:, None]
+    low, high = flat[:2].amin(1), flat[:2].amax(1)                     # (2, B*F)
+    # 0.01 pixel of slack for rounding here: the exact test against the box follows pixel by pixel.
+    first = (((low + 1) * sides - 1) / 2 - 0.01).ceil().clamp(min=0).minimum(sides)
+    last = (((high + 1) * sides - 1) / 2 + 0.01).floor().clamp(min=-1).minimum(sides - 1)
+    seen = ((last >= first).all(0) & (_area(flat[:2]) != 0) & flat.sum((0, 1)).isfinite()).nonzero()[:, 0]
+    size = (last - first)[:, seen].long() + 1                          # (2, T) columns, rows
+
+    columns, rows = _steps(width), _steps(height)
+    wide = torch.bucketize(size[0], torch.tensor(columns, device=flat.device))
+    tall = torch.bucketize(size[1], torch.tensor(rows, device=flat.device))
+    kind, order = (tall * len(columns) + wide).sort(stable=True)
+    counts = torch.bincount(kind, minlength=len(rows) * len(columns)).tolist()
+    classes = [(rows[k // len(columns)], columns[k % len(columns)], n) for k, n in enumerate(counts) if n]
+    seen = seen[order]
+    box = torch.cat([low[:, seen], high[:, seen]])                     # (4, T)
+    start = first[:, seen].long()
+    return _triangles(flat[:, :, seen], _origins(faces), seen, len(faces), box, start), classes
+
+
+def _triangles(corners, origins, seen, total, box, start):
+    face, mesh = seen % total, seen.div(total, rounding_mode="floor")
+    origin, along = _edges(corners[:2], origins[:, face])
+    area = _area(corners[:2])
+    z = corners[2]
+    rise = (z[1:] - z[:1]) / area.abs()                                # (2, T)
+    depth = torch.stack([z[0], rise[0], rise[1], z.amin(0), z.amax(0)])
+    return _Triangles(origin, along * area.sign(), depth, box, start, face, mesh)
+
+
+def _draw(keys, triangles, classes, height, width):
+    """Lower `keys` (meshes*H*W,) to the nearest triangle's, class by class."""
+    device = keys.device
+    _, at_once = AT_ONCE.get(device.type, AT_ONCE["cpu"])
+    centres = pixel_centres(width, device), pixel_centres(height, device)
+    begin = 0
+    for rows, columns, count in classes:
+        step = max(1, at_once // (rows * columns))
+        for first in range(begin, begin + count, step):
+            block = slice(first, min(first + step, begin + count))
+            part = _Triangles(*(field[..., block] for field in triangles))
+            pixel, key = _candidates(part, centres, rows, columns)
+            keys.scatter_reduce_(0, pixel, key, "amin")
+        begin += count
+
+
+def _candidates(part, centres, rows, columns):
+    """The pixels (n,) inside the K triangles of `part`, and their keys (n,); all boxes rows x columns."""
+    device = part.face.device
+    height, width = len(centres[1]), len(centres[0])
+    left = part.start[0].clamp(max=width - columns)                    # a padded box stays inside the image
+    top = part.start[1].clamp(max=height - rows)
+    x = centres[0][left + torch.arange(columns, device=device)[:, None]]    # (columns, K)
+    y = centres[1][top + torch.arange(rows, device=device)[:, None]]        # (rows, K)
+    across = -part.along[1][:, None] * (x - part.origin[0][:, None])        # (3, columns, K)
+    down = part.along[0][:, None] * (y - part.origin[1][:, None])           # (3, rows, K)
+    across[0].masked_fill_((x < part.box[0]) | (x > part.box[2]), -torch.inf)
+    down[0].masked_fill_((y < part.box[1]) | (y > part.box[3]), -torch.inf)
+    edge = [down[k][:, None] + across[k] for k in range(3)]                 # 3 x (rows, columns, K)
+    inside = torch.minimum(torch.minimum(edge[0], edge[1]), edge[2]) >= 0
+    depth = torch.addcmul(torch.addcmul(part.depth[0], edge[1], part.depth[1]), edge[2], part.depth[2])
+    cell, column = inside.flatten(0, 1).nonzero(as_tuple=True)              # (n,), (n,)
+    z = depth.flatten(0, 1)[cell, column].clamp(part.depth[3][column], part.depth[4][column])
+    corner = part.mesh * (height * width) + top * width + left              # (K,) the box's first pixel
+    offset = torch.arange(rows, device=device)[:, None] * width + torch.arange(columns, device=device)
+    offset = offset.flatten()                                               # (rows*columns,)
+    return corner[column] + offset[cell], _key(z, part.face[column])
+
+
+def _key(depth, face):
+    """int64 keys in the order of (depth, face): a float's bits, read as an integer, keep its order."""
+    bits = (depth + 0.0).view(torch.int32)                      # + 0.0 makes -0.0 equal to 0.0
+    ordered = bits ^ ((bits >> 31) & 0x7FFFFFFF)                # negative floats: reverse their order
+    return (ordered.long() << 32) | face
+
+
+def _fragments(keys, corners, origins, count, height, width):
+    """Keys (B*H*W,) → Fragments; barycentric coordinates are computed at the winning face."""
+    total = corners.shape[3]
+    centres = pixel_centres(width, keys.device), pixel_centres(height, keys.device)
+    hit = (keys != NOTHING).nonzero()[:, 0]                                  # (n,)
+    face = keys[hit] & 0xFFFFFFFF
+    mesh, pixel = hit.div(height * width, rounding_mode="floor"), hit % (height * width)
+    x, y = centres[0][pixel % width], centres[1][pixel.div(width, rounding_mode="floor")]    # (n,)
+    own = corners.reshape(3, 3, -1)[:, :, mesh * total + face]               # (3, 3, n)
+    origin, along = _edges(own[:2], origins[:, face])
+    edge = along[0] * (y - origin[1]) - along[1] * (x - origin[0])           # (3, n)
+    whole = edge.sum(0)
+    weight = torch.where(whole == 0, 1 / 3, edge / whole)                    # 0: too thin for float32 to tell
+    shape = (count, height, width)
+    face_index = torch.full((len(keys),), -1, dtype=torch.int64, device=keys.device)
+    bary = own.new_zeros(len(keys), 3)
+    depth = own.new_full((len(keys),), torch.inf)
+    face_index[hit], bary[hit], depth[hit] = face, weight.t(), (weight * own[2]).sum(0)
+    return Fragments(face_index.reshape(shape), bary.reshape(*shape, 3), depth.reshape(shape))
+
+
+def _rasterize_pytorch3d(vertices, faces, height, width):
+    """The same through pytorch3d, whose x runs left, y up, and whose z must be positive."""
+    try:
+        from pytorch3d.renderer.mesh.rasterize_meshes import rasterize_meshes
+        from pytorch3d.structures import Meshes
+    except ImportError as error:
+        raise InputError(f"rasterizer pytorch3d: cannot be imported ({error}); install it with "
+                         f"`{PYTORCH3D_COMMAND}` or use the rasterizer torch") from error
+    short = min(height, width)      # pytorch3d's [-1, 1] spans the shorter side
+    scale = vertices.new_tensor([-width / short, -height / short, 1.0])
+    shift = 1 - vertices[..., 2].amin()
+    turned = vertices * scale + torch.stack([shift * 0, shift * 0, shift])
+    meshes = Meshes(turned, faces.expand(len(vertices), *faces.shape))
+    face, depth, bary, _ = rasterize_meshes(
+        meshes, image_size=(height, width), blur_radius=0.0, faces_per_pixel=1, perspective_correct=False,
+        clip_barycentric_coords=False, cull_backfaces=False)
+    face, depth, bary = face[..., 0], depth[..., 0], bary[..., 0, :]
+    hit = face >= 0
+    mesh = torch.arange(len(vertices), device=face.device)[:, None, None]
+    return Fragments(torch.where(hit, face - mesh * len(faces), -1), bary * hit[..., None],
+                     torch.where(hit, depth - shift, torch.inf))
