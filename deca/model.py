@@ -107,8 +107,9 @@ class DECA(Reconstructor):
         super().__init__(head, device, rasterizer)
         self.networks = {}
         for name, build in NETWORKS.items():
-            network = build()
-            network.load_state_dict(weights[name])
+            with torch.device("meta"):          # no memory, no random start: the weights take their places
+                network = build()
+            network.load_state_dict(weights[name], assign=True)
             self.networks[name] = network.to(self.device).eval().requires_grad_(False)
 
     @classmethod
