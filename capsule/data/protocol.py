@@ -289,7 +289,7 @@ def _check_counts(clips, config):
     expected = expected_counts(config)
     found = (len(clips.table), len(clips.subjects), clips.per_class)
     official = [SHEETS[data].rows for data in DATABASES[config.dataset]]
-    clips.notes["expected"] = expected
+    clips.notes["expected"] = expected and [*expected[:2], list(expected[2])]
     if not len(clips.table):
         raise InputError(f"{clips.notes['sheets'][0]}: no clip is left for --subset {config.subset}")
     if expected is None:
