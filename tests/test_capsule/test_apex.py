@@ -137,8 +137,8 @@ def test_a_broken_or_foreign_result_is_made_again(database, tmp_path):
 
 def test_ctrl_c_ends_with_one_line(database, tmp_path):
     command = [sys.executable, str(ROOT / "smic_processing.py"), "--data-root", str(database)]
-    process = subprocess.Popen([*command, "--result-root", str(tmp_path), "--workers", "1"], text=True, cwd=ROOT,
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    command += ["--result-root", str(tmp_path), "--workers", "1"]
+    process = subprocess.Popen(command, text=True, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     while "to do" not in process.stdout.readline():
         pass
     time.sleep(0.2)
