@@ -81,18 +81,18 @@ def confusion_figure(run, evaluation):
     np.add.at(counts, (table["y_true"], table["y_pred"]), 1)
     share = counts / np.maximum(counts.sum(1, keepdims=True), 1) * 100    # (C, C) per cent of a row
     accuracy, uf1, uar = scores(table, classes)
-    figure = _new_figure(1.6 + 0.62 * classes, 1.7 + 0.62 * classes)
+    figure = _new_figure(1.9 + 0.6 * classes, 1.35 + 0.6 * classes)
     axes = figure.subplots()
     image = axes.imshow(share, cmap="Blues", vmin=0, vmax=100)
     for row, column in np.ndindex(classes, classes):
         axes.text(column, row, f"{counts[row, column]}\n{share[row, column]:.0f} %", ha="center", va="center",
-                  color="white" if share[row, column] > 55 else "black", fontsize=8)
+                  color="white" if share[row, column] > 60 else "black", fontsize=8)
     names = run.facts["class_names"]
     axes.set_xticks(range(classes), names, rotation=30, ha="right", rotation_mode="anchor")
     axes.set_yticks(range(classes), names)
     axes.set(xlabel="predicted", ylabel="true")
     axes.spines[:].set_visible(False)
-    figure.colorbar(image, ax=axes, label="% of the true class", shrink=0.8)
+    figure.colorbar(image, ax=axes, label="% of the true class", fraction=0.046, pad=0.04)
     figure.suptitle(f"{heading(run)}\n{PLAIN_NAMES[evaluation]}\n"
                     f"UF1 {uf1:.3f}, UAR {uar:.3f}, accuracy {accuracy:.3f}", fontsize=8)
     return figure
@@ -106,7 +106,8 @@ def subject_figure(run):
                 for name, table in tables.items()}
     subjects, counts = accuracy["strict"].index, tables["strict"]["data_sub"].value_counts()
     database = tables["strict"].groupby("data_sub", sort=False)["data"].first()
-    figure = _new_figure(max(3.5, min(FULL_WIDTH * 1.3, 1.2 + 0.16 * len(subjects))), 2.8)
+    width = max(3.5, min(FULL_WIDTH, 1.2 + 0.16 * len(subjects)))
+    figure = _new_figure(width, 2.8)
     axes = figure.subplots()
     places = np.arange(len(subjects))
     for name in dict.fromkeys(database):
@@ -114,17 +115,19 @@ def subject_figure(run):
         colour = DATABASE_COLOURS.get(name, GREY)
         label = f"strict, {PART_NAMES.get(name, name)}"
         axes.bar(places[own], accuracy["strict"].to_numpy()[own], color=colour, label=label)
-    axes.plot(places, accuracy["paper"].to_numpy(), linestyle="none", marker="D", markersize=3.5,
-              color="black", markerfacecolor="white", label=PLAIN_NAMES["paper"], clip_on=False)
+    crowded = len(subjects) > 40
+    axes.plot(places, accuracy["paper"].to_numpy(), linestyle="none", marker="D",
+              markersize=2.5 if crowded else 3.5, color="black", markerfacecolor="white",
+              label=PLAIN_NAMES["paper"], clip_on=False)
     axes.axhline((tables["strict"]["y_true"] == tables["strict"]["y_pred"]).mean(), color="black",
                  linewidth=0.8, linestyle=":", label="strict, all clips")
     if len(subjects) <= MOST_SUBJECT_NAMES:
         names = [f"{subject.split('_', 1)[-1]} ({counts[subject]})" for subject in subjects]
-        axes.set_xticks(places, names, rotation=90, fontsize=7)
+        axes.set_xticks(places, names, rotation=90, fontsize=6 if crowded else 7)
     axes.set(xlabel="subject (clips)", ylabel="accuracy", ylim=(0, 1.02))
     axes.margins(x=0.01)
-    figure.legend(loc="outside upper center", ncols=2)
-    axes.set_title(heading(run), fontsize=8)
+    figure.legend(loc="outside lower center", ncols=3 if width > 5 else 1)
+    figure.suptitle(heading(run), fontsize=8)
     return figure
 
 

@@ -238,8 +238,8 @@ def _is_labels(values, count, classes):
 
 
 def _is_numbers(values):
-    """Whether every value is a finite number."""
-    return all(type(value) in (int, float) and math.isfinite(value) for value in values)
+    """Whether every value is a number that a float can hold (not nan, not infinite)."""
+    return all(type(value) in (int, float) and -1e300 < value < 1e300 for value in values)
 
 
 def epoch_used(fold, evaluation, classes):

@@ -1,0 +1,79 @@
+"""Figures of a run: what they say, where they lie, the same bytes twice."""
+
+import numpy as np
+import pytest
+from matplotlib.text import Text
+
+from capsule.figures import confusion_figure, curve_figure, heading, pooled_uf1, run_figures, subject_figure
+from capsule.results import read_run, result_log
+from common.images import read_image
+from tests.fake_runs import change_json, clip_list, write_run
+
+
+@pytest.fixture
+def run(tmp_path):
+    write_run(tmp_path, missing=("synthetic_s03",))
+    return read_run(tmp_path, "fake")
+
+
+def words(figure):
+    """All text that a figure shows."""
+    return [text.get_text() for text in figure.findobj(Text)]
+
+
+def test_confusion_matrix_holds_each_clip_once_and_row_per_cents(run):
+    figure = confusion_figure(run, "strict")
+    cells = [text.split("\n") for text in words(figure) if "\n" in text and text.endswith(" %")]
+    assert len(cells) == 9
+    counts = np.array([int(count) for count, _ in cells]).reshape(3, 3)
+    share = np.array([int(text.removesuffix(" %")) for _, text in cells]).reshape(3, 3)
+    expected = np.zeros((3, 3), int)
+    for fold in run.finished.values():
+        np.add.at(expected, (fold.y_true, fold.predictions["strict"][-1]), 1)
+    assert (counts == expected).all()
+    assert share.sum(1) == pytest.approx(100, abs=2)      # each cell is rounded
+
+
+def test_every_figure_says_synthetic_quick_and_incomplete(run):
+    assert heading(run) == "fake · SYNTHETIC · quick · 3 of 4 folds"
+    for figure in (confusion_figure(run, "paper"), subject_figure(run), curve_figure(run)):
+        assert any("SYNTHETIC · quick · 3 of 4 folds" in text for text in words(figure))
+
+
+def test_bars_are_the_subjects_accuracies_of_the_log(run):
+    axes = subject_figure(run).axes[0]
+    log = result_log([run])
+    own = log[log["subject"].str.startswith("synthetic_")]
+    for evaluation, drawn in (("strict", [bar.get_height() for bar in axes.patches]),
+                              ("paper", axes.lines[0].get_ydata())):
+        expected = own[own["evaluation"] == evaluation]["accuracy"]
+        assert list(drawn) == pytest.approx(expected.tolist(), abs=1e-6)
+
+
+def test_curves_pool_the_folds_at_each_epoch_by_hand(tmp_path):
+    folder = write_run(tmp_path, rows=clip_list(subjects=2, clips=3), epochs=2)
+    # truth: s00 0 1 2, s01 1 2 0
+    change_json(folder / "folds/synthetic_s00.json", strict=[[0, 0, 0], [0, 1, 2]], loss=[0.9, 0.5])
+    change_json(folder / "folds/synthetic_s01.json", strict=[[0, 0, 0], [1, 2, 1]], loss=[0.7, 0.3])
+    run = read_run(tmp_path, "fake")
+    # epoch 1, all 0: F1 4/(4+4) = 1/2. epoch 2: F1 of 0 2/3, of 1 4/5, of 2 1
+    assert pooled_uf1(run, "strict") == pytest.approx([1 / 6, (2 / 3 + 4 / 5 + 1) / 3])
+    loss, uf1 = curve_figure(run).axes[:2]
+    assert loss.lines[0].get_ydata() == pytest.approx([0.8, 0.4])
+    assert uf1.lines[0].get_ydata() == pytest.approx(pooled_uf1(run, "strict"))
+
+
+def test_files_are_png_and_pdf_and_the_same_bytes_twice(run, tmp_path):
+    first = run_figures(run, tmp_path / "a")
+    second = run_figures(run, tmp_path / "b")
+    names = ("confusion_strict", "confusion_paper", "accuracy_by_subject", "learning_curves")
+    assert {path.name for path in first} == {name + end for name in names for end in (".png", ".pdf")}
+    for one, two in zip(first, second, strict=True):
+        assert one.read_bytes() == two.read_bytes()
+        if one.suffix == ".png":
+            picture = read_image(one)
+            assert min(picture.shape[:2]) > 300 and picture.std() > 5
+            border = np.concatenate([picture[0], picture[-1], picture[:, 0], picture[:, -1]])
+            assert (border == 255).all()      # nothing touches the edge: no label is clipped
+        else:
+            assert one.read_bytes().startswith(b"%PDF")
