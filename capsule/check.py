@@ -1,0 +1,159 @@
+"""Preflight: is everything there that the experiments need?
+
+    python -m capsule.check [--data-root data] [--result-root result]
+
+prints in one screen: versions, device, databases with their counts against the protocol, DECA's official
+files, pretrained weights, free disk, and what to do about each line marked "!!". Exit code 1 when there is
+one; what is optional and absent is marked "--".
+"""
+
+import argparse
+import contextlib
+import importlib.metadata
+import importlib.util
+import io
+import os
+import platform
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import torch
+
+from capsule.config import run_main
+from capsule.data.protocol import load_clips
+from capsule.data.sheets import SHEETS, find_sheet
+from capsule.step import choose_precision
+from common.errors import InputError
+from deca import assets
+
+PACKAGES = ("torch", "torchvision", "numpy", "scipy", "pandas", "opencv-python-headless", "dlib-bin",
+            "scikit-image", "grad-cam", "ray")
+OPTIONAL_PACKAGES = ("pytorch3d",)
+WEIGHTS = {"resnet18": "resnet18-f37072fd.pth", "vgg11": "vgg11-8a719046.pth"}    # torchvision's file names
+BYTES_PER_CLIP = 5 * (3 * 224 * 224 + 13 * 12_000)    # five frames: the crop, and thirteen views as JPEG
+GOOD, NOTE, BAD = "ok", "--", "!!"
+
+
+def main():
+    choice = _options()
+    sections = {
+        "versions": versions(), "device": device(),
+        "databases": databases(choice.data_root),
+        "DECA's official files": official_files(Path(assets.__file__).parent / "data"),
+        "ImageNet weights": pretrained_weights(),
+        "disk": disk(choice.data_root, choice.result_root)}
+    for title, rows in sections.items():
+        print(f"\n{title}")
+        for mark, text in rows:
+            print(f"  {mark}  {text}")
+    bad = sum(mark == BAD for rows in sections.values() for mark, _ in rows)
+    print(f"\n{bad} line(s) marked {BAD}" if bad else "\nready; lines marked -- are optional")
+    return 1 if bad else 0
+
+
+def versions():
+    """Rows (mark, text): Python and the packages."""
+    rows = [(GOOD if (3, 10) <= tuple(map(int, platform.python_version_tuple()[:2])) < (3, 13) else BAD,
+             f"Python {platform.python_version()} (3.10 to 3.12 are tested)")]
+    found, missing = [], []
+    for name in PACKAGES:
+        try:
+            found.append(f"{name} {importlib.metadata.version(name)}")
+        except importlib.metadata.PackageNotFoundError:
+            missing.append(name)
+    rows.append((GOOD, ", ".join(found)))
+    if missing:
+        rows.append((BAD, f"not installed: {', '.join(missing)}; run make install, or pip as README.md says"))
+    for name in OPTIONAL_PACKAGES:
+        there = importlib.util.find_spec(name) is not None
+        rows.append((GOOD, f"{name}: installed") if there else (NOTE, f"{name}: not installed, not needed"))
+    return rows
+
+
+def device():
+    """Rows (mark, text): what trains, and in which arithmetic."""
+    cores = f"{os.cpu_count()} CPU cores, {choose_precision(torch.device('cpu'), 'auto')}"
+    if not torch.cuda.is_available():
+        return [(GOOD, cores), (NOTE, "no CUDA GPU: use --quick, few epochs, few folds")]
+    rows = [(GOOD, cores)]
+    for i in range(torch.cuda.device_count()):
+        facts = torch.cuda.get_device_properties(i)
+        precision = choose_precision(torch.device("cuda", i), "auto")
+        rows.append((GOOD, f"cuda:{i} {facts.name}, {facts.total_memory / 2**30:.0f} GiB, {precision}"))
+    return rows
+
+
+def databases(data_root):
+    """Rows (mark, text): each database's counts against the protocol, and its apex frames on disk."""
+    if not Path(data_root).is_dir():
+        return [(BAD, f"{data_root}: no such folder; make it, or give --data-root")]
+    return [_database(data, data_root) for data in ("casme", "smic", "samm", "synthetic")]
+
+
+def _database(data, data_root):
+    if find_sheet(data, data_root) is None:
+        how = "made on first use" if data == "synthetic" else "see data/README.md for where to get it"
+        return NOTE, f"{data}: no sheet {SHEETS[data].stem}.xlsx under {data_root}; {how}"
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            clips = load_clips(SimpleNamespace(dataset=data, classes=3, protocol="dsnca", subset="all",
+                                               data_root=data_root, skip_missing=False))
+    except InputError as error:
+        return BAD, f"{data}: {error}"
+    there = int(clips.apex_on_disk.sum())
+    text = (f"{data}: {len(clips.table)} clips, {len(clips.subjects)} subjects, {clips.notes['check']}; "
+            f"{there} apex frames on disk")
+    if there < len(clips.table):
+        return BAD, text + "; lay the frames as data/README.md says, or train with --skip-missing"
+    return GOOD, text
+
+
+def official_files(folder):
+    """Rows (mark, text): DECA's files; without them the landmark fit makes the views."""
+    files = assets.check(folder)
+    bad = [(BAD, file.problem) for file in files if file.status == "bad"]
+    if assets.has_official(folder) and not bad:
+        return [(GOOD, f"all that DECA needs is in {folder}")]
+    present = sum(file.status == "present" for file in files)
+    return [*bad, (NOTE, f"{present} of {len(files)} in {folder}: views come from the landmark fit; "
+                         "python -m deca --check lists the files")]
+
+
+def pretrained_weights():
+    """Rows (mark, text): torchvision's weight files in its cache; they are fetched on first use elsewhere."""
+    folder = Path(torch.hub.get_dir()) / "checkpoints"
+    rows = []
+    for network, file in WEIGHTS.items():
+        there = (folder / file).is_file()
+        rows.append((GOOD if there else NOTE, f"{network}: " + (f"in {folder}" if there else
+                     f"{file} not in {folder}; fetched on first use, or copy it there, or --no-pretrained")))
+    return rows
+
+
+def disk(data_root, result_root):
+    """Rows (mark, text): free space for the caches and the results."""
+    rows = []
+    needs = (("crops and views", data_root, 440 * BYTES_PER_CLIP), ("results", result_root, 2e8))
+    for name, folder, need in needs:
+        existing = next(p for p in (Path(folder).resolve(), *Path(folder).resolve().parents) if p.exists())
+        free = shutil.disk_usage(existing).free
+        writable = os.access(existing, os.W_OK)
+        text = f"{name} in {folder}: {free / 1e9:.1f} GB free, the composite needs about {need / 1e9:.1f} GB"
+        if not writable:
+            rows.append((BAD, f"{text}; {existing} may not be written to: choose another folder"))
+        else:
+            rows.append((GOOD, text) if free > need else (BAD, f"{text}: free some space"))
+    return rows
+
+
+def _options():
+    parser = argparse.ArgumentParser(prog="python -m capsule.check", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data-root", default="data", help="folder of the databases [data]")
+    parser.add_argument("--result-root", default="result", help="folder of the results [result]")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    run_main(main)
