@@ -1,0 +1,182 @@
+"""From uint8 images to network inputs, whole batches on any device (SPEC section 7).
+
+Random numbers are drawn on the CPU from a generator, so they are the same whatever the device. Each function
+takes a list of streams, uint8 (B, C, H, W): with C = 3 an RGB crop, otherwise one grey picture per channel
+(the views, yaw ascending). It returns a list of float32 (B, C, size, size) in [0, 1]; views stay one channel
+each, which the networks read as R=G=B. Rotations are bilinear with black outside: torchvision's default, the
+nearest pixel, would add jagged edges as large as the motion that the network has to see.
+"""
+
+from dataclasses import dataclass, fields
+
+import torch
+import torch.nn.functional as F
+
+MAX_ANGLE = 8.0     # degrees
+JITTER = 0.2        # brightness, contrast, saturation: factor 1 ± 0.2; hue: ± 0.2 of the circle
+PAPER_RESIZE = (234 / 224, 240 / 224)    # (height, width) before the centre crop, per pixel of the crop
+BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
+GREY_WEIGHTS = (0.2989, 0.587, 0.114)    # ITU-R 601-2, as torchvision rounds them
+
+
+@dataclass(frozen=True)
+class Draws:
+    """What was drawn for each of n samples, on the CPU.
+
+    angle (n,): degrees, counter-clockwise. flip (n,): bool. factors (n, 4): brightness, contrast, saturation,
+    and hue shift in turns. order (n, 4): the order in which those four are applied.
+    """
+
+    angle: torch.Tensor
+    flip: torch.Tensor
+    factors: torch.Tensor
+    order: torch.Tensor
+
+    def __len__(self):
+        return len(self.angle)
+
+    def __getitem__(self, rows):
+        """The draws of some of the samples."""
+        return Draws(*(getattr(self, field.name)[rows] for field in fields(self)))
+
+
+def draw(n, generator):
+    """Draws for n training samples. generator: torch.Generator on the CPU."""
+    angle = _angles(n, generator)
+    flip = torch.rand(n, generator=generator) < 0.5
+    factors = JITTER * (2 * torch.rand(n, 4, generator=generator) - 1)
+    factors[:, :HUE] += 1
+    order = torch.rand(n, 4, generator=generator).argsort(1)    # a random permutation of 0 … 3 in each row
+    return Draws(angle, flip, factors, order)
+
+
+def _angles(n, generator):
+    return MAX_ANGLE * (2 * torch.rand(n, generator=generator) - 1)
+
+
+def train_batch(streams, draws, size):
+    """Resize to size², rotate, flip, jitter the colours: one draw per sample, the same in all streams.
+
+    A flip mirrors each picture, and the views' order with it (yaw → −yaw).
+    """
+    batch = []
+    for images in streams:
+        colour = images.shape[1] == 3
+        if not colour:
+            images = _mirror_order(images, draws.flip)
+        turned = _rotate(_resized(images, (size, size)), draws.angle, (size, size), draws.flip)
+        batch.append(jitter_colour(turned, draws) if colour else _jitter_grey(turned, draws))
+    return batch
+
+
+def strict_batch(streams, size):
+    """Resize to size², nothing random."""
+    return [_resized(images, (size, size)) for images in streams]
+
+
+def paper_eval_batch(streams, n, generator, size):
+    """The reference's evaluation: resize to 234×240 (for size 224), random rotation ±8°, centre crop size².
+
+    n: samples in the batch. generator: torch.Generator on the CPU.
+    """
+    angle = _angles(n, generator)
+    larger = tuple(round(size * ratio) for ratio in PAPER_RESIZE)
+    return [_rotate(_resized(images, larger), angle, (size, size)) for images in streams]
+
+
+def _resized(images, size):
+    """uint8 (B, C, H, W) → float32 (B, C, *size) in [0, 1], bilinear, antialiased where it shrinks."""
+    images = images.float() / 255
+    if images.shape[2:] == torch.Size(size):
+        return images
+    return F.interpolate(images, size, mode="bilinear", align_corners=False, antialias=True)
+
+
+def _rotate(images, angle, size, flip=None):
+    """Rotate about the centre, cut out the central `size` (height, width), mirror where `flip`, in one go.
+
+    images: float (B, C, H, W). angle (B,): degrees, counter-clockwise. flip (B,): bool, or None.
+    """
+    radians = torch.deg2rad(angle)
+    cosine, sine = radians.cos(), radians.sin()
+    mirror = torch.ones_like(cosine) if flip is None else 1 - 2 * flip.to(cosine.dtype)
+    (height, width), (rows, columns) = images.shape[2:], size
+    across = torch.stack([mirror * cosine * columns / width, -sine * rows / width, 0 * sine], 1)
+    down = torch.stack([mirror * sine * columns / height, cosine * rows / height, 0 * sine], 1)
+    transform = torch.stack([across, down], 1).to(images.device)         # 2 × (B, 3) → (B, 2, 3)
+    grid = F.affine_grid(transform, (len(images), 1, *size), align_corners=False)
+    return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+
+
+def _mirror_order(images, flip):
+    """Reverse the channel order of the flipped samples; (B, C, H, W), flip (B,)."""
+    channels = torch.arange(images.shape[1])
+    channels = torch.where(flip.unsqueeze(1), channels.flip(0), channels)    # (B, 1), (C,) → (B, C)
+    channels = channels.to(images.device)
+    samples = torch.arange(len(images), device=images.device).unsqueeze(1)
+    return images[samples, channels]
+
+
+def jitter_colour(images, draws):
+    """Brightness, contrast, saturation and hue in each sample's own order; float (B, 3, H, W) in [0, 1].
+
+    torchvision's ColorJitter, a batch at a time: in each of four turns, the samples that get the same change
+    get it together.
+    """
+    images = images.clone()
+    for turn in range(4):
+        for change in (BRIGHTNESS, CONTRAST, SATURATION, HUE):
+            rows = torch.nonzero(draws.order[:, turn] == change).squeeze(1)
+            if len(rows):
+                factors = draws.factors[rows, change].view(-1, 1, 1, 1).to(images.device)
+                rows = rows.to(images.device)
+                images[rows] = _changed(images[rows], change, factors)
+    return images
+
+
+def _changed(images, change, factors):
+    """One of the four changes; images (b, 3, H, W), factors (b, 1, 1, 1)."""
+    if change == HUE:
+        return _turn_hue(images, factors)
+    if change == BRIGHTNESS:
+        return (images * factors).clamp_(0, 1)
+    red, green, blue = GREY_WEIGHTS
+    grey = red * images[:, 0:1] + green * images[:, 1:2] + blue * images[:, 2:3]
+    if change == CONTRAST:
+        grey = grey.mean((2, 3), keepdim=True)
+    return torch.lerp(grey, images, factors).clamp_(0, 1)
+
+
+def _turn_hue(images, turns):
+    """Shift the hue by `turns` of the colour circle, saturation and value kept.
+
+    The way through HSV without its case table: channel n = V − chroma·clamp(min(k, 4−k), 0, 1) with
+    k = (n + 6·hue) mod 6, n = 5, 3, 1 for red, green, blue.
+    """
+    red, green, blue = images.unbind(1)
+    low, value = torch.aminmax(images, dim=1)
+    chroma = value - low
+    scale = 1 / torch.where(chroma == 0, 1, chroma)
+    sixths = torch.where(value == red, (green - blue) * scale,
+                         torch.where(value == green, 2 + (blue - red) * scale, 4 + (red - green) * scale))
+    starts = torch.tensor([5.0, 3.0, 1.0], device=images.device).view(1, 3, 1, 1)
+    k = sixths.unsqueeze(1) + (starts + 6 * turns)                       # (b, 1, H, W) + (b, 3, 1, 1)
+    k = k - 6 * (k / 6).floor_()                                         # k mod 6
+    share = torch.minimum(k, 4 - k).clamp_(0, 1)
+    return value.unsqueeze(1) - chroma.unsqueeze(1) * share
+
+
+def _jitter_grey(images, draws):
+    """Brightness and contrast of grey pictures, (B, C, H, W): what jitter_colour does to each as R=G=B.
+
+    Saturation and hue leave a grey picture as it is.
+    """
+    place = draws.order.argsort(1)    # (n, 4): when each change comes
+    contrast_first = place[:, CONTRAST] < place[:, BRIGHTNESS]
+    for is_contrast in (contrast_first, ~contrast_first):
+        factors = torch.where(is_contrast, draws.factors[:, CONTRAST], draws.factors[:, BRIGHTNESS])
+        pull = (1 - factors) * is_contrast                               # brightness blends with black
+        factors, pull = (x.view(-1, 1, 1, 1).to(images.device) for x in (factors, pull))
+        means = images.mean((2, 3), keepdim=True)                        # of each picture: (B, C, 1, 1)
+        images = torch.addcmul(pull * means, images, factors).clamp_(0, 1)
+    return images

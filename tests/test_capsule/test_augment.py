@@ -1,0 +1,116 @@
+"""Batched augmentation against torchvision, one image at a time."""
+
+import pytest
+import torch
+import torchvision.transforms.functional as TF
+from torchvision.transforms import ColorJitter, InterpolationMode
+
+from capsule.data import augment
+
+SIZE = 48
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def pictures(n, channels=3, side=SIZE, seed=1):
+    """Smooth random pictures with saturated and plain places, uint8."""
+    small = torch.rand(n, channels, 6, 6, generator=generator(seed)) * 1.6 - 0.3
+    images = torch.nn.functional.interpolate(small, (side, side), mode="bilinear").clamp(0, 1)
+    images[:, :, :5] = 0.5                                               # grey: no hue
+    return (255 * images).to(torch.uint8)
+
+
+def changed_one_by_one(image, draws, i):
+    """torchvision's four changes in the drawn order; image float (3, H, W)."""
+    functions = (TF.adjust_brightness, TF.adjust_contrast, TF.adjust_saturation, TF.adjust_hue)
+    for change in draws.order[i].tolist():
+        image = functions[change](image, float(draws.factors[i, change]))
+    return image
+
+
+def trained_one_by_one(image, draws, i, size=SIZE):
+    """uint8 (3, H, W) → what train_batch should give."""
+    image = TF.resize(image.float() / 255, [size, size], antialias=True)
+    image = TF.rotate(image, float(draws.angle[i]), InterpolationMode.BILINEAR)
+    if draws.flip[i]:
+        image = TF.hflip(image)
+    return changed_one_by_one(image, draws, i)
+
+
+def test_colour_jitter_is_torchvisions():
+    images, draws = pictures(40).float() / 255, augment.draw(40, generator())
+    kept = images.clone()
+    result = augment.jitter_colour(images, draws)
+    expected = torch.stack([changed_one_by_one(image, draws, i) for i, image in enumerate(images)])
+    assert torch.equal(images, kept)
+    assert (result - expected).abs().max() < 2e-5
+    assert (result - images).abs().amax((1, 2, 3)).min() > 1e-3
+
+
+@pytest.mark.parametrize("side", [SIZE, 60, 40])
+def test_train_batch_is_torchvisions(side):
+    images, draws = pictures(12, side=side), augment.draw(12, generator())
+    kept = images.clone()
+    (result,) = augment.train_batch([images], draws, SIZE)
+    expected = torch.stack([trained_one_by_one(image, draws, i) for i, image in enumerate(images)])
+    assert torch.equal(images, kept)
+    assert result.dtype == torch.float32 and result.shape == (12, 3, SIZE, SIZE)
+    assert (result - expected).abs().max() < 2e-4                        # rounding of the sampling grid
+
+
+def test_views_are_changed_as_their_crop():
+    crops, views = pictures(10), pictures(10, channels=13, seed=2)
+    draws = augment.draw(10, generator())
+    assert 0 < int(draws.flip.sum()) < 10
+    _, result = augment.train_batch([crops, views], draws, SIZE)
+    for i in range(10):
+        for yaw in range(13):
+            source = views[i, 12 - yaw if draws.flip[i] else yaw].expand(3, -1, -1)
+            expected = trained_one_by_one(source, draws, i)
+            assert (result[i, yaw] - expected).abs().max() < 1e-3    # torchvision's grey weights sum to .9999
+
+
+def test_paper_evaluation_is_torchvisions():
+    images = pictures(6, side=224)
+    (result,) = augment.paper_eval_batch([images], 6, generator(5), 224)
+    angles = augment.draw(6, generator(5)).angle
+    for i, image in enumerate(images):
+        larger = TF.resize(image.float() / 255, [234, 240], antialias=True)
+        expected = TF.center_crop(TF.rotate(larger, float(angles[i]), InterpolationMode.BILINEAR), [224, 224])
+        assert (result[i] - expected).abs().max() < 5e-4
+
+
+def test_strict_evaluation_resizes_and_no_more():
+    same, shrunk = pictures(3), pictures(3, side=90)
+    assert torch.equal(augment.strict_batch([same], SIZE)[0], same.float() / 255)
+    expected = TF.resize(shrunk.float() / 255, [SIZE, SIZE], antialias=True)
+    assert torch.allclose(augment.strict_batch([same, shrunk], SIZE)[1], expected, atol=1e-6)
+
+
+def test_draws_stay_in_their_ranges_and_fill_them():
+    draws = augment.draw(4000, generator())
+    assert draws.angle.abs().max() <= 8 and draws.angle.min() < -7.9 and draws.angle.max() > 7.9
+    colours, hue = draws.factors[:, :3], draws.factors[:, 3]
+    assert 0.8 <= colours.min() < 0.801 and 1.199 < colours.max() <= 1.2
+    assert -0.2 <= hue.min() < -0.199 and 0.199 < hue.max() <= 0.2
+    assert 0.45 < draws.flip.float().mean() < 0.55
+    orders, counts = draws.order.unique(dim=0, return_counts=True)
+    assert len(orders) == 24 and counts.min() > 100 and (orders.sum(1) == 6).all()
+
+
+def test_ranges_are_those_of_torchvision():
+    jitter = ColorJitter(0.2, 0.2, 0.2, 0.2)
+    low, high = augment.draw(4000, generator()).factors.aminmax(dim=0)
+    for i, span in enumerate((jitter.brightness, jitter.contrast, jitter.saturation, jitter.hue)):
+        assert (low[i].item(), high[i].item()) == pytest.approx(span, abs=1e-3)
+
+
+def test_same_generator_same_draws_and_a_part_of_them():
+    first, again = augment.draw(9, generator()), augment.draw(9, generator())
+    assert all(torch.equal(getattr(first, name), getattr(again, name)) for name in vars(first))
+    images = pictures(9)
+    whole = augment.train_batch([images], first, SIZE)[0]
+    part = augment.train_batch([images[3:5]], first[3:5], SIZE)[0]
+    assert len(first[3:5]) == 2 and torch.allclose(whole[3:5], part, atol=1e-6)
