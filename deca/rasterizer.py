@@ -17,7 +17,7 @@ PYTORCH3D_COMMAND = 'pip install --no-build-isolation "git+https://github.com/fa
 
 NOTHING = torch.iinfo(torch.int64).max      # the key of a pixel that sees no triangle
 # Working sizes (triangles set up together, candidate pixels tested together): what bounds the memory.
-AT_ONCE = {"cpu": (160_000, 500_000), "cuda": (2_600_000, 16_000_000)}
+AT_ONCE = {"cpu": (160_000, 500_000), "cuda": (1_300_000, 8_000_000)}
 
 
 class Fragments(NamedTuple):
@@ -146,15 +146,19 @@ def _set_up(corners, faces, height, width):
     counts = torch.bincount(kind, minlength=len(rows) * len(columns)).tolist()
     classes = [(rows[k // len(columns)], columns[k % len(columns)], n) for k, n in enumerate(counts) if n]
     seen = seen[order]
-    box = torch.cat([low[:, seen], high[:, seen]])                     # (4, T)
-    start = first[:, seen].long()
-    return _triangles(flat[:, :, seen], _origins(faces), seen, len(faces), box, start), classes
+    start = first.index_select(1, seen).long()
+    return _triangles(_columns(flat, seen), _origins(faces), seen, len(faces), start), classes
 
 
-def _triangles(corners, origins, seen, total, box, start):
+def _columns(table, index):
+    """table[..., index] for a one-dimensional index, the fast way."""
+    return table.flatten(0, -2).index_select(1, index).reshape(*table.shape[:-1], len(index))
+
+
+def _triangles(corners, origins, seen, total, start):
     face, mesh = seen % total, seen.div(total, rounding_mode="floor")
-    origin, along = _edges(corners[:2], origins[:, face])
-    area = _area(corners[:2])
+    origin, along = _edges(corners[:2], origins.index_select(1, face))
+    area, box = _area(corners[:2]), torch.cat([corners[:2].amin(1), corners[:2].amax(1)])    # (T,), (4, T)
     z = corners[2]
     rise = (z[1:] - z[:1]) / area.abs()                                # (2, T)
     depth = torch.stack([z[0], rise[0], rise[1], z.amin(0), z.amax(0)])
@@ -192,12 +196,14 @@ def _candidates(part, centres, rows, columns):
     edge = [down[k][:, None] + across[k] for k in range(3)]                 # 3 x (rows, columns, K)
     inside = torch.minimum(torch.minimum(edge[0], edge[1]), edge[2]) >= 0
     depth = torch.addcmul(torch.addcmul(part.depth[0], edge[1], part.depth[1]), edge[2], part.depth[2])
-    cell, column = inside.flatten(0, 1).nonzero(as_tuple=True)              # (n,), (n,)
-    z = depth.flatten(0, 1)[cell, column].clamp(part.depth[3][column], part.depth[4][column])
+    hit = inside.flatten().nonzero()[:, 0]                                  # (n,)
+    cell, column = hit.div(len(part.face), rounding_mode="floor"), hit % len(part.face)
+    low, high = (limit.index_select(0, column) for limit in part.depth[3:])
+    z = depth.flatten().index_select(0, hit).clamp(low, high)
     corner = part.mesh * (height * width) + top * width + left              # (K,) the box's first pixel
     offset = torch.arange(rows, device=device)[:, None] * width + torch.arange(columns, device=device)
-    offset = offset.flatten()                                               # (rows*columns,)
-    return corner[column] + offset[cell], _key(z, part.face[column])
+    pixel = corner.index_select(0, column) + offset.flatten().index_select(0, cell)
+    return pixel, _key(z, part.face.index_select(0, column))
 
 
 def _key(depth, face):
@@ -212,11 +218,11 @@ def _fragments(keys, corners, origins, count, height, width):
     total = corners.shape[3]
     centres = pixel_centres(width, keys.device), pixel_centres(height, keys.device)
     hit = (keys != NOTHING).nonzero()[:, 0]                                  # (n,)
-    face = keys[hit] & 0xFFFFFFFF
+    face = keys.index_select(0, hit) & 0xFFFFFFFF
     mesh, pixel = hit.div(height * width, rounding_mode="floor"), hit % (height * width)
     x, y = centres[0][pixel % width], centres[1][pixel.div(width, rounding_mode="floor")]    # (n,)
-    own = corners.reshape(3, 3, -1)[:, :, mesh * total + face]               # (3, 3, n)
-    origin, along = _edges(own[:2], origins[:, face])
+    own = _columns(corners.flatten(2), mesh * total + face)                  # (3, 3, n)
+    origin, along = _edges(own[:2], origins.index_select(1, face))
     edge = along[0] * (y - origin[1]) - along[1] * (x - origin[0])           # (3, n)
     whole = edge.sum(0)
     weight = torch.where(whole == 0, 1 / 3, edge / whole)                    # 0: too thin for float32 to tell

@@ -21,7 +21,7 @@ LIMIT_NORMAL_Z = 0.15                      # a pixel is kept where the transform
 SHORTEST = 1e-6                            # sums of cross products below this (metres²) stay short
 MARGIN_COLUMNS, MARGIN_ROWS = 2, 5         # rim of the UV grid mesh that has no cells
 # Images rendered together: what bounds the memory.
-AT_ONCE = {"cpu": 26, "cuda": 208}
+AT_ONCE = {"cpu": 26, "cuda": 104}
 
 
 def project(vertices, cam):
@@ -57,6 +57,11 @@ def grid_normals(points, cells):
     total[..., :-1, 1:] += both
     total[..., 1:, :-1] += both
     return functional.normalize(total, dim=1, eps=SHORTEST)
+
+
+def _rows(table, index):
+    """table[index], the fast way: table (R, ...), index (...) → (index's shape, row's shape)."""
+    return table.index_select(0, index.flatten()).reshape(*index.shape, *table.shape[1:])
 
 
 def _blend(values, index, weight):
@@ -145,7 +150,7 @@ class Renderer(nn.Module):
 
     def vertex_normals(self, vertices):
         """Unit normals (B, V, 3) of meshes (B, V, 3): sums of the triangles' cross products, normalised."""
-        corner = vertices.transpose(0, 1)[self.faces]                                  # (F, 3, B, 3)
+        corner = _rows(vertices.transpose(0, 1), self.faces)                           # (F, 3, B, 3)
         cross = torch.linalg.cross(corner[:, 1] - corner[:, 0], corner[:, 2] - corner[:, 0])
         total = functional.embedding_bag(self.fan_faces, cross.flatten(1), self.fan_starts, mode="sum")
         total = total.reshape(len(total), -1, 3).transpose(0, 1)                       # (V, B*3) → (B, V, 3)
@@ -200,13 +205,13 @@ class Renderer(nn.Module):
         """Per-vertex values (B, V, C) interpolated at the pixels: (B, C, H, W), 0 where nothing is seen."""
         count, total, channels = values.shape
         first = torch.arange(count, device=values.device)[:, None, None, None] * total
-        index = self.faces[seen.face_index.clamp(min=0)] + first                       # (B, H, W, 3)
+        index = _rows(self.faces, seen.face_index.clamp(min=0)) + first                # (B, H, W, 3)
         pixels = _blend(values.reshape(-1, channels), index.reshape(-1, 3), seen.bary.reshape(-1, 3))
         return pixels.reshape(*seen.face_index.shape, channels).permute(0, 3, 1, 2)
 
     def _uv_at_pixels(self, seen):
         """(B, H, W, 2): where in the UV maps each pixel looks, as `grid_sample` wants it."""
-        index = self.uv_faces[seen.face_index.clamp(min=0)].reshape(-1, 3)             # (B*H*W, 3)
+        index = _rows(self.uv_faces, seen.face_index.clamp(min=0)).reshape(-1, 3)      # (B*H*W, 3)
         return _blend(self.uv, index, seen.bary.reshape(-1, 3)).reshape(*seen.face_index.shape, 2)
 
     def _shade(self, normals, lights, keep):
