@@ -25,7 +25,7 @@ from common.images import read_image
 from deca.landmarks import CROP_SIZE, LandmarkDetector, crop_square, warp_square, whole_square
 
 NEIGHBOURS = (-2, -1, 0, 1, 2)      # frames of a clip that training may touch, relative to the apex
-OVERHANG = 0.05     # of its side: a square that leaves the picture by more is moved or shrunk into it
+OVERHANG = 0.03     # of its side: a square that leaves the picture by more is moved or shrunk into it
 # What a damaged cache file raises, by the place of the damage.
 UNREADABLE = (OSError, ValueError, KeyError, EOFError, NotImplementedError, RuntimeError, OverflowError,
               struct.error, zlib.error, zipfile.BadZipFile)
