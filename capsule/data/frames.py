@@ -242,9 +242,14 @@ def _notes(jobs, infos):
 
 
 def _write_manifest(clips, config, jobs, fallback):
-    """The clips in which no face was found, as JSON beside the crops, and one line about them."""
+    """The clips in which no face was found, as JSON beside the crops, and one line about them.
+
+    A part of a clip list (a few chosen clips) leaves the whole list's manifest alone.
+    """
     reference = {job.key: job.reference.name for job in jobs}
     path = Path(config.data_root) / "crops" / f"fallback_{clips.name}.json"
+    if len(jobs) < clips.notes["clips"]:
+        return
     write_json(path, {"clips": [{"clip": key, "frame": reference[key]} for key in fallback],
                       "what": "no face was found in this frame; the whole picture, squared, is the crop"})
     if fallback:

@@ -65,8 +65,9 @@ class Clips:
     """The clips of one experiment, in the order of the sheets.
 
     table: one row a clip, columns `COLUMNS`; frame paths are relative to the data root, "" where not on disk.
-    notes: what a reader of the results should know (JSON types only): name, protocol, subset, expected,
-    check, sheets, duplicates, corrections, order (rows whose frames are out of order), skipped.
+    notes: what a reader of the results should know (JSON types only): name, protocol, subset, clips (how
+    many), expected, check, sheets, rows, duplicates, corrections, order (rows whose frames are out of order),
+    skipped.
     """
 
     table: pd.DataFrame
@@ -289,6 +290,7 @@ def _check_counts(clips, config):
     expected = expected_counts(config)
     found = (len(clips.table), len(clips.subjects), clips.per_class)
     official = [SHEETS[data].rows for data in DATABASES[config.dataset]]
+    clips.notes["clips"] = len(clips.table)
     clips.notes["expected"] = expected and [*expected[:2], list(expected[2])]
     if not len(clips.table):
         raise InputError(f"{clips.notes['sheets'][0]}: no clip is left for --subset {config.subset}")
@@ -315,7 +317,8 @@ def _drop_missing(clips):
         print(f"  dropped by --skip-missing: {len(skipped)} clips without an apex frame on disk: "
               f"{', '.join(skipped[:SHOWN])}{' ...' if len(skipped) > SHOWN else ''}", flush=True)
     table = clips.table[there].reset_index(drop=True)
-    return Clips(table, clips.dataset, clips.class_names, {**clips.notes, "skipped": skipped})
+    notes = {**clips.notes, "clips": len(table), "skipped": skipped}
+    return Clips(table, clips.dataset, clips.class_names, notes)
 
 
 def _keys(table):

@@ -1,5 +1,6 @@
 """Frames on disk in every layout, the square of a clip, and the cache of crops."""
 
+import dataclasses
 import os
 import shutil
 import types
@@ -126,6 +127,16 @@ def test_faceless_clips_are_listed(database, capsys):
     manifest = read_json(database / "crops" / "fallback_casme_3.json")
     assert manifest["clips"][0] == {"clip": "casme/sub01/EP01_01f", "frame": "img11.jpg"}
     assert "no face found in 6 of 6 clips" in capsys.readouterr().out
+
+
+def test_a_part_of_the_clips_leaves_the_manifest_alone(database):
+    clips = load_clips(options(database))
+    face_crops(clips, options(database))
+    manifest = database / "crops" / "fallback_casme_3.json"
+    before = manifest.read_bytes()
+    part = dataclasses.replace(clips, table=clips.table.iloc[2:4].reset_index(drop=True))
+    assert face_crops(part, options(database)).fallback == tuple(clips.keys[2:4])
+    assert manifest.read_bytes() == before
 
 
 def test_missing_neighbours_are_counted_and_missing_apexes_listed(database):
