@@ -26,6 +26,8 @@ STYLE = {"font.size": 9, "axes.titlesize": 9, "axes.labelsize": 9, "xtick.labels
 PIXELS_PER_INCH = 200
 FULL_WIDTH = 7.1    # inches: two columns of a conference paper
 MOST_SUBJECT_NAMES = 80
+YAWS_SHOWN = ((0, -30), (3, -15), (6, 0), (9, 15), (12, 30))    # place in the stack of views, degrees
+MAP_COLOURS = "inferno"
 LEAK_LABEL = "each subject's best test epoch (leaks)"
 
 
@@ -169,4 +171,93 @@ def curve_figure(run):
         axes.xaxis.get_major_locator().set_params(integer=True)
     figure.legend(*right.get_legend_handles_labels(), loc="outside lower center", ncols=3)
     figure.suptitle(heading(run), fontsize=8)
+    return figure
+
+
+@_styled
+def clip_figure(run, clip):
+    """Where the network looked in one clip (a gradcam.ClipMaps): onset, apex, map, lengths, views. Figure."""
+    names, views = run.facts["class_names"], "views" in clip.maps
+    figure = _new_figure(FULL_WIDTH, 4.4 if views else 2.5)
+    top, *below = figure.subfigures(1 + views, 1, squeeze=False, height_ratios=[1.25, 1][:1 + views])[:, 0]
+    onset, apex, overlay, bars = top.subplots(1, 4, width_ratios=[1, 1, 1, 1.15])
+    _picture(onset, clip.onset, "onset", "not on disk")
+    _picture(apex, clip.apex, "apex")
+    if "crop" in clip.maps:
+        shown = _overlay(overlay, clip.apex, clip.maps["crop"], "map on the apex")
+    else:      # a network that sees the views alone
+        shown = _overlay(overlay, clip.views[6], clip.maps["views"], "map on the frontal view")
+    _length_bars(bars, clip, names)
+    if views:
+        for axes, (place, yaw) in zip(below[0].subplots(1, len(YAWS_SHOWN)), YAWS_SHOWN, strict=True):
+            shown = _overlay(axes, clip.views[place], clip.maps["views"], f"view at {yaw}°")
+        below[0].colorbar(shown, ax=below[0].axes, label="Grad-CAM", fraction=0.015, pad=0.01)
+    else:
+        top.colorbar(shown, ax=overlay, location="bottom", label="Grad-CAM", fraction=0.06, pad=0.03)
+    figure.suptitle(f"{heading(run)}\n{clip.key}: true {names[clip.truth]}, predicted "
+                    f"{names[clip.prediction]}", fontsize=8)
+    figure.supxlabel(_map_caption(clip), fontsize=7)
+    return figure
+
+
+def _map_caption(clip):
+    """One or two lines under a clip's figure: what the maps are, and what they are not."""
+    side = f"{clip.side}×{clip.side}"
+    lines = [f"Grad-CAM for the predicted class at the last backbone layer ({side}), each map scaled to its "
+             "own maximum."]
+    if "views" in clip.maps:
+        lines.append("The stack of 13 views has one map, laid over five of them: it does not tell the views "
+                     "apart.")
+    return "\n".join(lines)
+
+
+def _picture(axes, image, title, nothing=""):
+    """Show a picture (H, W, 3) or grey (H, W) without ticks; None: the words `nothing`."""
+    axes.set_title(title)
+    axes.set_axis_off()
+    if image is None:
+        axes.text(0.5, 0.5, nothing, ha="center", va="center", transform=axes.transAxes)
+        axes.set_aspect(1)
+    else:
+        axes.imshow(image, cmap="gray", vmin=0, vmax=255)
+
+
+def _overlay(axes, image, found, title):
+    """Show `found` (H, W) in [0, 1] over a greyed picture; returns what a colour bar needs."""
+    grey = image if image.ndim == 2 else image.mean(2)
+    _picture(axes, grey, title if found.max() > 0 else f"{title}\n(empty: nothing speaks for it)")
+    return axes.imshow(found, cmap=MAP_COLOURS, vmin=0, vmax=1, alpha=0.15 + 0.6 * found)
+
+
+def _length_bars(axes, clip, names):
+    """The network's output for each class; the true class is named in bold, the predicted one is filled."""
+    places = np.arange(len(names))
+    colours = [BLUE if label == clip.prediction else "white" for label in places]
+    axes.barh(places, clip.lengths, color=colours, edgecolor=BLUE)
+    axes.set_yticks(places, names, fontsize=7)
+    axes.get_yticklabels()[clip.truth].set_fontweight("bold")
+    axes.set(xlim=(0, max(1.0, float(clip.lengths.max()))), title="capsule length")
+    if clip.lengths.min() < 0:
+        axes.set_xlim(left=float(clip.lengths.min()) * 1.05)
+    axes.invert_yaxis()
+    axes.set_box_aspect(0.9)
+
+
+@_styled
+def mean_map_figure(run, means):
+    """The mean map of each predicted class and stream; `means`: gradcam.mean_maps' dict. Returns: Figure."""
+    names = run.facts["class_names"]
+    streams = sorted({stream for stream, _ in means})
+    figure = _new_figure(max(3.5, 1.0 + 1.5 * len(names)), 1.0 + 1.75 * len(streams))
+    grid = figure.subplots(len(streams), len(names), squeeze=False)
+    for (row, column), axes in np.ndenumerate(grid):
+        picture, found, count = means.get((streams[row], column), (None, None, 0))
+        title = f"{names[column]} ({count} clip{'s' * (count != 1)})"
+        if count:
+            shown = _overlay(axes, picture, found, title)
+        else:
+            _picture(axes, None, title, "never predicted")
+    figure.colorbar(shown, ax=grid, label="mean Grad-CAM", fraction=0.03, pad=0.02)
+    figure.suptitle(f"{heading(run)}\nmean map of the clips predicted as each class "
+                    f"({', then '.join(streams)})", fontsize=8)
     return figure

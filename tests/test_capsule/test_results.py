@@ -170,7 +170,7 @@ def test_any_value_in_an_experiment_file_is_either_used_or_named(tmp_path, key, 
     except InputError as error:
         assert "experiment.json" in str(error)
     else:
-        assert render(report([run])).count("Full") >= 3
+        assert render(report([run])).count(" Full ") >= 2      # the two baselines at least
 
 
 @pytest.mark.parametrize("name", ["../outside", "a/b", "", "..", "two\nlines", "\x1b[31mred"])

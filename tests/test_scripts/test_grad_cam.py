@@ -1,0 +1,203 @@
+"""Grad-CAM: the maps against autograd by hand, unsafe model files, and the real script on a tiny database."""
+
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.text import Text
+
+from capsule import gradcam
+from capsule.config import Config
+from capsule.data.protocol import load_clips
+from capsule.figures import clip_figure, mean_map_figure
+from capsule.modules import MECapsuleNetDualCA
+from capsule.results import read_run
+from common.errors import InputError
+from common.images import read_image
+from tests.fake_runs import change_json, write_run
+from tests.make_database import make_database
+
+ROOT = Path(__file__).parents[2]
+
+
+def make_run(root, model="resnet", streams=("crop",), reconstructor=None):
+    """A tiny CASME II and an experiment on it whose folds' models are untrained networks. Returns: Run."""
+    make_database(root / "data", "casme", subjects=2, clips_per_subject=3)
+    config = Config(script="train_fake", dataset="casme", model=model, quick=True, pretrained=False,
+                    data_root=str(root / "data"), result_root=str(root / "result"))
+    clips = load_clips(config)
+    rows = [{**row, "label": int(row["label"])} for row in
+            clips.table[["data", "subject", "clip", "data_sub", "label"]].to_dict("records")]
+    stored = {**config.identity, "streams": list(streams), "images": 30}
+    if reconstructor or streams == ("crop",):
+        stored["reconstructor"] = reconstructor
+    write_run(root / "result", rows=rows, dataset="casme", synthetic=False, config=stored)
+    run = read_run(root / "result", "fake")
+    (run.folder / "models").mkdir()
+    for seed, data_sub in enumerate(run.folds):
+        torch.manual_seed(seed)
+        network = gradcam.build_network(config, streams, 3)
+        torch.save(network.state_dict(), run.folder / "models" / f"{data_sub}.pt")
+    return run
+
+
+def run_script(root, *arguments):
+    return subprocess.run([sys.executable, str(ROOT / "grad_cam_visual.py"), "--experiment", "fake",
+                           "--result-root", str(root / "result"), "--data-root", str(root / "data"),
+                           "--device", "cpu", *arguments], capture_output=True, text=True, cwd=ROOT,
+                          timeout=300, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+
+def test_maps_of_both_streams_equal_grad_cam_by_hand():
+    torch.manual_seed(0)
+    model = MECapsuleNetDualCA(3, pretrained=False, width=0.25, input_size=(152, 152)).eval()
+    inputs = [torch.rand(1, 3, 152, 152), torch.rand(1, 13, 152, 152)]
+    before = [x.clone() for x in inputs]
+    maps, outputs, side = gradcam.activation_maps(model, inputs, label=1)
+    assert side == 19 and outputs.shape == (3,)
+    kept = []
+    hooks = [layer.register_forward_hook(lambda module, given, out: kept.append(out))
+             for layer in gradcam.target_layers(model)]
+    output = model(*inputs)
+    assert outputs == pytest.approx(output[0].detach().numpy(), abs=1e-6)
+    gradients = torch.autograd.grad(output[0, 1], kept)
+    for found, activation, gradient in zip(maps, kept, gradients, strict=True):
+        weights = gradient.mean((2, 3), keepdim=True)
+        expected = torch.relu((weights * activation).sum(1, keepdim=True)).detach()
+        expected = expected - expected.min()
+        expected = torch.nn.functional.interpolate(expected / (1e-7 + expected.max()), (152, 152),
+                                                   mode="bilinear", align_corners=False)[0, 0].numpy()
+        assert found == pytest.approx(expected / (1e-7 + expected.max()), abs=0.02)
+    for hook in hooks:
+        hook.remove()
+    assert all(torch.equal(x, y) for x, y in zip(inputs, before, strict=True))
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(("model", "streams"), [
+    ("resnet", ("crop",)), ("vgg", ("views",)), ("MECapsuleNetDual", ("crop", "views")), ("VGG", ("crop",)),
+    ("ResNet", ("crop",))])
+def test_every_network_gives_a_map_for_each_stream(model, streams):
+    config = Config(script="s", dataset="synthetic", model=model, quick=True)
+    network = gradcam.build_network(config, streams, 3).eval()
+    pictures = {"crop": torch.randint(256, (3, 224, 224), dtype=torch.uint8),
+                "views": torch.randint(256, (13, 224, 224), dtype=torch.uint8)}
+    clip = gradcam.explain(network, config.input_size, streams, "synthetic/s/c", 2, pictures)
+    assert set(clip.maps) == set(streams)
+    assert all(found.shape == (224, 224) and found.min() >= 0 and found.max() <= 1.001
+               for found in clip.maps.values())
+    assert clip.prediction == clip.lengths.argmax()
+    assert clip.apex.shape == (224, 224, 3)
+
+
+def test_networks_that_no_script_makes_are_refused():
+    config = Config(script="s", dataset="synthetic", model="VGG", quick=True)
+    with pytest.raises(InputError, match="no such network"):
+        gradcam.build_network(config, ("crop", "views"), 3)
+
+
+class Touch:
+    """A pickle of this makes the file `path` when it is opened carelessly."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+@pytest.mark.parametrize("how", ["torch", "pickle", "rubbish", "list", "other"])
+def test_a_model_file_that_is_no_state_dict_is_refused_and_nothing_runs(tmp_path, how):
+    run = make_run(tmp_path)
+    config = gradcam.config_of(run, tmp_path / "data", "cpu")
+    gradcam.load_model(run, run.folds[0], config, torch.device("cpu"))
+    path, made = gradcam.model_path(run, run.folds[0]), tmp_path / "made"
+    if how == "torch":
+        torch.save({"weight": Touch(made)}, path)
+    elif how == "pickle":
+        path.write_bytes(pickle.dumps(Touch(made)))
+    elif how == "rubbish":
+        path.write_bytes(b"\x00rubbish" * 100)
+    elif how == "list":
+        torch.save([1, 2], path)
+    else:
+        torch.save({"weight": torch.zeros(2)}, path)
+    with pytest.raises(InputError) as caught:
+        gradcam.load_model(run, run.folds[0], config, torch.device("cpu"))
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+    assert not made.exists()
+
+
+def test_a_model_that_is_a_link_out_of_the_results_is_refused(tmp_path):
+    run = make_run(tmp_path)
+    path = gradcam.model_path(run, run.folds[0])
+    outside = tmp_path / "outside.pt"
+    path.rename(outside)
+    path.symlink_to(outside)
+    with pytest.raises(InputError, match="leads out of"):
+        gradcam.model_path(run, run.folds[0])
+
+
+def test_clip_figure_says_what_it_shows(tmp_path):
+    run = make_run(tmp_path)
+    found = np.linspace(0, 1, 224 * 224).reshape(224, 224)
+    picture = np.full((224, 224, 3), 90, np.uint8)
+    clip = gradcam.ClipMaps("casme/sub01/EP01_01f", 0, 1, np.array([0.1, 0.7, 0.3]), picture, None,
+                            np.zeros((13, 224, 224), np.uint8), {"crop": found, "views": 0 * found}, 28)
+    figure = clip_figure(run, clip)
+    shown = " | ".join(text.get_text() for text in figure.findobj(Text))
+    for words in ("true negative, predicted positive", "not on disk", "28×28", "view at 30°",
+                  "does not tell the views apart", "view at -30°", "nothing speaks for it", "quick"):
+        assert words in shown
+    bars = [axes for axes in figure.findobj(lambda thing: hasattr(thing, "patches"))
+            if len(axes.patches) == 3]
+    assert [bar.get_width() for bar in bars[0].patches] == pytest.approx([0.1, 0.7, 0.3])
+
+
+def test_mean_maps_average_the_clips_of_a_predicted_class(tmp_path):
+    run = make_run(tmp_path)
+    views = np.stack([np.full((4, 4), 10 * i, np.uint8) for i in range(13)])
+
+    def clip(prediction, level):
+        return gradcam.ClipMaps("k", 0, prediction, np.eye(3)[prediction], np.full((4, 4, 3), 100, np.uint8),
+                                None, views, {"crop": np.full((4, 4), level), "views": np.ones((4, 4))}, 28)
+
+    means = gradcam.mean_maps([clip(1, 0.2), clip(1, 0.6), clip(2, 1.0)])
+    assert set(means) == {(stream, label) for stream in ("crop", "views") for label in (1, 2)}
+    picture, found, count = means["crop", 1]
+    assert found == pytest.approx(0.4) and count == 2 and (picture == 100).all()
+    assert (means["views", 2][0] == 60).all()      # the frontal view, yaw 0
+    shown = [text.get_text() for text in mean_map_figure(run, means).findobj(Text)]
+    assert "never predicted" in shown and "positive (2 clips)" in shown and "surprise (1 clip)" in shown
+
+
+def test_script_draws_one_clip_or_all_of_them(tmp_path):
+    run = make_run(tmp_path)
+    done = run_script(tmp_path)
+    assert done.returncode == 0, done.stderr
+    folder = run.folder / "grad_cam"
+    names = {path.name for path in folder.iterdir()}
+    assert names == {"casme_sub01_EP01_01f.png", "casme_sub01_EP01_01f.pdf"}
+    done = run_script(tmp_path, "--all")
+    assert done.returncode == 0, done.stderr
+    pictures = sorted(path.stem for path in folder.glob("*.png"))
+    assert len(pictures) == 7 and "mean_maps" in pictures and "casme_sub02_EP03_01f" in pictures
+    assert all(read_image(path).std() > 5 for path in folder.glob("*.png"))
+
+
+def test_script_ends_with_one_line_where_it_cannot_go_on(tmp_path):
+    run = make_run(tmp_path)
+    done = run_script(tmp_path, "--clip", "casme/sub09/EP01_01f")
+    assert done.returncode == 2 and "casme/sub01/EP01_01f" in done.stderr
+    (run.folder / "models/casme_sub02.pt").unlink()
+    done = run_script(tmp_path, "--clip", "casme/sub02/EP01_01f")
+    assert done.returncode == 2 and "--save-models" in done.stderr
+    change_json(run.folder / "experiment.json", config={"streams": ["crop"], "epochs": "many"})
+    done = run_script(tmp_path)
+    assert done.returncode == 2 and "experiment.json" in done.stderr
+    assert "Traceback" not in done.stderr
