@@ -21,7 +21,7 @@ LIMIT_NORMAL_Z = 0.15                      # a pixel is kept where the transform
 SHORTEST = 1e-6                            # sums of cross products below this (metres²) stay short
 MARGIN_COLUMNS, MARGIN_ROWS = 2, 5         # rim of the UV grid mesh that has no cells
 # Images rendered together: what bounds the memory.
-AT_ONCE = {"cpu": 26, "cuda": 104}
+AT_ONCE = {"cpu": 13, "cuda": 104}
 
 
 def project(vertices, cam):
@@ -62,6 +62,12 @@ def grid_normals(points, cells):
 def _rows(table, index):
     """table[index], the fast way: table (R, ...), index (...) → (index's shape, row's shape)."""
     return table.index_select(0, index.flatten()).reshape(*index.shape, *table.shape[1:])
+
+
+def _turn(points, matrices):
+    """Row vectors (..., 3) by matrices (..., k, 3) → (..., k). Not a matrix product: full precision (no TF32)
+    and the same bits in any batch."""
+    return (matrices * points[..., None, :]).sum(-1)
 
 
 def _blend(values, index, weight):
@@ -188,7 +194,7 @@ class Renderer(nn.Module):
         if not len(self.border):
             return maps
         # The origin, seen from the turned head: v with R (v - root) + root = 0.
-        origin = root[:, None] - torch.einsum("yji,bj->byi", rotations, root)          # (B, Y, 3)
+        origin = root[:, None] - _turn(root[:, None], rotations.transpose(1, 2))       # (B, Y, 3)
         near = points.flatten(2)[:, None, :, self.border_around]                       # (B, 1, 3, n, 3, 3)
         inside = self.uv_inside.flatten()[self.border_around]                          # (n, 3, 3)
         near = torch.where(inside, near, origin[..., None, None, None])                # (B, Y, 3, n, 3, 3)
@@ -214,11 +220,13 @@ class Renderer(nn.Module):
         index = _rows(self.uv_faces, seen.face_index.clamp(min=0)).reshape(-1, 3)      # (B*H*W, 3)
         return _blend(self.uv, index, seen.bary.reshape(-1, 3)).reshape(*seen.face_index.shape, 2)
 
-    def _shade(self, normals, lights, keep):
-        """Normals (B, 3, H, W), directions to the lights ([B,] 5, 3), keep (B, H, W) → grey (B, H, W)."""
-        towards = (lights @ normals.flatten(2)).clamp(0, 1)                            # (B, 5, H*W)
-        grey = towards.mean(1) * (LIGHT_INTENSITY * GREY)
-        return grey.reshape(keep.shape) * keep
+    @staticmethod
+    def _shade(normals, lights, keep):
+        """Normals (B, 3, H, W), lights' directions (B or 1, 5, 3), keep (B, H, W) → grey (B, H, W)."""
+        total = 0
+        for light in lights[..., None, None].unbind(1):                                # (B or 1, 3, 1, 1)
+            total = total + (light * normals).sum(1).clamp(0, 1)
+        return total * (LIGHT_INTENSITY * GREY / len(LIGHTS)) * keep
 
     def _chunks(self, count, views=1):
         step = max(1, AT_ONCE.get(self.faces.device.type, AT_ONCE["cpu"]) // views)
@@ -269,7 +277,7 @@ class Renderer(nn.Module):
         else:
             normals = functional.grid_sample(self.detail_normals(vertices, normals, displacement),
                                              self._uv_at_pixels(seen), align_corners=False)
-        return self._shade(normals, self.lights, keep)[:, None].expand(-1, 3, -1, -1)
+        return self._shade(normals, self.lights[None], keep)[:, None].expand(-1, 3, -1, -1)
 
     @torch.no_grad()
     def views(self, vertices, root, yaws_degrees=YAWS, cam=VIEW_CAMERA, displacement=None):
@@ -294,15 +302,15 @@ class Renderer(nn.Module):
         count = len(vertices) * len(rotations)
         normals = self.vertex_normals(vertices)
         maps = self._turned_maps(vertices, normals, displacement, root, rotations).flatten(0, 1)
-        turned = torch.einsum("yij,bvj->byvi", rotations, vertices - root[:, None]) + root[:, None, None]
+        turned = _turn((vertices - root[:, None])[:, None], rotations[:, None]) + root[:, None, None]
         projected = project(turned.flatten(0, 1), cam.expand(count, 3))                # (B*Y, V, 3)
         seen = rasterize(projected, self.faces, self.image_size, self.image_size, self.backend)
         # Projection negates y and z, so the transformed normal's z is minus the turned normal's.
         scaled = self.vertex_normals(vertices * cam[0])
-        facing = -torch.einsum("yj,bvj->byv", rotations[:, 2], scaled)                 # (B, Y, V)
-        facing = facing.flatten(0, 1)[..., None]                                       # → (B*Y, V, 1)
+        facing = -_turn(scaled[:, None], rotations[:, None, 2:]).flatten(0, 1)         # (B*Y, V, 1)
         keep = (seen.face_index >= 0) & (self._at_pixels(seen, facing)[:, 0] < LIMIT_NORMAL_Z)
         pixels = functional.grid_sample(maps, self._uv_at_pixels(seen), align_corners=False)
         # n' · l = (R n) · l = n · (Rᵀ l): the lights are turned back, not the map forward.
-        lights = (self.lights @ rotations).repeat(len(vertices), 1, 1)                 # (B*Y, 5, 3)
+        lights = _turn(self.lights, rotations.transpose(1, 2)[:, None])                # (Y, 5, 3)
+        lights = lights.repeat(len(vertices), 1, 1)                                    # → (B*Y, 5, 3)
         return self._shade(pixels, lights, keep).reshape(len(vertices), len(rotations), *keep.shape[1:])

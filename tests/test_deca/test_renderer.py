@@ -247,7 +247,7 @@ def test_batches_and_chunks_give_the_same_bits(head, renderer, displacement, mon
     monkeypatch.setitem(renderer_module.AT_ONCE, "cpu", 1)
     for k in range(3):
         one = renderer.views(vertices[k:k + 1], root[:1], (-20, 15), displacement=detail[k:k + 1])
-        assert torch.allclose(one, whole[k:k + 1], atol=1e-6)
+        assert torch.equal(one, whole[k:k + 1])
     assert torch.equal(renderer.render(vertices, torch.tensor([[8.0, 0, 0]] * 3)), shapes)
     assert renderer.views(vertices[:0], root[:0]).shape == (0, 13, 224, 224)
     assert renderer.render(vertices[:0], torch.zeros(0, 3)).shape == (0, 3, 224, 224)
@@ -277,8 +277,10 @@ def test_wrong_calls_are_refused(head, renderer):
 
 
 @pytest.mark.skipif(importlib.util.find_spec("pytorch3d") is None, reason="pytorch3d is not installed")
-def test_pytorch3d_draws_the_same_picture(head, renderer, displacement):
-    other = Renderer(head, rasterizer="pytorch3d")
-    ours, theirs = (one.views(meshes(head), torch.zeros(1, 3), (-30, 10), displacement=displacement)
-                    for one in (renderer, other))
+def test_pytorch3d_draws_the_same_picture(displacement):
+    small = ball_head(rows=24, columns=30)             # pytorch3d takes seconds a view with more triangles
+    ours, theirs = (
+        Renderer(small, image_size=112, rasterizer=name).views(
+            meshes(small), torch.zeros(1, 3), (-30, 10), displacement=displacement)
+        for name in ("torch", "pytorch3d"))
     assert ((ours - theirs).abs() < 1e-3).float().mean() > 0.999
