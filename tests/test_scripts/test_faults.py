@@ -1,0 +1,123 @@
+"""Runs that are killed, shared or stopped end as if nothing had happened."""
+
+import random
+import re
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.make_database import make_database
+from tests.scripts import folds, run_script, start_script
+
+SCRIPT = "train_me_loso_casme_3d_dual.py"
+OPTIONS = ("--dataset", "casme", "--quick", "--epochs", "3", "--device", "cpu", "--no-tensorboard")
+KILLS = 10
+
+
+def _data(folder):
+    return make_database(folder, "casme", subjects=3)
+
+
+def _start(data_root, result_root):
+    return start_script(SCRIPT, *OPTIONS, "--data-root", data_root, "--result-root", result_root)
+
+
+def _tree(folder, *endings):
+    """{path below `folder`: bytes} of its files with these endings."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(Path(folder).rglob("*"))
+            if path.suffix in endings and path.is_file() and not path.name.startswith(".")}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """Data and results of a run never interrupted, and how long it took."""
+    data, result = tmp_path_factory.mktemp("data"), tmp_path_factory.mktemp("result")
+    began = time.monotonic()
+    process = _start(_data(data), result)
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    return data, result, time.monotonic() - began
+
+
+def test_killed_at_ten_random_moments(undisturbed, tmp_path, monkeypatch):
+    data, result, seconds = undisturbed
+    moments = random.Random(4)
+    _data(tmp_path / "data")
+    for _ in range(KILLS):
+        process = _start(tmp_path / "data", tmp_path / "result")
+        try:
+            process.communicate(timeout=moments.uniform(0.3, 0.9) * seconds)
+        except Exception:
+            process.send_signal(signal.SIGKILL)
+            process.communicate()
+    process = _start(tmp_path / "data", tmp_path / "result")
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    assert len(folds(result)) == 3
+    assert folds(tmp_path / "result") == folds(result)
+    assert _tree(tmp_path / "data/views", ".jpg") == _tree(data / "views", ".jpg")
+    for root in (result, tmp_path / "result"):
+        assert run_script(monkeypatch, "get_result_log.py", "--result-root", root, "--no-figures") == 0
+    assert _tree(tmp_path / "result", ".csv") == _tree(result, ".csv")
+
+
+def test_get_result_log_killed_leaves_whole_files(undisturbed, tmp_path):
+    _, result, _ = undisturbed
+    moments = random.Random(5)
+    for _ in range(3):
+        process = start_script("get_result_log.py", "--result-root", result)
+        time.sleep(moments.uniform(1.0, 4.0))
+        process.kill()
+        process.communicate()
+    process = start_script("get_result_log.py", "--result-root", result)
+    process.communicate(timeout=120)
+    assert process.returncode == 0
+    rows = (result / "predictions.csv").read_text().splitlines()
+    assert len(rows) == 1 + 2 * 9                  # a header, and nine clips in two evaluations
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_stopping_says_how_to_go_on(undisturbed, tmp_path, number):
+    data, _, _ = undisturbed
+    process = _start(data, tmp_path)
+    while "to train" not in process.stdout.readline():
+        pass
+    time.sleep(0.5)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "run the same command again to go on" in errors.strip().splitlines()[-1]
+    assert "Traceback" not in errors
+
+
+def test_two_runs_share_the_folds(undisturbed, tmp_path):
+    data, result, _ = undisturbed
+    both = [_start(data, tmp_path) for _ in range(2)]
+    trained = []
+    for process in both:
+        _, errors = process.communicate(timeout=300)
+        assert process.returncode == 0, errors
+        trained += sorted(set(re.findall(r"(casme_sub\d+): +\d+%", errors)))    # its progress bars
+    assert sorted(trained) == ["casme_sub01", "casme_sub02", "casme_sub03"]        # none twice
+    assert folds(tmp_path) == folds(result)
+
+
+def test_a_read_only_result_folder_gives_one_line(undisturbed, tmp_path, monkeypatch, capsys):
+    data, _, _ = undisturbed
+    blocked = tmp_path / "result"
+    blocked.write_text("a file where the folder should be")
+    assert run_script(monkeypatch, SCRIPT, *OPTIONS, "--data-root", data, "--result-root", blocked) == 2
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert str(blocked) in line and "write" in line
+
+
+def test_a_broken_fold_file_is_named(undisturbed, tmp_path, monkeypatch, capsys):
+    data, _, _ = undisturbed
+    options = (*OPTIONS, "--folds", "0:1", "--data-root", data, "--result-root", tmp_path)
+    assert run_script(monkeypatch, SCRIPT, *options) == 0
+    path = next(tmp_path.glob("*/folds/*.json"))
+    path.write_text(path.read_text()[:100])
+    assert run_script(monkeypatch, SCRIPT, *options) == 2
+    assert "not a readable JSON file" in capsys.readouterr().err

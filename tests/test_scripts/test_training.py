@@ -1,0 +1,181 @@
+"""Every training script, the real file, whole, on a generated two-subject database."""
+
+import json
+import logging
+
+import pytest
+import torch
+
+from tests.make_database import make_database
+from tests.scripts import folds, run_script
+
+QUICK = ("--quick", "--epochs", "2", "--device", "cpu")
+SCRIPTS = ("train_me_loso.py", "train_me_loso_samm_baseline.py", "train_me_loso_composite_3d.py",
+           "train_me_loso_casme_3d_dual.py")
+
+
+@pytest.fixture(scope="module")
+def data_root(tmp_path_factory):
+    return make_database(tmp_path_factory.mktemp("data"), "composite")
+
+
+def _only_fold(result_root):
+    """The one fold file there is."""
+    (value,) = folds(result_root).values()
+    return value
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_whole(script, data_root, tmp_path, monkeypatch, capsys):
+    options = ("--dataset", "casme", "--data-root", data_root, "--result-root", tmp_path, *QUICK)
+    assert run_script(monkeypatch, script, *options) == 0
+    found = folds(tmp_path)
+    assert [value["data_sub"] for value in found.values()] == ["casme_sub01", "casme_sub02"]
+    for value in found.values():
+        assert len(value["clips"]) == len(value["y_true"]) == len(value["lengths"]) == 3
+        assert len(value["loss"]) == len(value["paper"]) == len(value["strict"]) == 2
+        assert value["strict"][-1] == [max(range(3), key=row.__getitem__) for row in value["lengths"]]
+        assert value["config"]["quick"] and value["pretrained"] is False
+        assert value["reconstructor"] == ("landmarks" if "3d" in script else None)
+    experiment = json.loads(next(tmp_path.glob("*/experiment.json")).read_text())
+    assert experiment["folds"] == ["casme_sub01", "casme_sub02"] and len(experiment["clips"]) == 6
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/folds/*.json")}
+    assert run_script(monkeypatch, script, *options) == 0
+    assert "2 of 2 folds are finished already" in capsys.readouterr().out
+    assert before == {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/folds/*.json")}
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_the_held_out_labels_reach_no_prediction(script, data_root, tmp_path, monkeypatch):
+    """SPEC section 7: with the test fold's labels permuted, every prediction of every epoch stays."""
+    options = ("--dataset", "casme", "--folds", "1:2", "--data-root", data_root, *QUICK)
+    assert run_script(monkeypatch, script, *options, "--result-root", tmp_path / "true") == 0
+    import capsule.data.protocol as protocol
+    coded = protocol._coded
+
+    def permuted(*arguments):
+        table, notes = coded(*arguments)
+        mine = table["subject"] == "sub02"
+        return table.assign(label=table["label"].where(~mine, (table["label"] + 1) % 3)), notes
+
+    monkeypatch.setattr(protocol, "_coded", permuted)
+    assert run_script(monkeypatch, script, *options, "--result-root", tmp_path / "permuted") == 0
+    true, changed = _only_fold(tmp_path / "true"), _only_fold(tmp_path / "permuted")
+    assert true["y_true"] != changed["y_true"]
+    for name in ("paper", "strict", "lengths", "loss"):
+        assert true[name] == changed[name]
+
+
+def test_a_fold_alone_gives_the_same_numbers(data_root, tmp_path, monkeypatch):
+    options = ("--dataset", "smic", "--data-root", data_root, *QUICK)
+    assert run_script(monkeypatch, "train_me_loso.py", *options, "--result-root", tmp_path / "all") == 0
+    for part in ("1:2", "0:1"):
+        assert run_script(monkeypatch, "train_me_loso.py", *options, "--folds", part,
+                          "--result-root", tmp_path / "parts") == 0
+    assert folds(tmp_path / "all") == folds(tmp_path / "parts")
+
+
+def test_workers_give_the_same_numbers(data_root, tmp_path, monkeypatch):
+    options = ("--dataset", "composite", "--data-root", data_root, *QUICK)
+    assert run_script(monkeypatch, "train_me_loso.py", *options, "--result-root", tmp_path / "turn") == 0
+    assert run_script(monkeypatch, "train_me_loso.py", *options, "--workers", "2",
+                      "--result-root", tmp_path / "parallel") == 0
+    assert len(folds(tmp_path / "turn")) == 6
+    assert folds(tmp_path / "turn") == folds(tmp_path / "parallel")
+
+
+def test_another_configuration_is_refused(data_root, tmp_path, monkeypatch, capsys):
+    options = ("--dataset", "samm", "--data-root", data_root, "--result-root", tmp_path, "--quick")
+    assert run_script(monkeypatch, "train_me_loso.py", *options, "--epochs", "1") == 0
+    before = folds(tmp_path, drop=())
+    assert run_script(monkeypatch, "train_me_loso.py", *options, "--epochs", "2") == 2
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "another configuration (epochs 1 there, 2 now)" in line
+    assert folds(tmp_path, drop=()) == before
+
+
+def test_kept_models_load_and_predict_what_was_written(data_root, tmp_path, monkeypatch):
+    from capsule.data import augment, face_crops, load_clips
+    from capsule.data.sampling import apex_rows
+    from capsule.experiment import Experiment
+    from capsule.modules import MECapsuleNet
+    from tests.scripts import ROOT
+
+    assert ROOT.is_dir() and Experiment
+    options = ("--dataset", "casme", "--data-root", data_root, "--result-root", tmp_path, *QUICK)
+    run = (*options, "--save-models", "--precision", "fp32", "--folds", "0:1")
+    assert run_script(monkeypatch, "train_me_loso.py", *run) == 0
+    fold = _only_fold(tmp_path)
+    state = torch.load(next(tmp_path.glob("*/models/casme_sub01.pt")), weights_only=True)
+    model = MECapsuleNet((3, 152, 152), 3, pretrained=False, width=0.25)
+    model.load_state_dict(state)
+    from types import SimpleNamespace
+    config = SimpleNamespace(dataset="casme", classes=3, protocol="dsnca", subset="all", skip_missing=False,
+                             data_root=str(data_root))
+    clips = load_clips(config)
+    crops = face_crops(clips, config)
+    inputs = augment.strict_batch([crops.images[apex_rows(crops, [0, 1, 2])]], 152)
+    with torch.inference_mode():
+        lengths = model.eval()(*inputs)
+    assert torch.allclose(lengths, torch.tensor(fold["lengths"]), atol=1e-4)
+
+
+def test_a_fold_whose_loss_is_nan_is_named_and_the_others_go_on(data_root, tmp_path, monkeypatch, capsys):
+    from capsule.loso import Trainer
+
+    honest = Trainer._train_epoch
+
+    def broken(self, step, rows, draws):
+        value = honest(self, step, rows, draws)
+        test = set(range(len(self.clips.table))) - set(self.index.clip[rows].tolist())
+        return float("nan") if self.clips.table["subject"].iloc[min(test)] == "sub01" else value
+
+    monkeypatch.setattr(Trainer, "_train_epoch", broken)
+    options = ("--dataset", "casme", "--data-root", data_root, "--result-root", tmp_path, *QUICK)
+    assert run_script(monkeypatch, "train_me_loso.py", *options) == 1
+    assert "fold casme_sub01 failed: the loss is nan in epoch 1 (fold seed" in capsys.readouterr().out
+    assert [value["data_sub"] for value in folds(tmp_path).values()] == ["casme_sub02"]
+    assert json.loads(next(tmp_path.glob("*/failed/casme_sub01.json")).read_text())["fold_seed"] > 0
+    monkeypatch.setattr(Trainer, "_train_epoch", honest)
+    assert run_script(monkeypatch, "train_me_loso.py", *options) == 0
+    assert len(folds(tmp_path)) == 2 and not list(tmp_path.glob("*/failed/*"))
+
+
+@pytest.mark.parametrize(("options", "words"), [
+    (("--dataset", "nothing"), "invalid choice: 'nothing'"),
+    (("--data-root", "nowhere"), "--data-root nowhere: no such folder"),
+    (("--dataset", "smic", "--classes", "5"), "only casme"),
+    (("--epochs", "0"), "--epochs 0: must be more than 0"),
+    (("--folds", "7"), "--folds 7: write a range"),
+    (("--folds", "7:9"), "--folds 7:9: selects no fold"),
+    (("--device", "tpu"), "--device tpu: unknown"),
+    (("--experiment", "../up"), "must be a plain folder name"),
+])
+def test_unusable_options_give_one_line(options, words, data_root, tmp_path, monkeypatch, capsys):
+    given = ("--dataset", "casme", "--data-root", data_root, "--result-root", tmp_path, "--quick", *options)
+    assert run_script(monkeypatch, "train_me_loso.py", *given) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert words in lines[-1] and "Traceback" not in "\n".join(lines)
+    assert not list(tmp_path.glob("*/folds/*"))
+
+
+def test_one_subject_is_refused(tmp_path, monkeypatch, capsys):
+    root = make_database(tmp_path / "data", "casme", subjects=1)
+    given = ("--dataset", "casme", "--data-root", root, "--result-root", tmp_path / "result", "--quick")
+    assert run_script(monkeypatch, "train_me_loso.py", *given) == 2
+    assert "1 subject(s); leaving one subject out needs at least two" in capsys.readouterr().err
+
+
+def test_a_failed_download_is_said_once(data_root, tmp_path, monkeypatch, caplog):
+    """Full size, one epoch of one fold: without the ImageNet weights training starts from random ones."""
+    import capsule.modules.backbone as backbone
+
+    backbone.imagenet_weights.cache_clear()
+    monkeypatch.setattr(backbone.IMAGENET["resnet"].__class__, "get_state_dict",
+                        lambda *arguments, **options: (_ for _ in ()).throw(OSError("no network")))
+    options = ("--dataset", "casme", "--folds", "0:1", "--epochs", "1", "--data-root", data_root)
+    with caplog.at_level(logging.WARNING):
+        assert run_script(monkeypatch, "train_me_loso.py", *options, "--result-root", tmp_path) == 0
+    assert [record.message.count("no network") for record in caplog.records].count(1) == 1
+    assert _only_fold(tmp_path)["pretrained"] is False
+    backbone.imagenet_weights.cache_clear()
