@@ -22,6 +22,7 @@ CROP_SIZE = 224
 LONGEST_SIDE = 1600     # pixels; a larger picture is shrunk for the search, or it would take many seconds
 SMALLEST_SIDE = 16      # pixels; nothing can be found in less
 BORDER = 1 / 14         # of the longer side, black, round the picture: tight crops leave the detector no room
+FAINT = 1 / 3           # a box with less than this part of the best box's score is no face but a pattern
 PATCH_SIZE = 400        # pixels that the face's box has where the landmarks are predicted
 PATCH_MARGIN = 0.4      # of the box, kept on each side: the landmarks may lie outside the box
 
@@ -90,8 +91,9 @@ class LandmarkDetector:
         border = math.ceil(max(small.shape[:2]) * BORDER)
         small = cv2.copyMakeBorder(small, border, border, border, border, cv2.BORDER_CONSTANT)
         for times_doubled in (0, 1):
-            found = self._detector(small, times_doubled)
-            if len(found) > 0:
+            found, scores, _ = self._detector.run(small, times_doubled, 0.0)
+            found = [rect for rect, score in zip(found, scores, strict=True) if score >= FAINT * max(scores)]
+            if found:
                 largest = max(found, key=lambda rect: rect.area())
                 box = tuple((side - border) / shrink for side in (largest.left(), largest.top(),
                                                                   largest.right(), largest.bottom()))
