@@ -173,20 +173,25 @@ def _draw(keys, triangles, classes, height, width):
     begin = 0
     for rows, columns, count in classes:
         step = max(1, at_once // (rows * columns))
+        band = min(rows, max(1, at_once // columns))                   # a very large box goes band by band
         for first in range(begin, begin + count, step):
             block = slice(first, min(first + step, begin + count))
             part = _Triangles(*(field[..., block] for field in triangles))
-            pixel, key = _candidates(part, centres, rows, columns)
-            keys.scatter_reduce_(0, pixel, key, "amin")
+            left = part.start[0].clamp(max=width - columns)            # a padded box stays inside the image
+            top = part.start[1].clamp(max=height - rows)
+            for down in range(0, rows, band):
+                pixel, key = _candidates(part, centres, left, top + down, min(band, rows - down), columns)
+                keys.scatter_reduce_(0, pixel, key, "amin")
         begin += count
 
 
-def _candidates(part, centres, rows, columns):
-    """The pixels (n,) inside the K triangles of `part`, and their keys (n,); all boxes rows x columns."""
+def _candidates(part, centres, left, top, rows, columns):
+    """The pixels (n,) inside the K triangles of `part`, and their keys (n,).
+
+    Looks at rows x columns pixels for each triangle, from column `left` (K,) and row `top` (K,) on.
+    """
     device = part.face.device
     height, width = len(centres[1]), len(centres[0])
-    left = part.start[0].clamp(max=width - columns)                    # a padded box stays inside the image
-    top = part.start[1].clamp(max=height - rows)
     x = centres[0][left + torch.arange(columns, device=device)[:, None]]    # (columns, K)
     y = centres[1][top + torch.arange(rows, device=device)[:, None]]        # (rows, K)
     across = -part.along[1][:, None] * (x - part.origin[0][:, None])        # (3, columns, K)
@@ -215,27 +220,31 @@ def _key(depth, face):
 
 def _fragments(keys, corners, origins, count, height, width):
     """Keys (B*H*W,) → Fragments; barycentric coordinates are computed at the winning face."""
-    total = corners.shape[3]
-    centres = pixel_centres(width, keys.device), pixel_centres(height, keys.device)
-    hit = (keys != NOTHING).nonzero()[:, 0]                                  # (n,)
-    face = keys.index_select(0, hit) & 0xFFFFFFFF
-    mesh, pixel = hit.div(height * width, rounding_mode="floor"), hit % (height * width)
-    x, y = centres[0][pixel % width], centres[1][pixel.div(width, rounding_mode="floor")]    # (n,)
-    own = _columns(corners.flatten(2), mesh * total + face)                  # (3, 3, n)
-    origin, along = _edges(own[:2], origins.index_select(1, face))
-    edge = along[0] * (y - origin[1]) - along[1] * (x - origin[0])           # (3, n)
-    whole = edge.sum(0)
-    weight = torch.where(whole == 0, 1 / 3, edge / whole)                    # 0: too thin for float32 to tell
+    total, device = corners.shape[3], keys.device
+    centres = pixel_centres(width, device), pixel_centres(height, device)
+    face_index = torch.full((len(keys),), -1, dtype=torch.int64, device=device)
+    bary = corners.new_zeros(len(keys), 3)
+    depth = corners.new_full((len(keys),), torch.inf)
+    _, at_once = AT_ONCE.get(device.type, AT_ONCE["cpu"])
+    for hit in (keys != NOTHING).nonzero()[:, 0].split(at_once):                 # (n,)
+        face = keys.index_select(0, hit) & 0xFFFFFFFF
+        mesh, pixel = hit.div(height * width, rounding_mode="floor"), hit % (height * width)
+        x, y = centres[0][pixel % width], centres[1][pixel.div(width, rounding_mode="floor")]
+        own = _columns(corners.flatten(2), mesh * total + face)                  # (3, 3, n)
+        origin, along = _edges(own[:2], origins.index_select(1, face))
+        edge = along[0] * (y - origin[1]) - along[1] * (x - origin[0])           # (3, n)
+        whole = edge.sum(0)
+        weight = torch.where(whole == 0, 1 / 3, edge / whole)                    # 0: too thin for float32
+        face_index[hit], bary[hit], depth[hit] = face, weight.t(), (weight * own[2]).sum(0)
     shape = (count, height, width)
-    face_index = torch.full((len(keys),), -1, dtype=torch.int64, device=keys.device)
-    bary = own.new_zeros(len(keys), 3)
-    depth = own.new_full((len(keys),), torch.inf)
-    face_index[hit], bary[hit], depth[hit] = face, weight.t(), (weight * own[2]).sum(0)
     return Fragments(face_index.reshape(shape), bary.reshape(*shape, 3), depth.reshape(shape))
 
 
 def _rasterize_pytorch3d(vertices, faces, height, width):
-    """The same through pytorch3d, whose x runs left, y up, and whose z must be positive."""
+    """The same through pytorch3d, whose x runs left, y up, and whose z must be positive.
+
+    It adds 1e-8 to a triangle's area, so that the weights in a small one do not sum to 1: set right here.
+    """
     try:
         from pytorch3d.renderer.mesh.rasterize_meshes import rasterize_meshes
         from pytorch3d.structures import Meshes
@@ -253,5 +262,6 @@ def _rasterize_pytorch3d(vertices, faces, height, width):
     face, depth, bary = face[..., 0], depth[..., 0], bary[..., 0, :]
     hit = face >= 0
     mesh = torch.arange(len(vertices), device=face.device)[:, None, None]
-    return Fragments(torch.where(hit, face - mesh * len(faces), -1), bary * hit[..., None],
-                     torch.where(hit, depth - shift, torch.inf))
+    whole = torch.where(hit, bary.sum(-1), 1.0)
+    return Fragments(torch.where(hit, face - mesh * len(faces), -1), bary / whole[..., None] * hit[..., None],
+                     torch.where(hit, depth / whole - shift, torch.inf))

@@ -284,3 +284,11 @@ def test_pytorch3d_draws_the_same_picture(displacement):
             meshes(small), torch.zeros(1, 3), (-30, 10), displacement=displacement)
         for name in ("torch", "pytorch3d"))
     assert ((ours - theirs).abs() < 1e-3).float().mean() > 0.999
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+def test_a_gpu_draws_the_same_picture(head, renderer, displacement):
+    theirs = Renderer(head, device="cuda").views(
+        meshes(head).cuda(), torch.zeros(1, 3, device="cuda"), displacement=displacement.cuda())
+    ours = renderer.views(meshes(head), torch.zeros(1, 3), displacement=displacement)
+    assert ((ours - theirs.cpu()).abs() < 1e-4).float().mean() > 0.999
