@@ -187,7 +187,7 @@ def test_changed_pictures_are_cropped_anew(database):
     assert after[2].float().mean() > 190
 
 
-@pytest.mark.parametrize("damage", ["empty", "half", "text", "pickle", "one bit"])
+@pytest.mark.parametrize("damage", ["empty", "half", "text", "pickle", "one bit", "bracket"])
 def test_damaged_cache_entries_are_made_again(database, damage):
     config = options(database)
     clips = load_clips(config)
@@ -195,8 +195,10 @@ def test_damaged_cache_entries_are_made_again(database, damage):
     entry = _entries(database)[0]
     whole = entry.read_bytes()
     middle = len(whole) // 2
+    assert whole.count(b"224, 3), }") == 1
     entry.write_bytes({"empty": b"", "half": whole[:middle], "text": b"not an archive",
                        "pickle": b"\x80\x04cos\nsystem\n(S'true'\ntR.",
+                       "bracket": whole.replace(b"224, 3), }", b"224, 3,  }"),
                        "one bit": whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1:]}[damage])
     assert torch.equal(face_crops(clips, config).images, before)
     assert entry.read_bytes() == whole
