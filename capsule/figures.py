@@ -187,7 +187,8 @@ def clip_figure(run, clip):
         shown = _overlay(overlay, clip.apex, clip.maps["crop"], "map on the apex")
     else:      # a network that sees the views alone
         shown = _overlay(overlay, clip.views[6], clip.maps["views"], "map on the frontal view")
-    _length_bars(bars, clip, names)
+    model = run.facts["config"].get("model")
+    _length_bars(bars, clip, names, "network output" if model in ("VGG", "ResNet") else "capsule length")
     if views:
         for axes, (place, yaw) in zip(below[0].subplots(1, len(YAWS_SHOWN)), YAWS_SHOWN, strict=True):
             shown = _overlay(axes, clip.views[place], clip.maps["views"], f"view at {yaw}°")
@@ -229,16 +230,20 @@ def _overlay(axes, image, found, title):
     return axes.imshow(found, cmap=MAP_COLOURS, vmin=0, vmax=1, alpha=0.15 + 0.6 * found)
 
 
-def _length_bars(axes, clip, names):
-    """The network's output for each class; the true class is named in bold, the predicted one is filled."""
+def _length_bars(axes, clip, names, what):
+    """The network's output for each class; the true class is named in bold, the predicted one is filled.
+
+    `what`: what the output is.
+    """
     places = np.arange(len(names))
     colours = [BLUE if label == clip.prediction else "white" for label in places]
     axes.barh(places, clip.lengths, color=colours, edgecolor=BLUE)
     axes.set_yticks(places, names, fontsize=7)
     axes.get_yticklabels()[clip.truth].set_fontweight("bold")
-    axes.set(xlim=(0, max(1.0, float(clip.lengths.max()))), title="capsule length")
-    if clip.lengths.min() < 0:
-        axes.set_xlim(left=float(clip.lengths.min()) * 1.05)
+    low, high = min(0.0, float(clip.lengths.min())), max(1.0, float(clip.lengths.max()))
+    axes.set(xlim=(low, high + 0.3 * (high - low)), title=what)
+    for place, length in zip(places, clip.lengths, strict=True):
+        axes.text(max(length, 0) + 0.03 * (high - low), place, f"{length:.3f}", va="center", fontsize=7)
     axes.invert_yaxis()
     axes.set_box_aspect(0.9)
 
@@ -248,7 +253,7 @@ def mean_map_figure(run, means):
     """The mean map of each predicted class and stream; `means`: gradcam.mean_maps' dict. Returns: Figure."""
     names = run.facts["class_names"]
     streams = sorted({stream for stream, _ in means})
-    figure = _new_figure(max(3.5, 1.0 + 1.5 * len(names)), 1.0 + 1.75 * len(streams))
+    figure = _new_figure(max(3.5, 1.0 + 1.5 * len(names)), 0.8 + 1.6 * len(streams))
     grid = figure.subplots(len(streams), len(names), squeeze=False)
     for (row, column), axes in np.ndenumerate(grid):
         picture, found, count = means.get((streams[row], column), (None, None, 0))

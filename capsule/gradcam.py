@@ -47,15 +47,17 @@ def config_of(run, data_root, device):
 
     Raises: InputError, naming experiment.json, when it holds values that no run could have.
     """
-    names = {option.name for option in dataclasses.fields(Config) if option.metadata["identity"]}
-    values = {name: value for name, value in run.facts["config"].items() if name in names}
-    if values.get("reconstructor", "") is None:      # a run without views
-        del values["reconstructor"]
-    try:
-        return Config(**values, data_root=str(data_root), result_root=str(run.folder.parent),
-                      experiment=run.name, device=device)
-    except TypeError as error:
-        raise InputError(f"{run.folder / 'experiment.json'}: its config cannot be used ({error})") from error
+    stored, values = run.facts["config"], {}
+    for option in dataclasses.fields(Config):
+        value = stored.get(option.name)
+        if not option.metadata["identity"] or value is None:    # None: a run without views, say
+            continue
+        if type(value) is not type(option.default):
+            raise InputError(f"{run.folder / 'experiment.json'}: config {option.name} is {value!r:.40}: no run "
+                             "could have that; train the experiment again with --save-models")
+        values[option.name] = value
+    return Config(**values, data_root=str(data_root), result_root=str(run.folder.parent),
+                  experiment=run.name, device=device)
 
 
 def streams_of(run):

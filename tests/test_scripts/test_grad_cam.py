@@ -120,7 +120,7 @@ def test_a_model_file_that_is_no_state_dict_is_refused_and_nothing_runs(tmp_path
     if how == "torch":
         torch.save({"weight": Touch(made)}, path)
     elif how == "pickle":
-        path.write_bytes(pickle.dumps(Touch(made)))
+        path.write_bytes(pickle.dumps(Touch(made), protocol=2))
     elif how == "rubbish":
         path.write_bytes(b"\x00rubbish" * 100)
     elif how == "list":
@@ -176,28 +176,64 @@ def test_mean_maps_average_the_clips_of_a_predicted_class(tmp_path):
     assert "never predicted" in shown and "positive (2 clips)" in shown and "surprise (1 clip)" in shown
 
 
-def test_script_draws_one_clip_or_all_of_them(tmp_path):
+def test_chosen_clips_are_those_whose_fold_has_a_model(tmp_path):
     run = make_run(tmp_path)
-    done = run_script(tmp_path)
-    assert done.returncode == 0, done.stderr
-    folder = run.folder / "grad_cam"
-    names = {path.name for path in folder.iterdir()}
-    assert names == {"casme_sub01_EP01_01f.png", "casme_sub01_EP01_01f.pdf"}
+    config = gradcam.config_of(run, tmp_path / "data", "cpu")
+    clips = load_clips(config)
+    assert gradcam.chosen_clips(run, clips).keys == ["casme/sub01/EP01_01f"]
+    assert gradcam.chosen_clips(run, clips, "casme/sub02/EP03_01f").labels.tolist() == [2]
+    (run.folder / "models/casme_sub01.pt").unlink()
+    every = gradcam.chosen_clips(run, clips, every=True)
+    assert every.keys == [f"casme/sub02/EP0{i}_01f" for i in (1, 2, 3)]
+    assert every.name != clips.name
+    with pytest.raises(InputError, match="casme/sub01/EP01_01f"):
+        gradcam.chosen_clips(run, clips, "../../etc/passwd")
+    with pytest.raises(InputError, match="--data-root"):
+        gradcam.chosen_clips(run, gradcam.chosen_clips(run, clips), "casme/sub02/EP03_01f")
+    with pytest.raises(InputError, match="--save-models"):
+        gradcam.load_model(run, "casme_sub01", config, torch.device("cpu"))
+    (run.folder / "models/casme_sub02.pt").unlink()
+    with pytest.raises(InputError, match="--save-models"):
+        gradcam.chosen_clips(run, clips)
+
+
+def test_an_experiment_file_that_no_run_could_have_written_is_named(tmp_path):
+    run = make_run(tmp_path)
+    for config in ({"epochs": "many"}, {"classes": [3]}, {"model": {}}, {"streams": "crop"}):
+        change_json(run.folder / "experiment.json", config=config)
+        with pytest.raises(InputError, match=r"experiment\.json"):
+            broken = read_run(tmp_path / "result", "fake")
+            gradcam.config_of(broken, tmp_path / "data", "cpu")
+            gradcam.streams_of(broken)
+
+
+def test_a_prediction_that_is_not_the_stored_one_is_said(tmp_path):
+    run = make_run(tmp_path)
+    fold = run.finished["casme_sub01"]
+    stored = int(fold.predictions["strict"][-1][0])
+    nothing = np.zeros((4, 4, 3), np.uint8)
+    clips = [gradcam.ClipMaps("/".join(fold.clips[0]), 0, label, np.zeros(3), nothing, None, None, {}, 28)
+             for label in range(3)]
+    lines = gradcam.differences(run, clips)
+    assert len(lines) == 2
+    assert all("casme/sub01/EP01_01f" in line for line in lines)
+    assert gradcam.differences(run, [clips[stored]]) == []
+
+
+def test_script_draws_each_clip_and_the_mean_maps(tmp_path):
+    run = make_run(tmp_path)
+    (run.folder / "models/casme_sub02.pt").unlink()      # a run that is not finished
     done = run_script(tmp_path, "--all")
     assert done.returncode == 0, done.stderr
-    pictures = sorted(path.stem for path in folder.glob("*.png"))
-    assert len(pictures) == 7 and "mean_maps" in pictures and "casme_sub02_EP03_01f" in pictures
+    folder = run.folder / "grad_cam"
+    names = {f"casme_sub01_EP0{i}_01f" for i in (1, 2, 3)} | {"mean_maps"}
+    files = {name + end for name in names for end in (".png", ".pdf")}
+    assert {path.name for path in folder.iterdir()} == files
     assert all(read_image(path).std() > 5 for path in folder.glob("*.png"))
 
 
-def test_script_ends_with_one_line_where_it_cannot_go_on(tmp_path):
-    run = make_run(tmp_path)
+def test_script_ends_with_one_line_and_code_2_where_it_cannot_go_on(tmp_path):
+    make_run(tmp_path)
     done = run_script(tmp_path, "--clip", "casme/sub09/EP01_01f")
     assert done.returncode == 2 and "casme/sub01/EP01_01f" in done.stderr
-    (run.folder / "models/casme_sub02.pt").unlink()
-    done = run_script(tmp_path, "--clip", "casme/sub02/EP01_01f")
-    assert done.returncode == 2 and "--save-models" in done.stderr
-    change_json(run.folder / "experiment.json", config={"streams": ["crop"], "epochs": "many"})
-    done = run_script(tmp_path)
-    assert done.returncode == 2 and "experiment.json" in done.stderr
     assert "Traceback" not in done.stderr
