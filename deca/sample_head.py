@@ -10,45 +10,32 @@ import numpy as np
 
 from deca import sample_basis as basis
 from deca import sample_surface as surf
-from deca import sample_texture as texture
 from deca.head import HeadModel
 from deca.sample_basis import ACTION_UNITS, SHAPE_NAMES
+from deca.sample_detail import face_mask, relief
 from deca.sample_mesh import build_mesh
+from deca.sample_texture import paint
 
 __all__ = ["ACTION_UNITS", "SHAPE_NAMES", "sample_head"]
 
 MM = 1e-3
 # chart azimuth and level of the jaw's landmarks 0..8 (the person's right half; 9..16 mirror them)
-JAW_CHART = (
-    (1.38, 0),
-    (1.36, -17),
-    (1.32, -34),
-    (1.26, -52),
-    (1.13, -73),
-    (0.93, -90),
-    (0.68, -101),
-    (0.36, -107),
-    (0.0, -109),
-)
-BROW_POINTS = ((50, 20.5), (43, 25.5), (34, 27.5), (24, 26), (14, 22.8))  # 17..21, x mirrored
+# fmt: off
+JAW_CHART = ((1.16, 11), (1.23, -10), (1.30, -35), (1.32, -62), (1.24, -88), (1.00, -104), (0.64, -106),
+             (0.32, -107), (0.0, -107.5))
+# fmt: on
+BROW_POINTS = ((53, 20), (44.5, 26.3), (33.5, 28.6), (22, 26.5), (11.2, 21.5))  # 17..21, x mirrored
 NOSE_POINTS = (
-    (0, 6),
-    (0, -7),
-    (0, -20),
-    (0, -33),
-    (-13.5, -42),
-    (-7, -44),
-    (0, -45.5),
-    (7, -44),
-    (13.5, -42),
+    *((0, y) for y in (5.5, -7, -19.5, -32)),
+    *((-12.4, -42.2), (-6.3, -44), (0, -45.2), (6.3, -44), (12.4, -42.2)),
 )
 
 
 def _eye_points(side):
     """Six lid points (x, y): 36..41 for side -1, 42..47 for side +1."""
     inner, outer = surf.EYE_INNER, surf.EYE_OUTER
-    up = [(x, float(surf.lid_curves(x)[0])) for x in (37.0, 26.0)]
-    down = [(x, float(surf.lid_curves(x)[1])) for x in (26.0, 37.0)]
+    up = [(x, float(surf.lid_curves(x)[0])) for x in (36.0, 25.8)]
+    down = [(x, float(surf.lid_curves(x)[1])) for x in (25.8, 36.0)]
     ring = [outer, *up, inner, *down] if side < 0 else [inner, *up[::-1], outer, *down[::-1]]
     return [(side * x, y) for x, y in ring]
 
@@ -68,10 +55,10 @@ def _mouth_points():
     under = [(x, border(x, -1)) for x in (16.0, 8.0, 0.0, -8.0, -16.0)]
     corner = (surf.MOUTH_HALF, float(surf.mouth_line(surf.MOUTH_HALF)))
     inner = [
-        (-22.5, edge(-22.5, 1)),
-        *[(x, edge(x, 1)) for x in (-8.0, 0.0, 8.0)],
-        (22.5, edge(22.5, 1)),
-        *[(x, edge(x, -1)) for x in (8.0, 0.0, -8.0)],
+        (-21.5, edge(-21.5, 1)),
+        *[(x, edge(x, 1)) for x in (-7.2, 0.0, 7.2)],
+        (21.5, edge(21.5, 1)),
+        *[(x, edge(x, -1)) for x in (7.2, 0.0, -7.2)],
     ]
     return [(-corner[0], corner[1]), *outer, corner, *under, *inner]
 
@@ -96,7 +83,7 @@ def sample_head():
     """
     mesh = build_mesh()
     landmark_faces, landmark_bary = mesh.locate(*_landmark_chart())
-    count = len(mesh.points)
+    count, mask = len(mesh.points), face_mask(256)
     skinning = basis.skinning_weights(mesh)
     return HeadModel(
         name="sample",
@@ -112,9 +99,9 @@ def sample_head():
         landmark_bary=_single(landmark_bary),
         uv=_single(mesh.uv),
         uv_faces=mesh.uv_faces.astype(np.int64),
-        displacement=np.zeros((256, 256), np.float32),
-        uv_face_mask=texture.face_mask(256),
-        texture=texture.paint(),
+        displacement=_single(relief(mesh, mask) * MM),
+        uv_face_mask=mask,
+        texture=paint(),
         expression_names=ACTION_UNITS,
     )
 

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.interpolate import PchipInterpolator
-from scipy.spatial import Delaunay
+from scipy.spatial import Delaunay, cKDTree
 
 from deca import sample_surface as surf
 
 A_BACK = np.pi * surf.ARC  # chart abscissa of the seam at the nape
 EYE_ISLAND, EYE_ISLAND_RADIUS = (0.058, 0.055), 0.050  # left disc of the UV map; the right one mirrors it
 CAP_RINGS, CAP_SECTORS, CAP_ANGLE = 11, 24, np.deg2rad(78)
-_U = PchipInterpolator((0, 1.0, np.pi / 2, np.pi), (0, 0.34, 0.43, 0.496))
+_U = PchipInterpolator((0, 1.0, np.pi / 2, np.pi), (0, 0.34, 0.43, 0.5))
 _V = PchipInterpolator((surf.B_BOTTOM, -122, 72, surf.B_TOP), (0.115, 0.165, 0.90, 0.996))
 
 
@@ -79,9 +79,10 @@ def _plane(x, y):
 
 def _eye_rings():
     """Lid edge, its rim inside and rings around it, in the chart plane; the first two belong together."""
-    turn = np.arange(34) * 2 * np.pi / 34
+    turn = np.arange(40) * 2 * np.pi / 40
     x0, x1 = surf.EYE_INNER[0], surf.EYE_OUTER[0]
-    x = (x0 + x1) / 2 - (x1 - x0) / 2 * np.cos(turn)
+    saw = 1 - np.abs(turn / np.pi - 1) * 2  # denser at the corners, but not too much
+    x = (x0 + x1) / 2 - (x1 - x0) / 2 * (0.6 * np.cos(turn) - 0.4 * saw)
     upper, lower = surf.lid_curves(x)
     y = np.where(turn <= np.pi, upper, lower)
     edge = np.stack([x, y], 1)
@@ -126,13 +127,15 @@ def _nose_points():
 
 def _ear_points():
     """Rings at the ear's outline, where its height jumps; found in the loft's side coordinates."""
+    turn = np.linspace(0, 2 * np.pi, 721)
+    c, d = np.cos(turn), np.sin(turn)
+    outline = np.stack([d, c], 1) / ((np.abs(d) ** 2.3 + np.abs(c) ** 2.3) ** (1 / 2.3))[:, None]
+    steps = np.linalg.norm(np.diff(outline, axis=0) * surf.EAR_HALF, axis=1)
+    length = np.append(0, np.cumsum(steps))
     rings = []
-    for q, count in ((0.5, 14), (0.72, 24), (0.86, 36), (0.97, 46), (1.12, 46), (1.26, 30)):
-        turn = np.linspace(0, 2 * np.pi, count, endpoint=False)
-        c, s = np.cos(turn), np.sin(turn)
-        unit = np.stack([np.sign(s) * np.abs(s) ** 0.87, np.sign(c) * np.abs(c) ** 0.87], 1)
-        unit = unit / ((np.abs(unit) ** 2.3).sum(1) ** (1 / 2.3))[:, None] * q
-        rings.append(unit)
+    for q, count in ((0.42, 12), (0.64, 22), (0.80, 34), (0.95, 54), (1.13, 54), (1.32, 32)):
+        at = (np.arange(count) + 0.5 * (q in (0.95, 0.64, 1.32))) * length[-1] / count
+        rings.append(q * np.stack([np.interp(at, length, outline[:, k]) for k in (0, 1)], 1))
     target = np.concatenate(rings)  # rows (t, s)
     theta, b = np.full(len(target), 1.7), np.full(len(target), -10.0)
     for _ in range(40):  # fixed point: t moves b, s moves theta
@@ -162,7 +165,7 @@ def _spacing(points):
         (2.0, 0.2, mouth, face),
         (1.8, 0.22, nose, face),
         (2.4, 0.2, dorsum, face),
-        (3.6, 0.12, middle, face),
+        (3.8, 0.13, middle, face),
         (3.3, 0.25, ear, np.abs(theta) > 0),
     ):
         wanted = np.minimum(wanted, np.where(where, base + slope * distance, 9.0))
@@ -192,31 +195,25 @@ def _borders():
 
 def _fill(fixed, spacing):
     """Dart throwing: lattice points that keep their wanted distance from all points taken before."""
-    taken = np.empty((6000, 2))
-    count = len(fixed)
-    taken[:count] = fixed
     rows = []
-    for step, low, high in ((1.45, 0, 78), (3.1, 0, A_BACK)):
-        for k, b in enumerate(
-            np.arange(surf.B_BOTTOM if step > 2 else -112, 100 if step > 2 else 75, step * 0.87)
-        ):
+    for step, low, high, bottom, top in ((1.45, 0, 78, -112, 75), (3.1, 0, A_BACK, surf.B_BOTTOM, 100)):
+        for k, b in enumerate(np.arange(bottom, top, step * 0.87)):
             a = np.arange(low + (k % 2) * step / 2, high, step)
             rows.append(np.stack([a, np.full_like(a, b)], 1))
     lattice = np.concatenate(rows)
     wanted = spacing(lattice)
+    border = np.minimum(np.minimum(lattice[:, 0], A_BACK - lattice[:, 0]), lattice[:, 1] - surf.B_BOTTOM)
     order = np.argsort(np.round(wanted, 1), kind="stable")
-    for point, near in zip(lattice[order], wanted[order], strict=True):
-        if (
-            point[0] < 0.45 * near
-            or A_BACK - point[0] < 0.45 * near
-            or point[1] - surf.B_BOTTOM < 0.45 * near
-        ):
-            continue
-        delta = taken[:count] - point
-        if (delta * delta).sum(1).min() > (0.86 * near) ** 2:
-            taken[count] = point
-            count += 1
-    return taken[len(fixed) : count].copy()
+    order = order[border[order] >= 0.45 * wanted[order]]
+    taken = fixed
+    for part in np.array_split(order, 48):  # a tree for what was there before
+        far = cKDTree(taken).query(lattice[part])[0] > 0.86 * wanted[part]
+        new = np.empty((0, 2))
+        for point, near in zip(lattice[part][far], wanted[part][far], strict=True):
+            if not len(new) or ((new - point) ** 2).sum(1).min() > (0.86 * near) ** 2:
+                new = np.append(new, point[None], 0)
+        taken = np.concatenate([taken, new])
+    return taken[len(fixed) :]
 
 
 def _half():
@@ -236,9 +233,10 @@ def _half():
     count = len(rings[0])
     centre = points[triangles].mean(1)  # (F, 2)
     hole = _in_polygon(centre, points[count : 2 * count])
-    rim = np.full(len(points), -1)
-    rim[count : 2 * count] = np.arange(count)
-    return points, triangles[~hole], rim
+    used, renamed = np.unique(triangles[~hole], return_inverse=True)  # the hole's own points go
+    rim = np.full(len(used), -1)
+    rim[count : 2 * count] = np.arange(count)  # rings come first, all in use
+    return points[used], renamed.reshape(-1, 3), rim
 
 
 def _without_near_twins(points, keep):
@@ -352,7 +350,7 @@ def _with_eyes(points, faces, theta, level, depth, upper, hangs, uv, uv_faces):
     for side in (-1, 1):
         centre = surf.EYE * (side, 1, 1)
         ball = centre + unit * surf.EYE_RADII
-        ball[:, 2] += 0.9 * np.exp(-((ball[:, 0] - centre[0]) ** 2 + (ball[:, 1] - centre[1]) ** 2) / 40)
+        ball[:, 2] += 0.4 * np.exp(-((ball[:, 0] - centre[0]) ** 2 + (ball[:, 1] - centre[1]) ** 2) / 40)
         island = np.array([EYE_ISLAND[0] if side < 0 else 1 - EYE_ISLAND[0], EYE_ISLAND[1]])
         faces = np.concatenate([faces, cap + len(points)])
         uv_faces = np.concatenate([uv_faces, cap + len(uv)])

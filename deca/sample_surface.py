@@ -56,7 +56,7 @@ DEPTHS = np.array([
 EYE = np.array([31.5, 1.8, 28.5])  # centre of the eyeball
 EYE_RADII = np.array([18.0, 14.5, 17.0])
 LID = 1.4  # thickness of a lid
-EYE_INNER, EYE_OUTER = (16.5, 0.0), (46.8, 2.4)
+EYE_INNER, EYE_OUTER = (16.5, 0.0), (45.8, 2.4)
 MOUTH_Y, MOUTH_HALF = -64.0, 26.0  # the mouth line and half its width
 MOUTH_OPEN, MOUTH_REACH = 3.2, 11.0  # the chart holds the mouth open, so that its inside has room
 
@@ -192,7 +192,7 @@ def _lips(x, y):
     full = np.where(rise >= 0, 3.6, 4.2) * np.clip(1 - t**2.2, 0, None)
     roll = 1 - np.exp(-share / 0.22)
     depth = full * roll * (1 - smoothstep(0.55, 1.25, share))
-    depth -= 2.4 * np.exp(-share / 0.2) * (1 - smoothstep(0.9, 1.15, t)) - 0.0
+    depth -= 2.4 * np.exp(-share / 0.2) * (1 - smoothstep(0.72, 1.08, t))
     corner = bump(np.abs(x), y, (MOUTH_HALF + 1.5, MOUTH_Y - 0.5), (3.0, 3.4))
     groove = bump(x, y, (0, -51), (2.2, 5.0)) * 1.3 - bump(np.abs(x), y, (4.6, -52), (1.8, 5.0)) * 0.8
     return depth - 1.8 * corner - groove
@@ -213,13 +213,14 @@ def _nose(x, y, z):
     ax = np.abs(x)
     along = np.clip((14 - y) / 46, 0, 1)
     dorsum_z = 55.5 + 18.5 * smoothstep(-0.12, 1.05, along) ** 1.05
-    half = 7.0 + 3.2 * smoothstep(0.1, 0.75, along) - 2.0 * np.exp(-(((along - 0.12) / 0.14) ** 2))
-    end = smoothstep(-42, -32, y) * (1 - smoothstep(2, 22, y))
-    ridge = z - 14 + (dorsum_z - z + 14) * np.exp(-(np.abs(ax / half) ** 2.1) * 0.5) * end
-    z = smooth_max(z, ridge, 2.2)
-    z = smooth_max(z, _ball(x, y, (0, -33.5, 60.5), (10.0, 8.2, 15.0)), 2.0)
-    z = smooth_max(z, _ball(ax, y, (11.3, -37.2, 52.0), (6.6, 6.4, 11.0)), 1.4)
-    z = smooth_max(z, _ball(x, y, (0, -38.8, 57.5), (3.6, 5.2, 10.0)), 2.0)
+    half = 6.2 + 3.0 * smoothstep(0.1, 0.8, along) - 1.4 * np.exp(-(((along - 0.12) / 0.14) ** 2))
+    end = smoothstep(-43, -31, y) * (1 - smoothstep(0, 25, y))
+    ridge = z - 11 + (dorsum_z - z + 11) * np.exp(-(np.abs(ax / half) ** 1.8) * 0.42) * end
+    z = smooth_max(z, ridge, 5.0)
+    z = smooth_max(z, _ball(x, y, (0, -33.2, 60.0), (9.2, 8.0, 14.5)), 3.5)
+    wing = 11.2 + np.where(ax < 11.2, 0.5, 1.0) * (ax - 11.2)  # drawn out towards the tip
+    z = smooth_max(z, _ball(wing, y, (11.2, -37.0, 51.5), (6.3, 6.2, 10.5)), 2.8)
+    z = smooth_max(z, _ball(x, y, (0, -38.8, 57.5), (3.8, 5.2, 10.0)), 3.0)
     return z - 3.6 * bump(ax, y, (6.9, -41.6), (2.7, 1.35))
 
 
@@ -284,11 +285,12 @@ def ear_frame(y, z):
     return t, s, (np.abs(t) ** 2.3 + np.abs(s) ** 2.3) ** (1 / 2.3)
 
 
-def _ear(theta, point):
+def _ear(theta, b):
     """Offset (N, 3) that raises the ears from the side of the head."""
+    point = loft(theta, b)
     t, s, q = ear_frame(point[:, 1], point[:, 2])
     side = smoothstep(0.9, 1.15, np.abs(theta)) * (1 - smoothstep(2.3, 2.6, np.abs(theta)))
-    inside = 1 - smoothstep(0.97, 1.12, q)
+    inside = 1 - smoothstep(0.95, 1.12, q)
     plate = 2.0 + 12.5 * smoothstep(-1.0, 1.0, s) * (0.75 + 0.25 * smoothstep(-0.9, 0.2, t))
     rim = (
         np.exp(-(((q - 0.9) / 0.1) ** 2))
@@ -305,17 +307,19 @@ def _ear(theta, point):
     return np.stack([np.sign(theta) * height, 0 * height, -back], 1)
 
 
-def hair_cover(theta, b, point):
-    """How much hair grows at chart points, 0..1: scalp with a hairline, sideburns, nape."""
+def hair_cover(theta, b, softness):
+    """How much hair grows at chart points, 0..1: scalp with a hairline, sideburns, nape.
+
+    softness: half the width of the hair's border, mm.
+    """
     angle = np.abs(theta)
-    front = 68 - 6 * np.exp(-((angle / 0.25) ** 2)) + 8 * np.exp(-(((angle - 0.55) / 0.22) ** 2))
-    edge = front + (22 - front) * smoothstep(0.68, 1.08, angle)
-    edge = edge + (-22 - 22) * smoothstep(1.10, 1.22, angle)
-    edge = edge + (-62 + 22) * smoothstep(1.75, 2.3, angle)
+    front = 73 - 2 * np.exp(-((angle / 0.3) ** 2)) + 5 * np.exp(-(((angle - 0.62) / 0.2) ** 2))
+    edge = front + (34 - front) * smoothstep(0.74, 1.06, angle)
+    edge = edge - 42 * smoothstep(1.06, 1.24, angle) - 48 * smoothstep(1.7, 2.3, angle)
+    point = loft(theta, b)
     _, _, q = ear_frame(point[:, 1], point[:, 2])
-    bare = 1 - smoothstep(1.05, 1.3, q) * 1.0
-    ear_side = (angle > 1.0) & (angle < 2.4)
-    return smoothstep(-4.5, 4.5, b - edge) * np.where(ear_side, 1 - bare, 1)
+    ear = (angle > 1.0) & (angle < 2.4)
+    return smoothstep(-softness, softness, b - edge) * np.where(ear, smoothstep(1.08, 1.45, q), 1)
 
 
 def surface(theta, b):
@@ -331,9 +335,8 @@ def surface(theta, b):
     skin = _lids(x, y, _nose(x, y, z + _lips(x, y)))
     z = np.where(front, z + (skin - z) * face, z)
     depth = np.where(front, inside, 0)
-    z = z - 15 * depth**0.8 + 0 * depth
+    z = z - 15 * depth**0.8
     y = y + np.where(chart_y >= mouth_line(x), 1, -1) * 2.2 * depth * (1 - depth)
     point = np.stack([x, y, z], 1)
-    cover = hair_cover(theta, b, point)
     out = (point - (0, 20, -38)) / np.linalg.norm(point - (0, 20, -38), axis=1, keepdims=True)
-    return point + _ear(theta, point) + out * (5.5 * cover)[:, None]
+    return point + _ear(theta, b) + out * (5.0 * hair_cover(theta, b, 13.0))[:, None]

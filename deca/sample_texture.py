@@ -1,4 +1,4 @@
-"""The embedded head's paint: an albedo map in its UV space, and the maps that say where detail applies.
+"""The embedded head's paint: an albedo map in its UV space.
 
 Everything is painted at chart coordinates, in the same millimetres as the surface, so lips, lids and brows
 lie where the geometry has them. Colours are display colours (sRGB), as the renderer multiplies them with
@@ -6,7 +6,7 @@ the light.
 """
 
 import numpy as np
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import gaussian_filter, map_coordinates
 
 from deca import sample_surface as surf
 from deca.sample_mesh import CAP_ANGLE, EYE_ISLAND, EYE_ISLAND_RADIUS, uv_chart
@@ -17,11 +17,11 @@ LIP, HAIR, LASH = (0.70, 0.40, 0.37), (0.17, 0.115, 0.08), (0.10, 0.07, 0.06)
 MOUTH_INSIDE, NOSTRIL = (0.10, 0.035, 0.035), (0.16, 0.08, 0.07)
 SCLERA, IRIS, PUPIL = (0.90, 0.87, 0.84), (0.33, 0.21, 0.12), (0.03, 0.025, 0.025)
 BROW = np.array(
-    [(9.5, 19.2, 3.4), (17, 22.2, 3.9), (26, 24.8, 3.6), (35, 26.4, 2.9), (43, 24.9, 2.1), (51, 20.2, 1.0)]
+    [(9.5, 19.2, 3.4), (17, 22.2, 3.9), (26, 24.8, 3.6), (35, 26.4, 2.9), (44, 24.8, 2.2), (53, 19.8, 1.0)]
 )  # x, y, half thickness along a brow
 
 
-def _grid(size):
+def texel_chart(size):
     """Chart coordinates and UV of the texel centres, each (size, size); row 0 is the top, v near 1."""
     centre = (np.arange(size) + 0.5) / size
     u, v = np.meshgrid(centre, 1 - centre)
@@ -44,7 +44,7 @@ def _blend(image, colour, alpha):
 def paint(size=512, seed=7):
     """The albedo map, (size, size, 3) float32 in [0, 1]."""
     rng = np.random.default_rng(seed)
-    u, v, theta, level = _grid(size)
+    u, v, theta, level = texel_chart(size)
     loft = surf.loft(theta.ravel(), level.ravel())
     x, chart_y = loft[:, 0].reshape(u.shape), loft[:, 1].reshape(u.shape)
     y, inside = surf.close_mouth(x, chart_y)
@@ -56,7 +56,7 @@ def paint(size=512, seed=7):
     image = _mouth(image, rng, x, y, inside, front, size)
     image = _lids(image, x, y, front)
     image = _brows(image, rng, x, y, front, size)
-    image = _hair(image, rng, theta, level, loft, size)
+    image = _hair(image, rng, theta, level, size)
     image = _eyeballs(image, u, v)
     return np.clip(image, 0, 1).astype(np.float32)
 
@@ -76,9 +76,10 @@ def _skin(rng, size, x, y, front):
         (0.70, 0.53, 0.46),
         0.22 * front * smoothstep(-46, -62, y) * (1 - bump(x, y, (0, -62), (14, 8))),
     )
-    image *= (1 + 0.022 * _noise(rng, size, size / 42) + 0.012 * _noise(rng, size, size / 160))[..., None]
-    image *= (1 + 0.016 * _noise(rng, size, 0.9))[..., None]
-    tint = 0.012 * _noise(rng, size, size / 70)[..., None] * np.array([1.0, -0.6, -0.8])
+    rough = (0.35 + 0.65 * front)[..., None]  # the map is coarse off the face
+    for strength, sigma in ((0.022, size / 42), (0.012, size / 160), (0.016, 0.9)):
+        image *= 1 + rough * strength * _noise(rng, size, sigma)[..., None]
+    tint = rough * 0.012 * _noise(rng, size, size / 70)[..., None] * np.array([1.0, -0.6, -0.8])
     return image + tint
 
 
@@ -175,27 +176,28 @@ def brow_cover(x, y):
 
 
 def _brows(image, rng, x, y, front, size):
-    """Hairs as streaks of noise drawn along a slanted direction."""
-    scale = size / 512
-    streaks = np.where(x > 0, _slanted(rng, size, 1, scale), _slanted(rng, size, -1, scale))
+    """Hairs as streaks of noise along a slanted direction, the same on both sides."""
+    streaks = _sampled(_noise(rng, size, (0.55, 2.4)), 4.5 * (y - 0.55 * np.abs(x)), 4.5 * np.abs(x))
     cover = brow_cover(x, y)
-    return _blend(image, HAIR, front * np.clip(cover * (0.86 + 0.22 * streaks), 0, 0.93))
+    return _blend(image, np.array(HAIR) * 1.05, front * np.clip(cover * (0.84 + 0.16 * streaks), 0, 0.92))
 
 
-def _slanted(rng, size, slant, scale):
-    noise = _noise(rng, size, (0.5 * scale, 2.6 * scale))
-    rows = np.arange(size)[:, None]
-    columns = (np.arange(size)[None, :] + slant * rows) % size
-    return noise[rows, columns]
+def _sampled(field, row, column):
+    """`field` (S, S), periodic, at other coordinates (in its pixels)."""
+    return map_coordinates(field, np.stack([row, column]), order=1, mode="grid-wrap")
 
 
-def _hair(image, rng, theta, level, loft, size):
-    cover = surf.hair_cover(theta.ravel(), level.ravel(), loft).reshape(theta.shape)
-    scale = size / 512
-    strands = _noise(rng, size, (5.0 * scale, 0.7 * scale))
-    ragged = cover + 0.22 * strands * (cover > 0.02) * (cover < 0.98)
-    colour = np.array(HAIR) * (1 + 0.28 * strands + 0.10 * _noise(rng, size, 6 * scale))[..., None]
-    return _blend(image, colour, smoothstep(0.25, 0.8, ragged))
+def _hair(image, rng, theta, level, size):
+    """Strands follow the chart's meridians; the border is soft at the sides and tufted over the forehead."""
+    softness = 7.0 + 4.0 * smoothstep(0.8, 1.2, np.abs(theta))
+    cover = surf.hair_cover(theta.ravel(), level.ravel(), softness.ravel()).reshape(theta.shape)
+    across, down = theta * size / (2 * np.pi), level * size / 400
+    fine = _sampled(_noise(rng, size, (9.0, 0.55)), down, across * 2 + 0.15 * down)
+    tufts = _sampled(_noise(rng, size, (14.0, 2.2)), down, across + 0.2 * down)
+    ragged = cover + (0.16 * fine + 0.22 * tufts) * (cover > 0.01) * (cover < 0.99)
+    sheen = 0.32 * np.exp(-(((level - 118) / 26) ** 2)) + 0.10
+    colour = np.array(HAIR) * (1 + sheen + 0.20 * fine + 0.14 * tufts)[..., None]
+    return _blend(image, colour, smoothstep(0.22, 0.72, ragged) * 0.97)
 
 
 def _eyeballs(image, u, v):
@@ -225,19 +227,3 @@ def _eye_colour(x, y):
     colour = _blend(colour, PUPIL, 1 - smoothstep(2.1, 2.6, r))
     colour = colour * (1 - 0.42 * smoothstep(1.5, 5.5, y))[..., None]
     return _blend(colour, (1.0, 1.0, 1.0), 0.9 * (1 - smoothstep(0.5, 1.1, np.hypot(x - 1.7, y - 1.9))))
-
-
-def face_mask(size=256):
-    """Where detail applies: 1 on the face, 0 on scalp, ears, neck and eyeballs, inside the mouth and at the
-    lids' edges.
-    """
-    _, v, theta, level = _grid(size)
-    loft = surf.loft(theta.ravel(), level.ravel())
-    x, chart_y = loft[:, 0].reshape(v.shape), loft[:, 1].reshape(v.shape)
-    _, inside = surf.close_mouth(x, chart_y)
-    mask = 1 - smoothstep(0.92, 1.12, np.abs(theta))
-    mask *= smoothstep(-112, -102, level) * (1 - smoothstep(52, 62, level))
-    mask *= smoothstep(1.6, 4.0, surf.lid_distance(x, chart_y))
-    edge = np.abs(chart_y - surf.mouth_line(x)) - surf.mouth_gap(x)
-    mask *= np.where(np.abs(x) < surf.MOUTH_HALF + 2, smoothstep(1.2, 2.8, edge), 1) * (inside == 0)
-    return mask.astype(np.float32)
