@@ -332,3 +332,17 @@ def test_command_shows_one_line_and_no_traceback(tmp_path):
     command = [sys.executable, "-m", "capsule.data", "samm", "--data-root", str(tmp_path / "none")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1 and "no such folder" in done.stderr
+
+
+def test_the_synthetic_database_is_made_once(tmp_path, monkeypatch):
+    made = []
+
+    def ensure(root):
+        made.append(root)
+        make_database(root, "synthetic", subjects=1, frames=1)
+
+    monkeypatch.setitem(sys.modules, "capsule.data.synthetic", types.SimpleNamespace(ensure=ensure))
+    root = tmp_path / "not there yet"
+    clips = [load_clips(options(root, "synthetic")) for _ in range(2)]
+    assert made == [str(root)] and clips[0].keys == clips[1].keys
+    assert clips[0].subjects == ("synthetic_sub01",) and clips[0].notes["expected"] is None
