@@ -24,19 +24,22 @@ N_TEX, N_DETAIL = 50, 128       # widths of the codes that landmarks say nothing
 ITERATIONS = 30         # at most; about eight are needed
 TOLERANCE = 1e-7        # of the image square's half side: a step that moves nothing further ends the fit
 CHUNK = 64              # faces fitted together
-N_CONTOUR = 17          # landmarks 0-16 are the jaw-line
 
-# Standard deviations. Landmarks in pixels of a 224-pixel crop, coefficients in their own units.
-LANDMARK_NOISE = 1.0
-CONTOUR_NOISE = 3.0     # along the jaw-line a landmark has no fixed place on the skin
+# Standard deviations: of a landmark across the curve that it lies on and along it, pixels of a 224-pixel crop
+# (along a jaw-line, brow or nose ridge nothing marks a point: the detector lets it slide); of coefficients.
+CURVES = {      # landmarks of a curve: (across, along)
+    tuple(range(17)): (2.0, 8.0), tuple(range(17, 22)): (1.0, 4.0), tuple(range(22, 27)): (1.0, 4.0),
+    tuple(range(27, 31)): (1.0, 3.0)}
+LANDMARK_NOISE = 1.0                # of the others: nostrils, eyes, mouth
+N_CONTOUR = 17                      # landmarks 0-16 are the jaw-line
 CONTOUR_YAW = np.radians(15.0)      # where the head turns away, the jaw-line seen is its outline
 CONTOUR_FLOOR = 0.1                 # ... which keeps this part of its weight
 SHAPE_SPREAD = 1.0
 EXPRESSION_SPREAD = 1.0
-JAW_SPREAD = 0.1        # radians
-RULE = {"version": 1, "landmark_noise": LANDMARK_NOISE, "contour_noise": CONTOUR_NOISE,
-        "contour_yaw": CONTOUR_YAW, "contour_floor": CONTOUR_FLOOR, "shape_spread": SHAPE_SPREAD,
-        "expression_spread": EXPRESSION_SPREAD, "jaw_spread": JAW_SPREAD}      # part of the views' cache key
+JAW_SPREAD = 0.1                    # radians
+RULE = {"version": 2, "curves": [[list(curve), noise] for curve, noise in CURVES.items()],
+        "landmark_noise": LANDMARK_NOISE, "contour_yaw": CONTOUR_YAW, "contour_floor": CONTOUR_FLOOR,
+        "spreads": [SHAPE_SPREAD, EXPRESSION_SPREAD, JAW_SPREAD]}      # part of the views' cache key
 
 
 @dataclass(frozen=True)
@@ -200,13 +203,13 @@ def _fit_chunk(model, target, size):
     coefficients = np.zeros((batch, unknowns))
     local, slopes = model.local(coefficients[:, :-1], coefficients[:, -1])
     scale, turn, shift = _initial_pose(local, target)
-    moving = np.ones(batch, bool)
+    whitening, moving = _whitening(target, size), np.ones(batch, bool)
     for _ in range(ITERATIONS):
         turned = np.einsum("bij,blj->bli", turn, local)
         error = target - scale[:, None, None] * turned[..., :2] - shift[:, None]
         jacobian = _jacobian(scale, turn, turned, slopes)                      # (B, 68, 2, 6 + n)
-        weights = _weights(turn, size)[..., None]                              # (B, 68, 1)
-        step = _solve(jacobian * weights[..., None], error * weights, coefficients, spread)
+        weights = whitening * _contour_fade(turn)[..., None, None]             # (B, 68, 2, 2)
+        step = _solve(weights @ jacobian, (weights @ error[..., None])[..., 0], coefficients, spread)
         step = step * moving[:, None]
         scale = scale * np.exp(step[:, 0])
         turn = Rotation.from_rotvec(step[:, 1:4]).as_matrix() @ turn
@@ -242,15 +245,29 @@ def _jacobian(scale, turn, turned, slopes):
     return np.concatenate([by_pose, by_coefficients], axis=3)
 
 
-def _weights(turn, size):
-    """One over the landmarks' standard deviation in the image square, (B, 68), at the rotation `turn`."""
-    weights = np.full((len(turn), 68), 1 / LANDMARK_NOISE)
+def _whitening(target, size):
+    """Matrices (B, 68, 2, 2): errors in the image square → standard deviations along and across."""
+    along = np.tile([1.0, 0.0], (len(target), 68, 1))
+    noise = np.full((68, 2), LANDMARK_NOISE)                # (along, across)
+    for curve, (across, sliding) in CURVES.items():
+        points = target[:, list(curve)]
+        direction = np.gradient(points, axis=1)
+        length = np.linalg.norm(direction, axis=2, keepdims=True)
+        along[:, list(curve)] = direction / np.maximum(length, 1e-9)
+        noise[list(curve)] = sliding, across
+    normal = np.stack([-along[..., 1], along[..., 0]], axis=2)
+    axes = np.stack([along, normal], axis=2)                # (B, 68, 2 directions, 2)
+    return axes * (size / 2 / noise)[..., None]
+
+
+def _contour_fade(turn):
+    """What is left of each landmark's weight, (B, 68), when the head has turned by `turn`."""
+    weights = np.ones((len(turn), 68))
     yaw = np.arctan2(turn[:, 0, 2], turn[:, 2, 2])          # > 0: towards the viewer's right
     side = np.linspace(-1, 1, N_CONTOUR)                    # jaw-line from the viewer's left to the right
     away = np.maximum(yaw[:, None] * side, 0)               # how far each point has turned out of sight
-    fade = CONTOUR_FLOOR + (1 - CONTOUR_FLOOR) * np.exp(-(away / CONTOUR_YAW) ** 2)
-    weights[:, :N_CONTOUR] = fade / CONTOUR_NOISE
-    return weights * size / 2
+    weights[:, :N_CONTOUR] = CONTOUR_FLOOR + (1 - CONTOUR_FLOOR) * np.exp(-(away / CONTOUR_YAW) ** 2)
+    return weights
 
 
 def _solve(jacobian, error, coefficients, spread):
