@@ -28,6 +28,7 @@ ACTION_UNITS = (
 )
 ROOT, NECK, JAW = (0.0, -130.0, -22.0), (0.0, -78.0, -38.0), (0.0, -12.0, -20.0)
 PARENTS = (-1, 0, 1, 1, 1)
+SHAPE_SHARE = 0.7  # directions overlap: of the spread in the tables, the share of each alone
 JAW_DROP = 0.12  # radians of jaw rotation in a full AU26
 
 # fmt: off
@@ -209,7 +210,7 @@ def shape_basis(mesh):
             fields.append(_follow(mesh, _whole(mesh, name)))
     fields += [_follow(mesh, _local(mesh, *row[1:])) for row in LOCAL_SHAPES]
     fields += [_follow(mesh, _local(mesh, *row[1:], uneven=True)) for row in UNEVEN_SHAPES]
-    return np.stack(fields, 2)
+    return SHAPE_SHARE * np.stack(fields, 2)
 
 
 # ---- action units ----------
@@ -266,7 +267,7 @@ def _action(mesh, name):
             + local((50, -2), (9, 10), (-1.0, 1.0, 0.5))
             + _lids(mesh, 0, 2.2)
         ),
-        "AU7": lambda: _lids(mesh, -3.0, 3.4),
+        "AU7": lambda: _lids(mesh, -2.5, 3.3),
         "AU9": lambda: (
             local((12, -24), (8, 13), (0.4, 5.0, 1.6))
             + local((13, -40), (7, 6), (1.0, 1.8, 0.3))
