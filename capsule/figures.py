@@ -57,8 +57,8 @@ def run_figures(run, folder):
 def heading(run):
     """What stands over each figure: the experiment, what it must not be taken for, how much is there."""
     done, count = len(run.finished), len(run.folds)
-    parts = [run.name, *run.labels, *([f"{done} of {count} folds"] if run.missing else [])]
-    return " · ".join(parts)
+    marks = [*run.labels, *([f"{done} of {count} folds"] if run.missing else [])]
+    return run.name + (("\n" if len(run.name) > 40 else " · ") + " · ".join(marks) if marks else "")
 
 
 def _new_figure(width, height):
@@ -158,7 +158,7 @@ def curve_figure(run):
     left.fill_between(axis, losses.min(0), losses.max(0), color=GREY, alpha=0.35, linewidth=0,
                       label="lowest to highest fold")
     left.set(xlabel="epoch", ylabel="training loss (mean of folds)", ylim=(0, None))
-    left.legend(loc="upper right")
+    left.legend(loc="best")
     uf1 = {name: pooled_uf1(run, name) for name in EVALUATIONS}
     right.plot(axis, uf1["strict"], color=BLUE, marker="." if epochs < 40 else "",
                label="strict: picture as it is")
@@ -202,12 +202,12 @@ def clip_figure(run, clip):
 
 
 def _map_caption(clip):
-    """One or two lines under a clip's figure: what the maps are, and what they are not."""
+    """Two lines under a clip's figure: what the maps are, and what they are not."""
     side = f"{clip.side}×{clip.side}"
     lines = [f"Grad-CAM for the predicted class at the last backbone layer ({side}), each map scaled to its "
-             "own maximum."]
+             "own maximum.", "Bold: the true class; filled: the predicted one."]
     if "views" in clip.maps:
-        lines.append("The stack of 13 views has one map, laid over five of them: it does not tell the views "
+        lines[1] += (" The stack of 13 views has one map, laid over five of them: it does not tell the views "
                      "apart.")
     return "\n".join(lines)
 
@@ -244,6 +244,7 @@ def _length_bars(axes, clip, names, what):
     axes.set(xlim=(low, high + 0.3 * (high - low)), title=what)
     for place, length in zip(places, clip.lengths, strict=True):
         axes.text(max(length, 0) + 0.03 * (high - low), place, f"{length:.3f}", va="center", fontsize=7)
+    axes.xaxis.get_major_locator().set_params(nbins=3)
     axes.invert_yaxis()
     axes.set_box_aspect(0.9)
 

@@ -53,8 +53,8 @@ def config_of(run, data_root, device):
         if not option.metadata["identity"] or value is None:    # None: a run without views, say
             continue
         if type(value) is not type(option.default):
-            raise InputError(f"{run.folder / 'experiment.json'}: config {option.name} is {value!r:.40}: no run "
-                             "could have that; train the experiment again with --save-models")
+            path = run.folder / "experiment.json"
+            raise InputError(f"{path}: config {option.name} is {value!r:.40}, not as a run writes it; train the experiment again with --save-models")
         values[option.name] = value
     return Config(**values, data_root=str(data_root), result_root=str(run.folder.parent),
                   experiment=run.name, device=device)
