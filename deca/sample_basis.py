@@ -1,8 +1,7 @@
-"""How the embedded head varies: shape directions, action units, joints and skinning weights.
+"""How the embedded head varies between people and how it turns: shape directions, joints, skinning weights.
 
-Every direction is a smooth displacement in millimetres. One unit of a shape coefficient is about one standard
-deviation between people (Farkas 1994: 2-4 mm for most distances); one unit of an action unit is its full,
-strong form (Ekman, Friesen, Hager, "Facial Action Coding System", 2002).
+Every direction is a smooth displacement in millimetres; one unit of a coefficient is about one standard
+deviation between people (2-4 mm for most distances; Farkas, "Anthropometry of the Head and Face", 1994).
 """
 
 import numpy as np
@@ -10,26 +9,9 @@ import numpy as np
 from deca import sample_surface as surf
 from deca.sample_surface import bump, smoothstep
 
-ACTION_UNITS = (
-    "AU1",
-    "AU2",
-    "AU4",
-    "AU5",
-    "AU6",
-    "AU7",
-    "AU9",
-    "AU10",
-    "AU12",
-    "AU15",
-    "AU17",
-    "AU20",
-    "AU25",
-    "AU26",
-)
 ROOT, NECK, JAW = (0.0, -130.0, -22.0), (0.0, -78.0, -38.0), (0.0, -12.0, -20.0)
 PARENTS = (-1, 0, 1, 1, 1)
 SHAPE_SHARE = 0.7  # directions overlap: of the spread in the tables, the share of each alone
-JAW_DROP = 0.12  # radians of jaw rotation in a full AU26
 
 # fmt: off
 # name; (|x|, y) of the centre; (sx, sy) its width; (dx, dy, dz) the peak, dx outwards
@@ -85,7 +67,7 @@ def _follow(mesh, field):
     return field
 
 
-def _local(mesh, centre, width, peak, uneven=False):
+def local_field(mesh, centre, width, peak, uneven=False):
     x, y, _ = mesh.points.T
     weight = bump(np.abs(x), y, centre, width) * _front(mesh)
     if centre[0] == 0:
@@ -154,7 +136,7 @@ def _lid_weights(mesh):
     return np.where(y >= middle, weight, 0), np.where(y < middle, weight, 0)
 
 
-def _lids(mesh, raise_upper, raise_lower):
+def lid_field(mesh, raise_upper, raise_lower):
     """Lids moved along the eyeball by so many mm (positive is up)."""
     x, y, _ = mesh.points.T
     upper, lower = _lid_weights(mesh)
@@ -170,7 +152,7 @@ def _lids(mesh, raise_upper, raise_lower):
 def _eye_shape(mesh, name):
     x, _, z = mesh.points.T
     if name == "eye opening":
-        return _lids(mesh, 1.0, -0.7)
+        return lid_field(mesh, 1.0, -0.7)
     centre = np.stack([np.sign(x) * surf.EYE[0], 0 * x + surf.EYE[1], 0 * x + surf.EYE[2]], 1)
     offset = mesh.points - centre
     skin = (mesh.eye == 0) & (z > 10)
@@ -208,111 +190,9 @@ def shape_basis(mesh):
             fields.append(_lip_fullness(mesh, name.startswith("upper")))
         else:
             fields.append(_follow(mesh, _whole(mesh, name)))
-    fields += [_follow(mesh, _local(mesh, *row[1:])) for row in LOCAL_SHAPES]
-    fields += [_follow(mesh, _local(mesh, *row[1:], uneven=True)) for row in UNEVEN_SHAPES]
+    fields += [_follow(mesh, local_field(mesh, *row[1:])) for row in LOCAL_SHAPES]
+    fields += [_follow(mesh, local_field(mesh, *row[1:], uneven=True)) for row in UNEVEN_SHAPES]
     return SHAPE_SHARE * np.stack(fields, 2)
-
-
-# ---- action units ----------
-
-
-def _lips(mesh, raise_upper, raise_lower, width=0.9):
-    """The upper and the lower lip moved up by so many mm, fading to the corners and into the face."""
-    x, y, z = mesh.points.T
-    across = np.clip(1 - (x / (surf.MOUTH_HALF * width)) ** 2, 0, None)
-    far = np.abs(y - surf.mouth_line(x))
-    fade = np.where(
-        mesh.upper,
-        np.exp(-((np.maximum(far - 6, 0) / 9) ** 2)),
-        np.exp(-((np.maximum(far - 8, 0) / 10) ** 2)),
-    )
-    weight = across * fade * (z > 10) * (mesh.eye == 0) * (1 - smoothstep(0.7, 1, mesh.inside) * 0.5)
-    return np.stack([0 * x, weight * np.where(mesh.upper, raise_upper, raise_lower), 0 * x], 1)
-
-
-def _brow(mesh, centre, width, peak):
-    """A brow's pull: local, and gone at the upper lid's fold."""
-    lifted = smoothstep(7.0, 17.0, mesh.points[:, 1])
-    return _local(mesh, centre, width, peak) * lifted[:, None]
-
-
-def _jaw_turn(mesh):
-    """First-order jaw rotation by `JAW_DROP`."""
-    offset = mesh.points - JAW
-    weight = skinning_weights(mesh)[:, 2]
-    return np.stack([0 * weight, -offset[:, 2] * weight, offset[:, 1] * weight], 1) * JAW_DROP
-
-
-def _action(mesh, name):
-    """One action unit's displacement (V, 3), mm."""
-
-    def local(*row):
-        return _local(mesh, *row)
-
-    def brow(*row):
-        return _brow(mesh, *row)
-
-    mouth_corner = (surf.MOUTH_HALF, surf.MOUTH_Y)
-    actions = {
-        "AU1": lambda: brow((13, 24), (11, 13), (0.0, 6.5, 0.3)),
-        "AU2": lambda: brow((43, 24), (13, 13), (0.5, 6.5, 0.3)),
-        "AU4": lambda: (
-            brow((15, 23), (12, 11), (-3.0, -4.0, 1.0))
-            + brow((32, 24), (18, 11), (-0.8, -3.0, 0.6))
-            + _lids(mesh, -0.8, 0)
-        ),
-        "AU5": lambda: _lids(mesh, 4.0, 0),
-        "AU6": lambda: (
-            local((38, -20), (15, 11), (0.3, 5.0, 2.2))
-            + local((50, -2), (9, 10), (-1.0, 1.0, 0.5))
-            + _lids(mesh, 0, 2.2)
-        ),
-        "AU7": lambda: _lids(mesh, -2.5, 3.3),
-        "AU9": lambda: (
-            local((12, -24), (8, 13), (0.4, 5.0, 1.6))
-            + local((13, -40), (7, 6), (1.0, 1.8, 0.3))
-            + brow((12, 21), (11, 9), (-1.5, -4.0, 0.8))
-            + _lips(mesh, 3.0, 0)
-            + local((20, -32), (7, 12), (0, 1.5, 1.2))
-            + _lids(mesh, -0.6, 0.8)
-        ),
-        "AU10": lambda: (
-            _lips(mesh, 5.0, 0)
-            + local((24, -42), (9, 11), (0.8, 2.2, 1.6))
-            + local((14, -38), (6, 6), (0.6, 1.2, 0.2))
-        ),
-        "AU12": lambda: (
-            local(mouth_corner, (12, 11), (6.5, 6.5, -3.5))
-            + local((41, -36), (13, 13), (1.5, 2.5, 2.8))
-            + local((0, -64), (14, 9), (0, 0.8, -1.2))
-            + _lids(mesh, 0, 0.5)
-        ),
-        "AU15": lambda: (
-            local(mouth_corner, (9, 10), (0.8, -7.0, -0.8)) + local((28, -78), (9, 9), (0.5, -1.5, 0.8))
-        ),
-        "AU17": lambda: (
-            local((0, -90), (15, 10), (0, 4.5, 2.0))
-            + local((0, -70), (20, 8), (0, 2.6, 1.8))
-            + local(mouth_corner, (9, 7), (0, -1.5, 0))
-            + local((0, -58), (20, 6), (0, 1.2, 1.0))
-        ),
-        "AU20": lambda: (
-            local(mouth_corner, (13, 12), (8.0, -1.8, -4.5)) + local((0, -64), (16, 9), (0, 0, -1.0))
-        ),
-        "AU25": lambda: _lips(mesh, 2.2, -4.2),
-        "AU26": lambda: _jaw_turn(mesh),
-    }
-    return actions[name]()
-
-
-def expression_basis(mesh):
-    """(V, 3, 14) millimetres at full strength, in the order of `ACTION_UNITS`."""
-    fields = [_action(mesh, name) for name in ACTION_UNITS]
-    for field in fields:
-        field[mesh.eye != 0] = 0
-        inner = mesh.rim >= 0
-        field[inner] = field[mesh.rim[inner]]
-    return np.stack(fields, 2)
 
 
 # ---- joints ----------

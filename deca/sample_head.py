@@ -1,7 +1,7 @@
 """The embedded procedural head, made by code alone in FLAME's own format (SPEC section 4, "Sample head").
 
-`sample_head()` puts together the surface (`sample_surface`), its triangles (`sample_mesh`), its directions
-of change (`sample_basis`) and its paint (`sample_texture`).
+`sample_head()` puts together the surface (`sample_surface`), its triangles (`sample_mesh`), how people differ
+(`sample_basis`), how faces move (`sample_actions`), fine detail (`sample_detail`), paint (`sample_texture`).
 """
 
 from functools import lru_cache
@@ -11,7 +11,8 @@ import numpy as np
 from deca import sample_basis as basis
 from deca import sample_surface as surf
 from deca.head import HeadModel
-from deca.sample_basis import ACTION_UNITS, SHAPE_NAMES
+from deca.sample_actions import ACTION_UNITS, expression_basis
+from deca.sample_basis import SHAPE_NAMES
 from deca.sample_detail import face_mask, relief
 from deca.sample_mesh import build_mesh
 from deca.sample_texture import paint
@@ -90,7 +91,7 @@ def sample_head():
         template=_single(mesh.points * MM),
         faces=mesh.faces.astype(np.int64),
         shape_basis=_single(basis.shape_basis(mesh) * MM),
-        expression_basis=_single(basis.expression_basis(mesh) * MM),
+        expression_basis=_single(expression_basis(mesh) * MM),
         pose_basis=np.zeros((36, count * 3), np.float32),
         joint_regressor=_single(basis.joint_regressor(mesh)),
         skinning=_single(skinning),

@@ -194,7 +194,8 @@ def _hair(image, rng, theta, level, size):
     across, down = theta * size / (2 * np.pi), level * size / 400
     fine = _sampled(_noise(rng, size, (9.0, 0.55)), down, across * 2 + 0.15 * down)
     tufts = _sampled(_noise(rng, size, (14.0, 2.2)), down, across + 0.2 * down)
-    ragged = cover + (0.16 * fine + 0.22 * tufts) * (cover > 0.01) * (cover < 0.99)
+    uneven = (0.16 * fine + 0.22 * tufts) * (1 - 0.75 * smoothstep(0.5, 0.75, np.abs(theta)))
+    ragged = cover + uneven * (cover > 0.01) * (cover < 0.99)
     sheen = 0.32 * np.exp(-(((level - 118) / 26) ** 2)) + 0.10
     colour = np.array(HAIR) * (1 + sheen + 0.20 * fine + 0.14 * tufts)[..., None]
     return _blend(image, colour, smoothstep(0.22, 0.72, ragged) * 0.97)

@@ -16,8 +16,8 @@ from deca.textured import render_head, vertex_normals
 
 # fmt: off
 MIRROR = np.array([
-    *range(16, -1, -1), *range(26, 16, -1), *range(27, 31), *range(35, 30, -1), 45, 44, 43, 42, 47, 46, 39, 38,
-    37, 36, 41, 40, *range(54, 47, -1), *range(59, 54, -1), *range(64, 59, -1), 67, 66, 65])
+    *range(16, -1, -1), *range(26, 16, -1), *range(27, 31), *range(35, 30, -1), *range(45, 41, -1), 47, 46,
+    *range(39, 35, -1), 41, 40, *range(54, 47, -1), *range(59, 54, -1), *range(64, 59, -1), 67, 66, 65])
 # fmt: on
 CAMERA = torch.tensor([[8.0, 0.0, 0.0]])
 
@@ -255,7 +255,7 @@ def test_render_head_lights_backgrounds_and_sizes(head, flame):
     assert torch.equal(over[:, 0, 0], backdrop[:, 0, 0]) and not torch.allclose(
         over[:, 32, 32], backdrop[:, 32, 32]
     )
-    assert 0 <= over.min() and over.max() <= 1
+    assert over.min() >= 0 and over.max() <= 1
 
 
 def test_render_head_without_a_texture(head, flame):
