@@ -54,7 +54,8 @@ def config_of(run, data_root, device):
             continue
         if type(value) is not type(option.default):
             path = run.folder / "experiment.json"
-            raise InputError(f"{path}: config {option.name} is {value!r:.40}, not as a run writes it; train the experiment again with --save-models")
+            raise InputError(f"{path}: config {option.name} is {value!r:.40}, not as a run writes it; "
+                             "train the experiment again with --save-models")
         values[option.name] = value
     return Config(**values, data_root=str(data_root), result_root=str(run.folder.parent),
                   experiment=run.name, device=device)
