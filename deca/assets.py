@@ -5,6 +5,7 @@ None of these files is part of this project; `deca/data/README.md` says where th
 
 import pickle
 import re
+import warnings
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,11 +85,15 @@ def load_checkpoint(folder):
     """
     path = _existing(Path(folder) / "deca_model.tar")
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")     # about foreign pickles, which are refused anyway
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         asked = re.search(r"GLOBAL (\S+)", str(error))
         if asked:
             raise InputError(refusal(path, asked[1])) from None
+        with path.open("rb") as stream:
+            read_pickle(stream, path)       # a plain pickle: says what it asks for
         raise broken_file(path, error) from error
     except (*BROKEN, RuntimeError, OSError) as error:
         raise broken_file(path, error) from error

@@ -6,7 +6,9 @@ a short list stands for a small class of this module that only keeps data; any o
 pickle itself calls neither numpy, scipy, torch nor chumpy: a crafted array state cannot reach their C code.
 """
 
+import io
 import pickle
+import struct
 
 import numpy as np
 
@@ -14,7 +16,7 @@ from common.errors import InputError
 
 NUMPY, SCIPY, CHUMPY, TORCH = "numpy", "scipy.sparse", "chumpy", "torch"
 BROKEN = (pickle.UnpicklingError, EOFError, ValueError, TypeError, KeyError, IndexError, AttributeError,
-          ImportError, OverflowError, RecursionError, MemoryError)
+          ImportError, OverflowError, RecursionError, MemoryError, AssertionError, struct.error)
 
 
 _UNDER_WAY = object()
@@ -25,13 +27,19 @@ class _Refused(Exception):
 
 
 class _StandIn:
-    """Base of all stand-ins. Its `__setstate__` keeps a BUILD opcode from touching attributes of a class."""
+    """Base of all stand-ins. Its `__setstate__` keeps a BUILD opcode from touching attributes of a class.
+
+    `plain(memo)` gives the data that the object stands for, free of stand-ins.
+    """
 
     def __new__(cls, *args, **kwargs):
         return super().__new__(cls)
 
     def __setstate__(self, state):
         raise pickle.UnpicklingError(f"unexpected state for {type(self).__name__}")
+
+    def plain(self, memo):
+        raise ValueError(f"an object of class {type(self).__name__} where data was expected")
 
 
 class _Set(_StandIn):
@@ -207,9 +215,11 @@ PYTHON = {("_codecs", "encode"): _Latin1} | {
     for module in (new, old)}
 
 
-class _Unpickler(pickle.Unpickler):
+class _Unpickler(pickle._Unpickler):
+    """Python's own, not its C twin: there a damaged memo index makes a table of many gigabytes."""
+
     def __init__(self, stream, allowed):
-        super().__init__(stream, encoding="latin1")
+        super().__init__(io.BytesIO(stream.read()), encoding="latin1")      # no read beyond the file
         self.allowed = allowed
 
     def find_class(self, module, name):
@@ -220,6 +230,8 @@ class _Unpickler(pickle.Unpickler):
 
 def _plain(value, memo):
     """`value` with every stand-in replaced by the array (or number) it stands for. `memo`: id → result."""
+    if isinstance(value, type):
+        raise ValueError("a class where data was expected")
     if not isinstance(value, (_StandIn, dict, list, tuple)):
         return value
     if id(value) not in memo:
@@ -235,8 +247,6 @@ def _plain_container(value, memo):
         return {key: _plain(item, memo) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(item, memo) for item in value]
-    if not hasattr(value, "plain"):
-        raise ValueError("a class where data was expected")
     return value.plain(memo)
 
 

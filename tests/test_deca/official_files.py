@@ -184,11 +184,11 @@ def write_maps(folder, seed=0):
 
 
 def write_official_files(folder, seed=0):
-    """All six required files in `folder`. Returns: the arrays of generic_model.pkl and the checkpoint."""
+    """All six required files. Returns: the model's arrays, the UV of its vertices, the checkpoint."""
     folder = Path(folder)
     arrays, uv = flame_arrays(seed)
     write_flame_pickle(folder / "generic_model.pkl", arrays)
     write_template(folder / "head_template.obj", arrays, uv, seed)
     write_landmarks(folder / "landmark_embedding.npy", seed)
     write_maps(folder, seed)
-    return arrays, write_checkpoint(folder / "deca_model.tar", seed)
+    return arrays, uv, write_checkpoint(folder / "deca_model.tar", seed)

@@ -1,0 +1,442 @@
+"""Official files: read in full, refused when they carry code, named when they are not what they should be."""
+
+import io
+import os
+import pickle
+import shutil
+import zipfile
+
+import numpy as np
+import pytest
+import scipy.sparse
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from common.errors import InputError
+from deca import assets, safe_pickle
+from deca.assets import check, has_flame, has_official, load_checkpoint, load_flame
+from deca.safe_pickle import CHUMPY, NUMPY, SCIPY, TORCH, read_pickle
+from tests.test_deca.official_files import (
+    F,
+    Python2Pickler,
+    V,
+    chumpy_array,
+    stand_in_chumpy,
+    write_flame_pickle,
+)
+
+ALL = (NUMPY, SCIPY, CHUMPY, TORCH)
+MODEL = "generic_model.pkl"
+SMALL = ("head_template.obj", "landmark_embedding.npy", "fixed_displacement_256.npy", "uv_face_eye_mask.png")
+READERS = {name: row[1] for name, row in assets.FILES.items()}
+
+
+class Evil:
+    """Unpickled the usual way, this makes a folder."""
+
+    def __init__(self, marker):
+        self.marker = str(marker)
+
+    def __reduce__(self):
+        return os.mkdir, (self.marker,)
+
+
+def one_line(error):
+    """The message of a pytest error: one line, of a bearable length."""
+    message = str(error.value)
+    assert "\n" not in message and len(message) < 400
+    return message
+
+
+def unpickled(value, pickler=pickle._Pickler, protocol=2, allow=ALL):
+    stream = io.BytesIO()
+    pickler(stream, protocol).dump(value)
+    stream.seek(0)
+    return read_pickle(stream, "file.pkl", allow)
+
+
+# --- what the real files hold ---------------------------------------------------------------------
+
+def test_flame_arrays_arrive_unchanged(official):
+    head, arrays = load_flame(official.folder), official.arrays
+    assert head.name == "flame" and head.parents.tolist() == [-1, 0, 1, 1, 1]
+    for found, wanted in (
+            (head.template, arrays["v_template"]), (head.shape_basis, arrays["shapedirs"][:, :, :100]),
+            (head.expression_basis, arrays["shapedirs"][:, :, 300:350]), (head.skinning, arrays["weights"]),
+            (head.pose_basis, arrays["posedirs"].reshape(-1, 36).T),
+            (head.joint_regressor, arrays["J_regressor"])):
+        assert found.dtype == np.float32
+        np.testing.assert_array_equal(found, wanted.astype(np.float32))
+
+
+def test_triangles_keep_their_uv_and_landmarks_whatever_the_order(official):
+    """The template lists the triangles in another order, from other corners, than generic_model.pkl does."""
+    head, arrays = load_flame(official.folder), official.arrays
+    assert not np.array_equal(head.faces, arrays["f"])
+    np.testing.assert_allclose(head.uv[head.uv_faces], official.uv[head.faces], atol=1e-6)
+    embedding = np.load(official.folder / "landmark_embedding.npy", allow_pickle=True)[()]
+    corners = arrays["v_template"][arrays["f"][embedding["full_lmk_faces_idx"][0]]]
+    wanted = np.einsum("lkc,lk->lc", corners, embedding["full_lmk_bary_coords"][0])
+    found = np.einsum("lkc,lk->lc", head.template[head.faces[head.landmark_faces]], head.landmark_bary)
+    np.testing.assert_allclose(found, wanted, atol=1e-7)
+
+
+def test_maps_arrive_in_their_units(official):
+    head = load_flame(official.folder)
+    displacement = np.load(official.folder / "fixed_displacement_256.npy")
+    np.testing.assert_allclose(head.displacement, displacement, atol=1e-9)
+    mask = np.asarray(Image.open(official.folder / "uv_face_eye_mask.png"))[:, :, 0]
+    np.testing.assert_allclose(head.uv_face_mask, mask / 255, atol=1e-6)
+
+
+def test_checkpoint_weights_arrive_unchanged(official):
+    weights = load_checkpoint(official.folder)
+    assert set(weights) == {"E_flame", "E_detail", "D_detail"}
+    for name, state in weights.items():
+        assert set(state) == set(official.checkpoint[name])
+        assert all(torch.equal(state[key], official.checkpoint[name][key]) for key in state)
+
+
+@pytest.mark.parametrize(("protocol", "sparse"), [
+    (1, scipy.sparse.csr_matrix), (2, scipy.sparse.coo_matrix), (2, lambda dense: dense)])
+def test_other_forms_of_the_model_file(official, tmp_path, protocol, sparse):
+    """Protocol 1 makes objects through copy_reg; the joint regressor may be another kind of matrix."""
+    arrays = dict(official.arrays, shapedirs=official.arrays["shapedirs"].astype(np.float16))
+    write_flame_pickle(tmp_path / MODEL, arrays, protocol, sparse)
+    found = READERS[MODEL](tmp_path / MODEL)
+    np.testing.assert_array_equal(found["J_regressor"], arrays["J_regressor"])
+    np.testing.assert_array_equal(found["v_template"], arrays["v_template"])
+
+
+@pytest.mark.parametrize("pickler", [pickle._Pickler, Python2Pickler])
+@pytest.mark.parametrize("array", [
+    np.arange(12.0).reshape(3, 4), np.asfortranarray(np.arange(12.0).reshape(3, 4)), np.array([True, False]),
+    np.arange(3, dtype=">i4"), np.float32(2.5), np.array([[1, 2]], dtype=np.uint8)])
+def test_arrays_of_all_kinds(pickler, array):
+    found = unpickled({"a": [array, "text", 3]}, pickler)["a"]
+    np.testing.assert_array_equal(found[0], array)
+    assert found[1:] == ["text", 3]
+
+
+@pytest.mark.parametrize("kind", [scipy.sparse.csc_matrix, scipy.sparse.csr_matrix, scipy.sparse.coo_matrix])
+def test_sparse_matrices_become_dense(kind):
+    dense = np.where(np.random.default_rng(0).random((4, 7)) < 0.4, 1.5, 0)
+    np.testing.assert_array_equal(unpickled(kind(dense)), dense)
+
+
+def test_newer_pickles_of_the_same_data():
+    found = unpickled({"x": np.arange(5), "t": torch.ones(3)}, protocol=4)
+    np.testing.assert_array_equal(found["x"], np.arange(5))
+    assert found["t"] is None        # noted, not opened
+
+
+# --- which files are there ------------------------------------------------------------------------
+
+def test_check_of_a_whole_folder(official):
+    rows = check(official.folder)
+    assert [(row.file, row.status) for row in rows if row.required] == [
+        (name, "present") for name in (MODEL, "deca_model.tar", *SMALL)]
+    assert [(row.file, row.status) for row in rows if not row.required] == [
+        ("FLAME_albedo_from_BFM.npz", "missing")]
+    assert all(row.purpose and row.source for row in rows)
+    assert has_official(official.folder)
+
+
+def test_check_of_an_empty_folder(tmp_path):
+    assert {row.status for row in check(tmp_path)} == {"missing"}
+    assert not has_official(tmp_path) and not has_flame(tmp_path)
+    with pytest.raises(InputError, match=r"generic_model\.pkl: no such file; .*--check"):
+        load_flame(tmp_path)
+    with pytest.raises(InputError, match=r"deca_model\.tar: no such file"):
+        load_checkpoint(tmp_path)
+
+
+def test_flame_alone_is_enough_for_the_head(official, tmp_path):
+    for name in (MODEL, *SMALL):
+        (tmp_path / name).symlink_to(official.folder / name)
+    assert has_flame(tmp_path) and not has_official(tmp_path)
+    assert load_flame(tmp_path).template.shape == (V, 3)
+
+
+def test_albedo_archive(tmp_path):
+    path = tmp_path / "FLAME_albedo_from_BFM.npz"
+    np.savez(path, MU=np.zeros((4, 4, 3)), PC=np.zeros((4, 4, 3, 2)))
+    assert check(tmp_path)[-1].status == "present"
+    np.savez(path, MU=np.zeros((4, 4, 3)))
+    assert "expected arrays MU and PC" in check(tmp_path)[-1].problem
+    path.write_bytes(b"PK\x03\x04 not a zip")
+    assert "truncated or broken" in check(tmp_path)[-1].problem
+
+
+def test_every_file_is_described_in_the_readme():
+    readme = (assets.Path(assets.__file__).parent / "data/README.md").read_text(encoding="utf-8")
+    assert all(f"`{name}`" in readme for name in assets.FILES)
+
+
+# --- files that carry code ------------------------------------------------------------------------
+
+def evil_flame(path, marker):
+    with path.open("wb") as stream:
+        pickle.dump({"v_template": np.zeros((V, 3)), "f": Evil(marker)}, stream, protocol=2)
+
+
+def evil_flame_in_chumpy(path, marker):
+    with stand_in_chumpy() as kind, path.open("wb") as stream:
+        Python2Pickler(stream, 2).dump({"v_template": chumpy_array(kind, Evil(marker))})
+
+
+def evil_array(path, marker):
+    with path.open("wb") as stream:
+        np.save(stream, np.array(Evil(marker), dtype=object), allow_pickle=True)
+
+
+def evil_checkpoint(path, marker):
+    torch.save({"E_flame": {"w": torch.zeros(1)}, "E_detail": Evil(marker)}, path)
+
+
+def evil_old_checkpoint(path, marker):
+    torch.save({"E_flame": Evil(marker)}, path, _use_new_zipfile_serialization=False)
+
+
+def plain_pickle(path, marker):
+    path.write_bytes(pickle.dumps(Evil(marker)))
+
+
+def evil_archive(path, marker):
+    np.savez(path, MU=np.array(Evil(marker), dtype=object), PC=np.zeros(3))
+
+
+@pytest.mark.parametrize(("name", "write"), [
+    (MODEL, evil_flame), (MODEL, evil_flame_in_chumpy),
+    (MODEL, plain_pickle), ("landmark_embedding.npy", evil_array),
+    ("fixed_displacement_256.npy", evil_array), ("deca_model.tar", evil_checkpoint),
+    ("deca_model.tar", evil_old_checkpoint), ("deca_model.tar", plain_pickle)])
+def test_a_file_that_carries_code_is_refused_and_does_not_run(tmp_path, name, write):
+    marker = tmp_path / "it ran"
+    write(tmp_path / name, marker)
+    with pytest.raises(InputError) as error:
+        READERS[name](tmp_path / name)
+    assert not marker.exists()
+    message = one_line(error)
+    assert name in message and f"asks for {os.mkdir.__module__}.mkdir" in message
+    row = next(row for row in check(tmp_path) if row.file == name)
+    assert row.status == "bad" and row.problem == message and not marker.exists()
+
+
+def test_an_archive_that_carries_code_does_not_run(tmp_path):
+    evil_archive(tmp_path / "FLAME_albedo_from_BFM.npz", tmp_path / "it ran")
+    assert check(tmp_path)[-1].status == "bad"
+    assert not (tmp_path / "it ran").exists()
+
+
+def test_code_in_the_bytes_of_a_tensor_is_not_opened(tmp_path):
+    """`_load_from_bytes` of the real thing would unpickle these bytes."""
+    inner = pickle.dumps(Evil(tmp_path / "it ran"))
+    storage = b"ctorch.storage\n_load_from_bytes\n(B" + len(inner).to_bytes(4, "little") + inner + b"tR."
+    assert read_pickle(io.BytesIO(b"\x80\x03" + storage), "x", (TORCH,)) is None
+    assert not (tmp_path / "it ran").exists()
+
+
+@pytest.mark.parametrize("asked", [
+    "builtins eval", "builtins getattr", "__builtin__ open", "os system", "posix system", "subprocess Popen",
+    "numpy load", "numpy fromfile", "numpy.core.multiarray fromfile", "torch load", "scipy.sparse load_npz",
+    "torch._utils _rebuild_parameter", "chumpy.ch ChLambda", "numpy ndarray.tofile",
+    "chumpy.ch Ch.__init__.__globals__"])
+def test_names_outside_the_list_are_refused(asked):
+    module, name = asked.split()
+    text = b"".join(pickle.SHORT_BINUNICODE + bytes([len(part)]) + part.encode() for part in (module, name))
+    with pytest.raises(InputError) as error:
+        read_pickle(io.BytesIO(b"\x80\x04" + text + pickle.STACK_GLOBAL + b"."), "file.pkl", ALL)
+    assert f"asks for {module}.{name}" in one_line(error)
+
+
+@pytest.mark.parametrize("group", [SCIPY, CHUMPY, TORCH])
+def test_each_place_opens_only_its_own_classes(group):
+    (module, name), *_ = safe_pickle.ALLOWED[group]
+    with pytest.raises(InputError, match=f"asks for {module}.{name}"):
+        read_pickle(io.BytesIO(f"c{module}\n{name}\n.".encode()), "file.npy", (NUMPY,))
+
+
+@pytest.mark.parametrize("key", [
+    *safe_pickle.PYTHON, *(key for group in ALL for key in safe_pickle.ALLOWED[group])])
+@pytest.mark.parametrize("state", [
+    b"}(X\x01\x00\x00\x00xK\x01ub", b"N}(X\x08\x00\x00\x00__init__K\x01u\x86b"])
+def test_a_pickle_cannot_change_the_allowed_classes(key, state):
+    """A BUILD opcode on a class would set attributes of that class for everyone after."""
+    before = {kind: dict(vars(kind)) for kind in safe_pickle._StandIn.__subclasses__()}
+    with pytest.raises(InputError, match="truncated or broken"):
+        read_pickle(io.BytesIO(f"c{key[0]}\n{key[1]}\n".encode() + state + b"."), "file.pkl", ALL)
+    assert before == {kind: dict(vars(kind)) for kind in safe_pickle._StandIn.__subclasses__()}
+
+
+# --- files that are broken ------------------------------------------------------------------------
+
+@pytest.mark.parametrize("name", [MODEL, "deca_model.tar", *SMALL])
+@pytest.mark.parametrize("share", [0, 0.001, 0.5, 0.95])
+def test_a_truncated_file_is_named(official, tmp_path, name, share):
+    size = int(share * (official.folder / name).stat().st_size)
+    with (official.folder / name).open("rb") as whole, (tmp_path / name).open("wb") as part:
+        part.write(whole.read(size))
+    with pytest.raises(InputError, match=name) as error:
+        READERS[name](tmp_path / name)
+    one_line(error)
+
+
+@pytest.mark.parametrize("name", [MODEL, "deca_model.tar", *SMALL])
+def test_a_web_page_in_place_of_the_file_is_named(tmp_path, name):
+    """What a download without registration often leaves."""
+    (tmp_path / name).write_text("<!DOCTYPE html>\n<html><body>Log in</body></html>\n", encoding="utf-8")
+    with pytest.raises(InputError, match=name) as error:
+        READERS[name](tmp_path / name)
+    one_line(error)
+
+
+def without(arrays, name, value):
+    return dict(arrays, shapedirs=arrays["shapedirs"].astype(np.float16)) | {name: value}
+
+
+@pytest.mark.parametrize(("name", "change", "message"), [
+    ("v_template", lambda a: a[:-1], r"v_template: expected numbers \(5023, 3\), found float64 \(5022, 3\)"),
+    ("f", lambda a: a + 500, r"f: expected indices from 0 to 5022, found 500 to \d+"),
+    ("shapedirs", lambda a: a[:, :, :150], r"shapedirs: expected numbers \(5023, 3, 400\)"),
+    ("posedirs", lambda a: a[:, :, :9], r"posedirs: expected numbers \(5023, 3, 36\)"),
+    ("J_regressor", lambda a: a[:4], r"J_regressor: expected numbers \(5, 5023\)"),
+    ("weights", lambda a: a * np.nan, r"weights: expected finite numbers"),
+    ("kintree_table", lambda a: a * 0 + 3, r"kintree_table: expected parents before children"),
+    ("kintree_table", lambda a: "none", r"kintree_table: expected numbers \(2, 5\), found str")])
+def test_a_model_of_another_shape_says_what_was_expected(official, tmp_path, name, change, message):
+    path = tmp_path / MODEL
+    arrays = official.arrays
+    write_flame_pickle(path, without(arrays, name, change(arrays[name])))
+    with pytest.raises(InputError, match=r"generic_model\.pkl: " + message) as error:
+        READERS[path.name](path)
+    one_line(error)
+
+
+def test_a_template_with_other_triangles_is_named(official, tmp_path):
+    for name in (MODEL, *SMALL):
+        shutil.copy(official.folder / name, tmp_path / name)
+    path = tmp_path / "head_template.obj"
+    lines = path.read_text(encoding="utf-8").splitlines()
+    lines[-1] = "f 1/1 2/2 3/3"
+    path.write_text("\n".join(lines), encoding="utf-8")
+    with pytest.raises(InputError, match=r"head_template\.obj: its triangles are not those of generic_model"):
+        load_flame(tmp_path)
+    for wrong, message in (("f 1/1 2/2 3/3 4/4", "truncated or broken"), ("f 1 2 3", "truncated or broken"),
+                           ("f 1/1 2/2 9999/3", f"expected indices from 0 to {V - 1}"),
+                           ("f 1/1 2/2 0/3", f"expected indices from 0 to {V - 1}"),
+                           ("", f"expected {V} vertices and {F} triangles, found {V} and {F - 1}")):
+        lines[-1] = wrong
+        path.write_text("\n".join(lines), encoding="utf-8")
+        with pytest.raises(InputError, match=message):
+            READERS[path.name](path)
+
+
+@pytest.mark.parametrize(("embedding", "message"), [
+    ({"full_lmk_faces_idx": np.zeros((1, 51), int)}, r"full_lmk_faces_idx: expected numbers \(1, 68\)"),
+    ({"full_lmk_faces_idx": np.full((1, 68), F)}, rf"expected indices from 0 to {F - 1}"),
+    ({"full_lmk_faces_idx": np.zeros((1, 68), int)}, r"full_lmk_bary_coords: expected numbers \(1, 68, 3\)"),
+    (["no", "dictionary"], r"expected a dictionary, found list")])
+def test_landmarks_of_another_shape(tmp_path, embedding, message):
+    path = tmp_path / "landmark_embedding.npy"
+    holder = np.empty((), dtype=object)
+    holder[()] = embedding
+    np.save(path, holder, allow_pickle=True)
+    with pytest.raises(InputError, match=message):
+        READERS[path.name](path)
+
+
+def test_maps_of_another_shape(tmp_path):
+    path = tmp_path / "fixed_displacement_256.npy"
+    np.save(path, np.zeros((512, 512)))
+    with pytest.raises(InputError, match=r"expected numbers \(256, 256\), found float64 \(512, 512\)"):
+        READERS[path.name](path)
+    path = tmp_path / "uv_face_eye_mask.png"
+    Image.new("L", (64, 32)).save(path)
+    with pytest.raises(InputError, match="expected 256x256 pixels, found 64x32"):
+        READERS[path.name](path)
+
+
+def test_a_checkpoint_of_another_shape(official, tmp_path):
+    path = tmp_path / "deca_model.tar"
+    whole = official.checkpoint
+    detail = whole["D_detail"]
+    cases = [
+        ([1, 2], "expected a dictionary, found list"),
+        ({"E_flame": {}}, "expected the networks E_flame, E_detail, D_detail, found E_flame"),
+        (whole | {"D_detail": {k: v for k, v in detail.items() if k != "l1.0.weight"}},
+         r"D_detail\.l1\.0\.weight: expected \(8192, 181\), found nothing"),
+        (whole | {"D_detail": detail | {"l1.0.weight": torch.zeros(8192, 178)}}, r"found \(8192, 178\)"),
+    ]
+    for checkpoint, message in cases:
+        torch.save(checkpoint, path)
+        with pytest.raises(InputError, match=rf"deca_model\.tar: .*{message}"):
+            load_checkpoint(tmp_path)
+    torch.save(whole | {"D_detail": {k: v for k, v in detail.items() if not k.endswith("tracked")}}, path)
+    assert load_checkpoint(tmp_path)["D_detail"]["conv_blocks.0.num_batches_tracked"] == 0
+
+
+def test_a_zip_with_other_contents_is_named(tmp_path):
+    with zipfile.ZipFile(tmp_path / "deca_model.tar", "w") as archive:
+        archive.writestr("readme.txt", "not a checkpoint")
+    with pytest.raises(InputError, match=r"deca_model\.tar: truncated or broken"):
+        load_checkpoint(tmp_path)
+
+
+def sample_pickle():
+    """A small pickle with everything that the list allows."""
+    stream = io.BytesIO()
+    with stand_in_chumpy() as kind:
+        Python2Pickler(stream, 2).dump({
+            "a": chumpy_array(kind, np.arange(6.0)), "b": scipy.sparse.csc_matrix(np.eye(3)),
+            "c": np.array({"x": np.float32(2)}, dtype=object), "d": [np.arange(3), "text"]})
+    return stream.getvalue()
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), min_size=1, max_size=6), st.booleans())
+def test_damaged_bytes_give_data_or_a_clear_line(changes, cut):
+    data = bytearray(sample_pickle())
+    for place, value in changes:
+        data[place % len(data)] = value
+    if cut:
+        del data[changes[0][0] % len(data):]
+    try:
+        read_pickle(io.BytesIO(bytes(data)), "file.pkl", ALL)
+    except InputError as error:
+        assert str(error).startswith("file.pkl: ") and "\n" not in str(error)
+
+
+def test_hostile_structures_end_quickly():
+    for data in (b"(lp0\ng0\na.",                                        # a list that contains itself
+                 b"\x80\x02" + b"]" * 100_000 + b"a" * 99_999 + b".",    # nested too deeply
+                 b"cnumpy\nndarray\n.",                                  # a class where data should be
+                 b"\x80\x04\x8e" + b"\xff" * 8 + b"x."):                 # bytes of an impossible length
+        with pytest.raises(InputError, match="truncated or broken") as error:
+            read_pickle(io.BytesIO(data), "file.pkl", ALL)
+        one_line(error)
+
+
+def test_a_memo_index_of_two_thousand_million_takes_no_memory():
+    assert read_pickle(io.BytesIO(b"\x80\x02K\x01r\xff\xff\xff\x7f."), "file.pkl", ALL) == 1
+
+
+def test_shared_parts_are_expanded_once():
+    """Forty lists, each holding the one before twice, are not 2 to the 40 lists."""
+    value = []
+    for _ in range(40):
+        value = [value, value]
+    assert len(unpickled(value)) == 2
+
+
+@pytest.mark.parametrize("change", [
+    {"indptr": np.array([0, 1, 2, 30])}, {"indptr": np.array([0, 2, 1, 3])}, {"indices": np.array([0, 1, 9])},
+    {"indices": np.array([0, 1, -1])}, {"indices": np.array([0.5, 1, 2])}, {"_shape": (3, 10**12)},
+    {"_shape": (3, 4)}, {"data": np.ones(2)}, {"data": "text"}])
+def test_impossible_sparse_matrices_are_refused(change):
+    matrix = scipy.sparse.csc_matrix(np.eye(3))
+    matrix.__dict__.update(change)
+    with pytest.raises(InputError, match="truncated or broken"):
+        unpickled(matrix)
