@@ -178,7 +178,7 @@ def curve_figure(run):
 def clip_figure(run, clip):
     """Where the network looked in one clip (a gradcam.ClipMaps): onset, apex, map, lengths, views. Figure."""
     names, views = run.facts["class_names"], "views" in clip.maps
-    figure = _new_figure(FULL_WIDTH, 4.4 if views else 2.5)
+    figure = _new_figure(FULL_WIDTH, 4.4 if views else 2.4)
     top, *below = figure.subfigures(1 + views, 1, squeeze=False, height_ratios=[1.25, 1][:1 + views])[:, 0]
     onset, apex, overlay, bars = top.subplots(1, 4, width_ratios=[1, 1, 1, 1.15])
     _picture(onset, clip.onset, "onset", "not on disk")
@@ -194,7 +194,7 @@ def clip_figure(run, clip):
             shown = _overlay(axes, clip.views[place], clip.maps["views"], f"view at {yaw}°")
         below[0].colorbar(shown, ax=below[0].axes, label="Grad-CAM", fraction=0.015, pad=0.01)
     else:
-        top.colorbar(shown, ax=overlay, location="bottom", label="Grad-CAM", fraction=0.06, pad=0.03)
+        top.colorbar(shown, ax=(onset, apex, overlay), label="Grad-CAM", fraction=0.02, pad=0.01, shrink=0.8)
     figure.suptitle(f"{heading(run)}\n{clip.key}: true {names[clip.truth]}, predicted "
                     f"{names[clip.prediction]}", fontsize=8)
     figure.supxlabel(_map_caption(clip), fontsize=7)
