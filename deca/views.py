@@ -44,7 +44,7 @@ def thirteen_views(clips, crops, config):
     reconstructor, head, key, views_fallback.
     Raises: InputError for an unwritable cache or unusable official files.
     """
-    name, why = choose_reconstructor(config.reconstructor)
+    name, why = choose_reconstructor(config.reconstructor, ASSETS)
     print(f"views: {why}", flush=True)
     maker = Maker(name, config.device)
     root = Path(config.data_root) / "views" / name
@@ -95,7 +95,7 @@ class Maker:
             files = [ASSETS / file for file in (*FLAME_FILES, "deca_model.tar")]
             self.head_name, head, rule = "flame", _files_hash(files), {}
         else:
-            self._reconstructor = make_reconstructor(name, device)
+            self._reconstructor = make_reconstructor(name, device, ASSETS)
             model = self._reconstructor.head
             self.head_name, head, rule = model.name, _head_hash(model), fitting.RULE
         text = json.dumps([RULE, name, head, rule], sort_keys=True)
@@ -104,7 +104,7 @@ class Maker:
     @property
     def reconstructor(self):
         if self._reconstructor is None:
-            self._reconstructor = make_reconstructor(self.name, self._device)
+            self._reconstructor = make_reconstructor(self.name, self._device, ASSETS)
         return self._reconstructor
 
     def points(self, pictures, offsets):
