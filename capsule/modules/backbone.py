@@ -23,8 +23,12 @@ DOWNLOAD_TIMEOUT = 20    # seconds without an answer
 
 
 def scaled(channels, width):
-    """`channels` times `width`, rounded to a multiple of 8 so that capsules of 8 numbers fit."""
-    return max(8, 8 * round(channels * width / 8))
+    """`channels` times `width`, rounded to a multiple of 16.
+
+    So that capsules of 8 numbers fit; and because torch 2.12's channels-last 1×1 convolution of 8 channels,
+    stride 2, writes past its memory in the backward pass on CPUs with AVX-512.
+    """
+    return max(16, 16 * round(channels * width / 16))
 
 
 def resnet_layers(width=1.0, stages=3):

@@ -21,7 +21,7 @@ from capsule.modules import (
 )
 from common.errors import InputError
 
-SMALL = {"pretrained": False, "width": 0.125}    # same layers, an eighth of the channels
+SMALL = {"pretrained": False, "width": 0.125}    # same layers, few channels
 SIDE = 136                                       # leaves one place of primary capsules
 
 
