@@ -161,8 +161,9 @@ def _make(root, settings, progress):
         raise InputError(f"{folder}: not a whole synthetic database; move it away or choose another "
                          "--data-root")
     _begin(unfinished, about)
-    plan = plan_clips(settings)
-    _render_all(unfinished, settings, plan, progress)
+    with _one_thread_each():
+        plan = plan_clips(settings)
+        _render_all(unfinished, settings, plan, progress)
     _write_papers(unfinished, settings, about, plan)
     _remove_strays(unfinished, plan)
     if folder.exists():
@@ -258,8 +259,7 @@ def _render_all(folder, settings, plan, progress):
     """Render the clips that `folder` lacks, several at a time."""
     jobs = [(subject, clip, number, index) for number, (subject, clips) in enumerate(plan)
             for index, clip in enumerate(clips)]
-    scene.stage()
-    with _one_thread_each(), ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
         futures = [pool.submit(_render_clip, folder, settings, *job) for job in jobs]
         try:
             for future in tqdm(futures, "synthetic database", unit="clip", disable=not progress):

@@ -56,15 +56,15 @@ def subject_texture(texture, rng):
     size = len(texture)
     x, y, hairy, iris, on_eye = _maps(size)
     skin, hair = _between(SKINS, rng) * rng.uniform(0.97, 1.03, 3), _between(HAIRS, rng)
-    hair = hair * min(1.0, 0.4 * skin.mean() / hair.mean())         # hair is darker than the skin round it
+    hair = hair * min(1.0, 0.32 * skin.mean() / hair.mean())         # hair is darker than the skin round it
     dark = (np.mean(SKIN) - texture.mean(2)) / (np.mean(SKIN) - np.mean(HAIR))
     share = hairy * surf.smoothstep(0.25, 0.85, dark)
     shade = skin / SKIN + share[..., None] * (hair / HAIR - skin / SKIN)
     eyes = 1 + iris[..., None] * (_between(IRISES, rng) / IRIS - 1)
     painted = texture * np.where(on_eye[..., None], eyes, shade)
-    blotches = _noise(rng, size, size / 24) * rng.uniform(0.01, 0.03)
+    blotches = _noise(rng, size, size / 24) * rng.uniform(0.006, 0.018)
     blotches = blotches + _noise(rng, size, 1.2) * rng.uniform(0.01, 0.025)
-    red = _noise(rng, size, size / 36) * rng.uniform(0.005, 0.02)
+    red = _noise(rng, size, size / 36) * rng.uniform(0.003, 0.009)
     tone = 1 + blotches[..., None] + red[..., None] * (1.0, -0.5, -0.5)
     painted = painted * np.where(on_eye[..., None], 1, tone) * _moles(x, y, rng)[..., None]
     if rng.uniform() < 0.3:

@@ -2,7 +2,7 @@
 
 The light is an environment of a few dozen directions; what the head hides from each of them is measured once,
 so that nose, brows and chin throw soft shade. Shading is computed per vertex in linear light, the picture at
-twice its size, then filtered down, coded for display and given the camera's noise.
+one and a half times its size, then filtered down, coded for display and given the camera's noise.
 """
 
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from deca.renderer import Renderer
 from deca.sample_head import sample_head
 
 WIDTH, HEIGHT = 280, 340                # pixels, near CASME II's cropped frames
-SUPERSAMPLE = 2
+SUPERSAMPLE = 1.5
 AT_ONCE = 4                             # frames in memory at a time
 SHAPE_SPREAD = 0.6                      # standard deviation of a shape coefficient
 CROP_FACTOR = 1.1 * 1.25                # the crop's side over the landmarks' box (SPEC section 2)
@@ -39,7 +39,7 @@ class Subject:
     gloss: float                # strength of the skin's highlights
     background: np.ndarray      # (2, 3) colours at the top and the bottom
     scale: float                # pixels per metre
-    centre: np.ndarray          # (2,) where the landmarks' box lies in the picture, pixels
+    origin: np.ndarray          # (2,) where the head's origin lies in the picture, pixels
     noise: float                # camera noise, display levels
     glasses: Glasses | None
 
@@ -111,15 +111,16 @@ def sample_subject(rng, glasses):
     shape = np.clip(rng.standard_normal(world.head.shape_basis.shape[2]), -2, 2) * SHAPE_SPREAD
     neutral = world.pose(shape, np.zeros((1, 1)), np.zeros((1, 6)))
     landmarks = neutral.landmarks3d[0].numpy()
-    box = np.ptp(landmarks[:, :2], axis=0).mean()
-    scale = rng.uniform(150, 168) / box
-    centre = np.array([WIDTH / 2, HEIGHT / 2 + 12]) + rng.uniform(-6, 6, 2)
+    low, high = landmarks[:, :2].min(0), landmarks[:, :2].max(0)
+    scale = rng.uniform(150, 168) / (high - low).mean()
+    middle = np.array([WIDTH / 2, HEIGHT / 2 + 22]) + rng.uniform(-6, 6, 2)      # of the landmarks' box
+    origin = middle - (low + high) / 2 * scale * (1, -1)
     texture = subject_texture(world.head.texture, rng)
     wall = rng.uniform(0.05, 0.55) * rng.uniform(0.85, 1.15, 3)
     wall = np.stack([wall, wall * rng.uniform(0.5, 0.9)])
     light, gloss, noise = _light(rng), rng.uniform(0.02, 0.07), rng.uniform(0.8, 1.8)
     worn = make_glasses(neutral.verts[0].numpy(), landmarks, rng) if glasses else None
-    return Subject(shape, texture, light, gloss, wall, float(scale), centre, noise, worn)
+    return Subject(shape, texture, light, gloss, wall, float(scale), origin, noise, worn)
 
 
 def _light(rng):
@@ -140,7 +141,7 @@ def _light(rng):
 def project_pixels(points, subject, shift):
     """Points (T, N, 3) metres → (T, N, 2) pixels, x right, y down. shift (T, 2): the head's drift, pixels."""
     flat = points[..., :2] * subject.scale * (1, -1)
-    return flat + (subject.centre + shift)[:, None]
+    return flat + (subject.origin + shift)[:, None]
 
 
 def crop_scale(pixels):
@@ -169,7 +170,7 @@ def _picture(subject, expressions, poses, shift, creases):
     """Linear light at SUPERSAMPLE times the size, (T, H, W, 3) float32."""
     world = stage()
     posed = world.pose(subject.shape, expressions, poses)
-    height, width = HEIGHT * SUPERSAMPLE, WIDTH * SUPERSAMPLE
+    height, width = round(HEIGHT * SUPERSAMPLE), round(WIDTH * SUPERSAMPLE)
     seen = rasterize(_screen(posed.verts, subject, shift), world.faces, height, width)
     image = _background(subject, len(poses))
     light = torch.tensor(subject.light, dtype=torch.float32)
@@ -226,7 +227,7 @@ def _sampled(texture, uv):
 
 def _background(subject, count):
     """A plain wall, a little darker towards the bottom and the edges: (count, H, W, 3)."""
-    height, width = HEIGHT * SUPERSAMPLE, WIDTH * SUPERSAMPLE
+    height, width = round(HEIGHT * SUPERSAMPLE), round(WIDTH * SUPERSAMPLE)
     y, x = np.linspace(0, 1, height)[:, None], np.linspace(-1, 1, width)[None]
     top, bottom = subject.background
     wall = (top + (bottom - top) * y[..., None]) * (1 - 0.15 * x[..., None] ** 2)          # (H, W, 3)

@@ -1,6 +1,7 @@
 """The synthetic database: read by the real code, the same bytes each time, faces that dlib finds."""
 
 import hashlib
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import numpy as np
@@ -219,3 +220,22 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path):
     with pytest.raises(InputError, match="not a whole synthetic database"):
         make_synthetic(tmp_path, subjects=1, clips=1)
     assert (tmp_path / "synthetic" / "mine.txt").read_text() == "x"
+
+
+def test_two_at_once_make_it_once(tmp_path, monkeypatch):
+    real, rendered = synthetic_scene.render_clip, []
+    monkeypatch.setattr(synthetic_scene, "render_clip", lambda *given: rendered.append(1) or real(*given))
+    with ThreadPoolExecutor(2) as pool:
+        made = [pool.submit(make_synthetic, tmp_path, subjects=1, clips=2, frames=(7, 7)) for _ in range(2)]
+        folders = {future.result() for future in made}
+    assert folders == {tmp_path / "synthetic"}
+    assert len(rendered) == 2
+
+
+def test_command_line(tmp_path, capsys):
+    synthetic.main(["--data-root", str(tmp_path), "--subjects", "1", "--clips", "1", "--glasses", "1",
+                    "--intensity", "micro", "--seed", "4"])
+    out = capsys.readouterr().out
+    assert "1 synthetic clips" in out and "glasses: sub01" in out
+    settings = read_truth(tmp_path)["settings"]
+    assert (settings["intensity"], settings["seed"], settings["glasses"]) == ("micro", 4, 1.0)
