@@ -2,7 +2,8 @@
 
 For each photograph, in a folder of its name: crop.png, views/<yaw>.png, sheet.jpg, parameters.json and, with
 `--obj`, mesh.obj, mesh.mtl and mesh.png. `--check` says which official files are there.
-Exit codes: 0 all went well, 1 some photographs failed (a line says why), 2 nothing could be done.
+Exit codes: 0 all went well, 1 some photographs failed (a line says why), 2 nothing could be done,
+130 Ctrl-C.
 """
 
 import argparse
@@ -50,7 +51,11 @@ def main(arguments=None):
     except InputError as error:
         print(f"deca: {error}", file=sys.stderr)
         return error.exit_code
-    failed = _work(photos, reconstructor, options)
+    try:
+        failed = _work(photos, reconstructor, options)
+    except KeyboardInterrupt:
+        print(f"deca: stopped; what is finished lies in {options.out}", file=sys.stderr)
+        return 130
     print(f"deca: {len(photos) - failed} of {len(photos)} photographs done, in {options.out}")
     return 0 if not failed else 1 if failed < len(photos) else 2
 

@@ -164,6 +164,15 @@ def test_check_lists_the_official_files(capsys, monkeypatch, tmp_path, official)
     assert capsys.readouterr().out.splitlines()[-1] == "DECA can be used."
 
 
+def test_ctrl_c_ends_with_one_line(odd, tmp_path, capsys, monkeypatch):
+    def stopped(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "process", stopped)
+    assert command.main([str(odd / "grey.png"), "--out", str(tmp_path), "--device", "cpu"]) == 130
+    assert capsys.readouterr().err.splitlines()[-1].startswith("deca: stopped")
+
+
 def test_run_as_a_module():
     done = subprocess.run([sys.executable, "-m", "deca", "no/such/photo.jpg"], capture_output=True, text=True)
     assert done.returncode == 2

@@ -8,7 +8,7 @@ import torch
 from scipy.spatial.transform import Rotation
 from skimage import data
 
-from deca.fitting import LandmarkFit, LandmarkModel, fit_landmarks
+from deca.fitting import LandmarkFit, LandmarkModel, default_head, fit_landmarks
 from deca.flame import FLAME
 from deca.landmarks import MIRRORED, LandmarkDetector, NoFaceError, crop_square, mirror_points, warp_square
 from deca.sample_head import sample_head
@@ -102,6 +102,21 @@ def test_a_head_without_named_directions_opens_its_jaw(head):
     codes = fitter.fit(project(unnamed, np.zeros((1, 54)), np.zeros((1, 2)), pose, cam))
     assert 0.08 < codes["pose"][0, 3] < 0.16
     assert codes["exp"].shape == (1, 2)
+
+
+def test_flame_is_fitted_where_its_files_are(official, tmp_path):
+    assert default_head(tmp_path).name == "sample"
+    flame = default_head(official.folder)
+    assert flame.name == "flame"
+    fitter = LandmarkFit(head=flame)
+    random = np.random.default_rng(3)
+    shape, exp = random.normal(size=(2, 100)), random.normal(size=(2, 50))
+    pose, cam = np.zeros((2, 6)), np.array([[8.0, 0, 0]] * 2)
+    pose[:, :4] = [[0.05, 0.3, 0.0, 0.1], [-0.05, -0.2, 0.1, 0.0]]
+    true = project(flame, shape, exp, pose, cam)
+    codes = fitter.fit(true)
+    assert codes["shape"].shape == (2, 100) and codes["exp"].shape == (2, 50)
+    assert np.median(np.linalg.norm(fitter.points(codes) - true, axis=2)) < 1
 
 
 def test_micro_motion_survives(head):
