@@ -186,14 +186,15 @@ def _begin(unfinished, about):
 def plan_clips(settings):
     """Every clip of the database, subject by subject: a list of (scene.Subject, [Clip, ...]).
 
-    Each subject and each clip has random numbers of its own: neither depends on what was drawn before.
+    Each subject and each clip has random numbers of its own: neither depends on what was drawn before, and
+    the share of glasses changes nothing but the glasses.
     """
     wearers = np.random.default_rng([settings.seed, 1]).permutation(settings.subjects)
     wearers = set(wearers[:round(settings.glasses * settings.subjects)].tolist())
     plan = []
     for number in range(settings.subjects):
-        rng = np.random.default_rng([settings.seed, 2, number])
-        subject = scene.sample_subject(rng, number in wearers)
+        subject = scene.sample_subject(np.random.default_rng([settings.seed, 2, number]), number in wearers)
+        rng = np.random.default_rng([settings.seed, 5, number])
         films = rng.permutation(19)[np.arange(settings.clips) % 19] + 1
         order = rng.permutation(settings.clips) % len(ACTIONS)
         clips = [_plan_clip(settings, subject, number, index, int(films[index]), int(order[index]))

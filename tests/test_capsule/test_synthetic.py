@@ -144,9 +144,16 @@ def test_classes_glasses_and_apexes_of_a_larger_plan(plan):
 
 
 @pytest.mark.parametrize(("share", "wearers"), [(0, 0), (1, 3)])
-def test_glasses_share(share, wearers):
-    plan = plan_clips(Settings(subjects=3, clips=1, glasses=share))
-    assert sum(subject.glasses is not None for subject, _ in plan) == wearers
+def test_glasses_share_changes_the_glasses_only(plan, share, wearers):
+    same = plan_clips(Settings(subjects=3, clips=6, glasses=share))
+    assert sum(subject.glasses is not None for subject, _ in same) == wearers
+    for (subject, clips), (other, other_clips) in zip(same, plan, strict=False):
+        assert np.array_equal(subject.texture, other.texture)
+        assert np.array_equal(subject.light, other.light)
+        for clip, other_clip in zip(clips, other_clips, strict=True):
+            assert (clip.name, clip.label, clip.action_units) == (
+                other_clip.name, other_clip.label, other_clip.action_units)
+            assert np.array_equal(clip.poses, other_clip.poses)
 
 
 def test_glasses_cover_the_eyes_only():
