@@ -110,7 +110,7 @@ def read_run(root, name):
     _check_name(name, f"{root}: folder")
     folder = Path(root) / name
     path = check_inside(root, folder / "experiment.json")
-    facts = _read(path)
+    facts = read_json(path)
     clips = _check_facts(facts, path)
     finished, failed, notes = {}, {}, []
     for data_sub in facts["folds"]:
@@ -120,7 +120,7 @@ def read_run(root, name):
             if path.exists():
                 finished[data_sub] = read_fold(check_inside(root, path), data_sub, facts, clips)
             elif failure.exists():
-                failed[data_sub] = _failure(_read(check_inside(root, failure)))
+                failed[data_sub] = _failure(read_json(check_inside(root, failure)))
         except InputError as error:
             notes.append(f"{error} (fold left out, counted as missing)")
     known = set(facts["folds"])
@@ -134,7 +134,7 @@ def read_fold(path, data_sub, facts, clips):
 
     Raises: InputError, naming the file, for anything that is not a whole fold of this very experiment.
     """
-    value = _read(path)
+    value = read_json(path)
     rows = clips[clips["data_sub"] == data_sub].set_index(KEY)["label"]
 
     def need(holds, what):
@@ -168,14 +168,6 @@ def read_fold(path, data_sub, facts, clips):
     predictions = {name: np.array(value[name], dtype=np.int64) for name in EVALUATIONS}
     return Fold(data_sub, keys, np.array(y_true, dtype=np.int64), predictions,
                 np.array(loss, dtype=float), np.array(lengths, dtype=float))
-
-
-def _read(path):
-    """The JSON value at `path`. Raises: InputError, naming the file; deep nesting counts as broken."""
-    try:
-        return read_json(path)
-    except RecursionError as error:
-        raise InputError(f"{path}: not a readable JSON file (nested too deeply); remove it") from error
 
 
 def check_inside(root, path):

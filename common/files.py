@@ -68,5 +68,5 @@ def read_json(path):
     """The value in the JSON file `path`. Raises: InputError, naming the file, when it is not JSON."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: not a readable JSON file ({error}); remove it and run again") from error

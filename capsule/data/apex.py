@@ -35,7 +35,8 @@ def spot_apex(paths):
 def track_landmarks(images, name):
     """Landmarks (frames, 68, 2) of frames of one clip: detected in the first with a face, then followed.
 
-    The box follows the landmarks' centre. Raises: InputError starting with `name` when no frame has a face.
+    The box follows the landmarks' centre; the cells are whole pixels, for which one look at each frame is
+    enough. Raises: InputError starting with `name` when no frame has a face.
     """
     detector = LandmarkDetector()
     found = next((face for face in map(detector.detect, images) if face is not None), None)
@@ -44,7 +45,7 @@ def track_landmarks(images, name):
     start = found.points.mean(0)
     shift, tracked = np.zeros(2), []
     for image in images:
-        points = detector.points_in_box(image, np.add(found.box, np.tile(shift, 2)))
+        points = detector.points_in_box(image, np.add(found.box, np.tile(shift, 2)), twice=False)
         shift = np.round(points.mean(0) - start)
         tracked.append(points)
     return np.stack(tracked)    # (frames, 68, 2)
