@@ -34,7 +34,7 @@ def measure(data_root, n_clips):
     config = SimpleNamespace(dataset="synthetic", classes=3, protocol="dsnca", subset="all",
                              data_root=data_root, skip_missing=False)
     seconds, errors, same, frames = {"followed": 0.0, "afresh": 0.0}, {"followed": [], "afresh": []}, [], 0
-    LandmarkDetector().detect(np.zeros((200, 200, 3), np.uint8))    # the model is read before the clock starts
+    LandmarkDetector().detect(np.zeros((200, 200, 3), np.uint8))    # reads the model
     for row in load_clips(config).table.head(n_clips).itertuples():
         found = clip_frames(row, config)
         numbers, paths = list(found), list(found.values())
