@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from scipy.spatial.transform import Rotation
 
+from deca import landmarks
 from deca.assets import has_flame, load_flame
 from deca.landmarks import CROP_SIZE, LandmarkDetector, NoFaceError, crop_square
 from deca.model import Reconstructor, check_images
@@ -37,7 +38,8 @@ CONTOUR_FLOOR = 0.1                 # ... which keeps this part of its weight
 SHAPE_SPREAD = 1.0
 EXPRESSION_SPREAD = 1.0
 JAW_SPREAD = 0.1                    # radians
-RULE = {"version": 2, "curves": [[list(curve), noise] for curve, noise in CURVES.items()],
+RULE = {"version": 2, "detector": landmarks.RULE,
+        "curves": [[list(curve), noise] for curve, noise in CURVES.items()],
         "landmark_noise": LANDMARK_NOISE, "contour_yaw": CONTOUR_YAW, "contour_floor": CONTOUR_FLOOR,
         "spreads": [SHAPE_SPREAD, EXPRESSION_SPREAD, JAW_SPREAD]}      # part of the views' cache key
 
@@ -156,8 +158,8 @@ class LandmarkFit(Reconstructor):
 
     def points(self, codes):
         """The 68 landmarks of the codes' heads, pixels of the 224-pixel crop: (B, 68, 2) float32."""
-        landmarks, cam = self.decode(codes).landmarks3d.cpu(), codes["cam"].cpu()[:, None]
-        square = cam[..., :1] * (landmarks[..., :2] + cam[..., 1:]) * torch.tensor([1.0, -1.0])
+        points, cam = self.decode(codes).landmarks3d.cpu(), codes["cam"].cpu()[:, None]
+        square = cam[..., :1] * (points[..., :2] + cam[..., 1:]) * torch.tensor([1.0, -1.0])
         return (((square + 1) * CROP_SIZE - 1) / 2).numpy()
 
     def _codes(self, shape, exp, pose, cam):

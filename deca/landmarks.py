@@ -26,6 +26,7 @@ BORDER = 1 / 14         # of the longer side, black, round the picture: tight cr
 FAINT = 1 / 3           # a box with less than this part of the best box's score is no face but a pattern
 PATCH_SIZE = 200        # pixels that the face's box has where the landmarks are predicted
 PATCH_MARGIN = 0.4      # of the box, kept on each side: the landmarks may lie outside the box
+RULE = {"longest_side": LONGEST_SIDE, "border": BORDER, "faint": FAINT, "patch": [PATCH_SIZE, PATCH_MARGIN]}
 
 # The iBUG number of each landmark's mirror image: jaw, brows, nose, eyes, mouth.
 MIRRORED = np.array([
