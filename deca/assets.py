@@ -92,7 +92,7 @@ def load_checkpoint(folder):
         asked = re.search(r"GLOBAL (\S+)", str(error))
         if asked:
             raise InputError(refusal(path, asked[1])) from None
-        with path.open("rb") as stream:
+        with _open(path) as stream:
             read_pickle(stream, path)       # a plain pickle: says what it asks for
         raise broken_file(path, error) from error
     except (*BROKEN, RuntimeError, OSError) as error:
@@ -130,6 +130,13 @@ def _existing(path):
     return path
 
 
+def _open(path):
+    try:
+        return _existing(path).open("rb")
+    except OSError as error:
+        raise broken_file(path, error) from error
+
+
 def _float(values):
     return np.ascontiguousarray(values, dtype=np.float32)
 
@@ -150,7 +157,7 @@ def _numbers(path, name, value, shape, below=None):
 
 def _read_flame(path):
     """generic_model.pkl → dict of arrays of FLAME_SHAPES."""
-    with _existing(path).open("rb") as stream:
+    with _open(path) as stream:
         model = read_pickle(stream, path, (NUMPY, SCIPY, CHUMPY))
     if not isinstance(model, dict):
         raise InputError(f"{path}: expected FLAME's dictionary, found {type(model).__name__}; {AGAIN}")
@@ -164,7 +171,7 @@ def _read_flame(path):
 
 def _read_npy(path, allow=(NUMPY,)):
     """The array in a .npy file; one that holds objects goes through `read_pickle`."""
-    with _existing(path).open("rb") as stream:
+    with _open(path) as stream:
         try:
             version = np.lib.format.read_magic(stream)
             read_header = {(1, 0): np.lib.format.read_array_header_1_0,

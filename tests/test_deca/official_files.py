@@ -5,6 +5,7 @@ but smooth over the head, so that it still looks round. `generic_model.pkl` is w
 """
 
 import contextlib
+import os
 import pickle
 import struct
 import sys
@@ -41,6 +42,23 @@ class Python2Pickler(pickle._Pickler):
         module = OLD_NAMES.get(obj.__module__, obj.__module__)
         self.write(f"c{module}\n{name or obj.__qualname__}\n".encode())
         self.memoize(obj)
+
+
+class Evil:
+    """Unpickled the usual way, this makes a folder."""
+
+    def __init__(self, marker):
+        self.marker = str(marker)
+
+    def __reduce__(self):
+        return os.mkdir, (self.marker,)
+
+
+def one_line(error):
+    """The message of a pytest error: one line, of a bearable length."""
+    message = str(error.value)
+    assert "\n" not in message and len(message) < 400
+    return message
 
 
 @contextlib.contextmanager
