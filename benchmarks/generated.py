@@ -1,0 +1,55 @@
+"""Clips and pictures made up in memory: as many as a benchmark needs, and a network can learn them."""
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+
+from capsule.config import Config
+from capsule.data.frames import FrameImages
+from capsule.data.protocol import Clips
+
+NAMES = ("negative", "positive", "surprise")
+OFFSETS = np.array([-2, -1, 0, 1, 2])    # every neighbour is there
+COARSE, CHUNK = 14, 32
+
+
+def generated(clips_of, channels=(3,), size=224, strength=0.5, seed=9):
+    """A clip table and its pictures.
+
+    clips_of: how many clips each subject has; a subject's labels go round the three classes. channels: of
+    each stream (3: crops, 13: views). size: pixels. strength: how much of a picture is its class's pattern;
+    the rest is its own.
+    Returns: Clips, list of FrameImages, uint8 (5·clips, C, size, size), the five frames of a clip alike.
+    """
+    rows = [{"data": "synthetic", "subject": f"sub{s:02d}", "clip": f"EP{c:02d}", "label": c % len(NAMES),
+             "data_sub": f"synthetic_sub{s:02d}"} for s, count in enumerate(clips_of) for c in range(count)]
+    clips = Clips(pd.DataFrame(rows), "synthetic", NAMES)
+    index = {"clip": np.repeat(np.arange(len(rows)), len(OFFSETS)), "offset": np.tile(OFFSETS, len(rows)),
+             "names": [f"{key}/{offset}" for key in clips.keys for offset in OFFSETS], "fallback": (),
+             "missing_neighbours": 0}
+    draws = torch.Generator().manual_seed(seed)
+    streams = []
+    for count in channels:
+        pictures = _pictures(clips.labels, count, size, strength, draws)
+        kind = "crop" if count == 3 else "views"
+        streams.append(FrameImages(pictures.repeat_interleave(len(OFFSETS), 0), kind=kind, **index))
+    return clips, streams
+
+
+def _pictures(labels, channels, size, strength, draws):
+    """A smooth random picture for each label, uint8 (n, channels, size, size)."""
+    patterns = torch.rand(len(NAMES), channels, COARSE, COARSE, generator=draws)
+    own = torch.rand(len(labels), channels, COARSE, COARSE, generator=draws)
+    coarse = strength * patterns[torch.from_numpy(labels)] + (1 - strength) * own
+    pictures = torch.empty(len(labels), channels, size, size, dtype=torch.uint8)
+    for part, pixels in zip(coarse.split(CHUNK), pictures.split(CHUNK), strict=True):
+        large = F.interpolate(part, (size, size), mode="bicubic", align_corners=False)
+        pixels.copy_(large.clamp_(0, 1).mul_(255))
+    return pictures
+
+
+def configured(result_root, **options):
+    """The Config of a run on generated data that starts from random weights and writes to `result_root`."""
+    return Config(script="benchmark", dataset="synthetic", pretrained=False, tensorboard=False,
+                  result_root=str(result_root), **options)
