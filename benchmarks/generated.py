@@ -39,7 +39,7 @@ def generated(clips_of, channels=(3,), size=224, strength=0.5, seed=9):
 
 def _pictures(labels, channels, size, strength, draws):
     """A smooth random picture for each label, uint8 (n, channels, size, size)."""
-    patterns = torch.rand(len(NAMES), channels, COARSE, COARSE, generator=draws)
+    patterns = torch.rand(len(NAMES), 1, COARSE, COARSE, generator=draws)    # grey: a change of hue keeps it
     own = torch.rand(len(labels), channels, COARSE, COARSE, generator=draws)
     coarse = strength * patterns[torch.from_numpy(labels)] + (1 - strength) * own
     pictures = torch.empty(len(labels), channels, size, size, dtype=torch.uint8)
