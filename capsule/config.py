@@ -12,6 +12,8 @@ from common.errors import InputError
 DATASETS = ("casme", "smic", "samm", "composite", "synthetic")
 QUICK_INPUT_SIZE, FULL_INPUT_SIZE = 152, 224  # 152 leaves 2x2 primary capsules
 QUICK_WIDTH, FULL_WIDTH = 0.25, 1.0
+# A small network starts from random weights and sees few clips: more and larger steps, fewer epochs.
+QUICK_TRAINING = {"epochs": 6, "batch_size": 8, "learning_rate": 1e-3, "lr_decay": 0.8}
 
 
 def _option(default, text, choices=None, identity=True):
@@ -42,7 +44,8 @@ class Config:
     learning_rate: float = _option(1e-4, "Adam's learning rate in the first epoch")
     lr_decay: float = _option(0.9, "factor on the learning rate after each epoch")
     seed: int = _option(9, "seed of the run; each fold's seed comes from it and the subject")
-    quick: bool = _option(False, "small network and input for CPUs and first tries; marked in the results")
+    quick: bool = _option(False, "small network and input, short training, for CPUs and first tries; marked "
+                          "in the results")
     pretrained: bool = _option(True, "start from ImageNet weights where they can be had")
     skip_missing: bool = _option(False, "drop clips whose apex frame is not on disk instead of stopping")
     precision: str = _option(
@@ -52,7 +55,7 @@ class Config:
     folds: str = _option("", "only folds a to b-1 of the subject list, as a:b (job arrays)", identity=False)
     device: str = _option("auto", "auto, cpu, cuda or cuda:N", identity=False)
     threads: int = _option(
-        0, "CPU threads (0: all cores); on a CPU the same number gives the same numbers", identity=False
+        0, "CPU threads (0: all cores, 1 for --quick); the same number, the same results", identity=False
     )
     workers: int = _option(1, "folds trained at the same time (Ray tasks when more than one)", identity=False)
     ray_address: str = _option("", "address of a running Ray cluster", identity=False)
@@ -69,6 +72,11 @@ class Config:
     def input_size(self):
         """Side of the network's square input, pixels."""
         return QUICK_INPUT_SIZE if self.quick else FULL_INPUT_SIZE
+
+    @property
+    def cpu_threads(self):
+        """CPU threads of the training process; 0 stands for all cores. A small network gains nothing from two."""
+        return self.threads or (1 if self.quick else 0)
 
     @property
     def width(self):
@@ -154,8 +162,9 @@ def parse(doc, argv=None, model_choices=(), **constants):
             arguments["type"] = type(option.default)
             arguments["choices"] = model_choices if option.name == "model" else option.metadata["choices"]
         parser.add_argument(_flag(option.name), **arguments)
-    values = {**constants, **vars(parser.parse_args(argv))}
-    return Config(**values)
+    if parser.parse_args(argv).quick:
+        parser.set_defaults(**QUICK_TRAINING)
+    return Config(**{**constants, **vars(parser.parse_args(argv))})
 
 
 def run(main, doc, model_choices=(), **constants):

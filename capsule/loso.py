@@ -121,9 +121,9 @@ class Trainer:
         self.experiment, self.config, self.clips = experiment, experiment.config, experiment.clips
         self.make_model, self.loss, self.device, self.report = make_model, loss, device, report
         self.precision = choose_precision(device, self.config.precision)
-        set_arithmetic(device, self.config.threads, self.config.deterministic)
+        set_arithmetic(device, self.config.cpu_threads, self.config.deterministic)
         self.index = streams[0]  # rows are alike in all streams
-        self.images = [stream.images.to(device) for stream in streams]  # uint8 (N, C, H, W) each
+        self.images = [augment.shrunk(stream.images, self.config.input_size).to(device) for stream in streams]
         self.labels = torch.from_numpy(self.clips.labels[self.index.clip]).to(device)  # (N,) one an image
 
     def train(self, data_sub, seed):

@@ -196,7 +196,10 @@ def _make(maker, jobs, crops, images, bar):
 
     found, pending, searched = {}, deque(), deque()
     waiting = iter(jobs)
-    pool = ThreadPoolExecutor(max_workers=_threads())
+    # torch's threads wait for each other busily: more threads than cores would slow all of them down
+    before, beside = torch.get_num_threads(), max(1, _threads() // 2)
+    torch.set_num_threads(max(1, _threads() - beside))
+    pool = ThreadPoolExecutor(max_workers=beside)
     try:
         for job in jobs:
             for ahead in waiting:
@@ -214,6 +217,7 @@ def _make(maker, jobs, crops, images, bar):
             bar.update(pending.popleft().result())
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+        torch.set_num_threads(before)
     return found
 
 

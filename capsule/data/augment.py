@@ -84,6 +84,17 @@ def paper_eval_batch(streams, n, generator, size):
     return [_rotate(_resized(images, larger), angle, (size, size)) for images in streams]
 
 
+def shrunk(images, size, chunk=64):
+    """uint8 (N, C, H, W) as uint8 (N, C, size, size) where that is smaller, otherwise as they are.
+
+    Training at a small input resizes each picture once, not in every epoch.
+    """
+    if size >= min(images.shape[2:]):
+        return images
+    parts = [_resized(part, (size, size)).mul_(255).round_().to(torch.uint8) for part in images.split(chunk)]
+    return torch.cat(parts)    # (N, C, size, size)
+
+
 def _resized(images, size):
     """uint8 (B, C, H, W) → float32 (B, C, *size) in [0, 1], bilinear, antialiased where it shrinks."""
     images = images.float() / 255

@@ -10,6 +10,7 @@ from capsule.modules.spectral import SpectralConv2d
 from common.errors import InputError
 
 KERNEL, STRIDE, DIM_PRIMARY, DIM_DIGIT = 9, 2, 8, 16
+FULL_PRIMARY = 1152    # primary capsules of the full network on 224 pixels
 
 
 class CapsuleHead(nn.Module):
@@ -30,6 +31,9 @@ class CapsuleHead(nn.Module):
         self.primarycaps = PrimaryCapsule(channels, channels, DIM_PRIMARY, KERNEL, STRIDE)
         n_primary = rows * columns * channels // DIM_PRIMARY
         self.digitcaps = MECapsule(n_primary, DIM_PRIMARY, classes, DIM_DIGIT, routings)
+        if width < 1:    # fewer capsules are summed: larger first weights start as the full network does
+            with torch.no_grad():
+                self.digitcaps.weight.mul_((FULL_PRIMARY / n_primary) ** 0.5)
 
     def _lengths(self, features):
         """(B, C, h, w) → (B, classes), float32 in [0, 1)."""
