@@ -26,7 +26,7 @@ from benchmarks.cost import (
     growth,
     matmul_peak,
 )
-from benchmarks.generated import OFFSETS
+from benchmarks.generated import OFFSETS, configured
 from benchmarks.training import TASKS, race
 from benchmarks.views_throughput import FRAMES, peak_memory, random_frames
 from benchmarks.views_throughput import measure as seconds_of_views
@@ -37,7 +37,7 @@ from deca.renderer import YAWS, Renderer
 from deca.sample_head import sample_head
 
 STEPS = {"cpu": 1, "cuda": 39}      # 39 batches of 32: an epoch of the composite
-TURNS = {"cpu": 1, "cuda": 3}
+TURNS = {"cpu": 2, "cuda": 3}
 GROWTH_STEPS = {"cpu": 2, "cuda": 20}
 QUICK_MATRIX = 512
 
@@ -124,7 +124,7 @@ def main(arguments=None):
     """Command line. Raises: InputError for a device or precision that is not there."""
     options = _parse(arguments)
     device = choose_device(options.device)
-    set_arithmetic(device, options.threads)
+    set_arithmetic(device, configured(".", quick=options.quick, threads=options.threads).cpu_threads)
     precision = choose_precision(device, options.precision)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine() + " CPU"
     print(f"{name}, {torch.get_num_threads()} CPU threads, torch {torch.__version__}"
