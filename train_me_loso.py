@@ -24,7 +24,8 @@ def main(config):
     crops = face_crops(clips, config)                # 224 x 224, cached
     size = (3, config.input_size, config.input_size)
     return run_loso(config, clips, [crops], lambda: MECapsuleNet(
-        size, clips.n_classes, conv_name=config.model, pretrained=config.pretrained, width=config.width))
+        size, clips.n_classes, conv_name=config.model, is_freeze=config.freeze, pretrained=config.pretrained,
+        width=config.width))
 
 
 if __name__ == "__main__":

@@ -28,7 +28,8 @@ def main(config):
     network = {"MECapsuleNetDualCA": MECapsuleNetDualCA, "MECapsuleNetDual": MECapsuleNetDual}[config.model]
     size = (config.input_size, config.input_size)
     return run_loso(config, clips, [crops, views], lambda: network(
-        clips.n_classes, pretrained=config.pretrained, width=config.width, input_size=size))
+        clips.n_classes, is_freeze=config.freeze, pretrained=config.pretrained, width=config.width,
+        input_size=size))
 
 
 if __name__ == "__main__":

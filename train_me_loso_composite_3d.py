@@ -27,7 +27,8 @@ def main(config):
     views = thirteen_views(clips, crops, config)     # 13 x 224 x 224, cached
     size = (39, config.input_size, config.input_size)
     return run_loso(config, clips, [views], lambda: MECapsuleNet(
-        size, clips.n_classes, conv_name=config.model, pretrained=config.pretrained, width=config.width))
+        size, clips.n_classes, conv_name=config.model, is_freeze=config.freeze, pretrained=config.pretrained,
+        width=config.width))
 
 
 if __name__ == "__main__":

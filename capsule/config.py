@@ -13,7 +13,7 @@ DATASETS = ("casme", "smic", "samm", "composite", "synthetic")
 QUICK_INPUT_SIZE, FULL_INPUT_SIZE = 152, 224  # 152 leaves 2x2 primary capsules
 QUICK_WIDTH, FULL_WIDTH = 0.25, 1.0
 # A small network starts from random weights and sees few clips: more and larger steps, fewer epochs.
-QUICK_TRAINING = {"epochs": 6, "batch_size": 8, "learning_rate": 1e-3, "lr_decay": 0.8}
+QUICK_TRAINING = {"epochs": 7, "batch_size": 8, "learning_rate": 3e-4, "lr_decay": 0.95}
 
 
 def _option(default, text, choices=None, identity=True):
@@ -74,8 +74,13 @@ class Config:
         return QUICK_INPUT_SIZE if self.quick else FULL_INPUT_SIZE
 
     @property
+    def freeze(self):
+        """Whether the backbone's first layers are left out of training: only pretrained ones are worth it."""
+        return self.pretrained and not self.quick
+
+    @property
     def cpu_threads(self):
-        """CPU threads of the training process; 0 stands for all cores. A small network gains nothing from two."""
+        """CPU threads of the training process, 0 for all cores; a small network gains nothing from two."""
         return self.threads or (1 if self.quick else 0)
 
     @property

@@ -33,7 +33,7 @@ from common.errors import InputError
 from common.files import read_json, write_bytes, write_json, write_text
 from common.images import write_image
 
-RECIPE = 2                              # raise it when the same settings would give other pictures
+RECIPE = 3                              # raise it when the same settings would give other pictures
 FOLDER, SHEET, MANIFEST, README = "synthetic", "CASME2-coding-20140508.xlsx", "synthetic.json", "README.txt"
 INTENSITIES = {"normal": (5.5, 8.0), "micro": (1.5, 4.0)}   # strongest landmark's way, pixels of the 224 crop
 MARGIN = 0.1                            # of that range, kept free at both ends
@@ -209,7 +209,8 @@ def _plan_clip(settings, subject, number, index, film, label):
     emotion, choices = ACTIONS[label]
     shares = {name: rng.uniform(*share) for name, share in choices[rng.integers(len(choices))].items()}
     count = int(rng.integers(settings.frames[0], settings.frames[1] + 1))
-    apex = int(rng.integers(3, count - 3))
+    rise = min(4, (count - 1) // 2)                 # frames at least on each side of the apex
+    apex = int(rng.integers(rise, count - rise))
     poses, shift = _head_motion(rng, count)
     low, high = INTENSITIES[settings.intensity]
     movement = rng.uniform(low + MARGIN * (high - low), high - MARGIN * (high - low))

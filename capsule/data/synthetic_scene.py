@@ -23,7 +23,7 @@ from deca.sample_head import sample_head
 WIDTH, HEIGHT = 280, 340                # pixels, near CASME II's cropped frames
 SUPERSAMPLE = 1.5
 AT_ONCE = 4                             # frames in memory at a time
-SHAPE_SPREAD = 0.6                      # standard deviation of a shape coefficient
+SHAPE_SPREAD = 0.45                     # standard deviation of a shape coefficient
 CROP_FACTOR = 1.1 * 1.25                # the crop's side over the landmarks' box (SPEC section 2)
 DIRECTIONS, VISIBILITY_SIZE = 72, 160
 GAMMA = 2.2

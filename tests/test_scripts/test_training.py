@@ -2,10 +2,15 @@
 
 import json
 import logging
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
+from capsule.data import augment, face_crops, load_clips
+from capsule.data.sampling import apex_rows
+from capsule.modules import MECapsuleNet
 from tests.make_database import make_database
 from tests.scripts import folds, run_script
 
@@ -95,13 +100,6 @@ def test_another_configuration_is_refused(data_root, tmp_path, monkeypatch, caps
 
 
 def test_kept_models_load_and_predict_what_was_written(data_root, tmp_path, monkeypatch):
-    from capsule.data import augment, face_crops, load_clips
-    from capsule.data.sampling import apex_rows
-    from capsule.experiment import Experiment
-    from capsule.modules import MECapsuleNet
-    from tests.scripts import ROOT
-
-    assert ROOT.is_dir() and Experiment
     options = ("--dataset", "casme", "--data-root", data_root, "--result-root", tmp_path, *QUICK)
     run = (*options, "--save-models", "--precision", "fp32", "--folds", "0:1")
     assert run_script(monkeypatch, "train_me_loso.py", *run) == 0
@@ -109,12 +107,12 @@ def test_kept_models_load_and_predict_what_was_written(data_root, tmp_path, monk
     state = torch.load(next(tmp_path.glob("*/models/casme_sub01.pt")), weights_only=True)
     model = MECapsuleNet((3, 152, 152), 3, pretrained=False, width=0.25)
     model.load_state_dict(state)
-    from types import SimpleNamespace
     config = SimpleNamespace(dataset="casme", classes=3, protocol="dsnca", subset="all", skip_missing=False,
                              data_root=str(data_root))
     clips = load_clips(config)
     crops = face_crops(clips, config)
-    inputs = augment.strict_batch([crops.images[apex_rows(crops, [0, 1, 2])]], 152)
+    images = augment.shrunk(crops.images[apex_rows(crops, np.arange(3))], 152)
+    inputs = augment.strict_batch([images], 152)
     with torch.inference_mode():
         lengths = model.eval()(*inputs)
     assert torch.allclose(lengths, torch.tensor(fold["lengths"]), atol=1e-4)
