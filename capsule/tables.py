@@ -16,6 +16,7 @@ METRICS = ("UF1", "UAR", "accuracy")
 GROUPS = (("", ("result", "seed", "folds", "clips of")), *((PLAIN_NAMES[e], METRICS) for e in EVALUATIONS))
 NOTHING = "–"
 NAMES_IN_A_NOTE = 8
+FEWEST_SUBJECTS = 3    # for a bootstrap interval over subjects
 SPREAD = "[low, high]: 95 % bootstrap interval over subjects; ±: standard deviation over seeds."
 
 PUBLISHED_GROUPS = (("", ("published", "Full", "SMIC", "CASME II", "SAMM", "epoch choice seen in its code")),)
@@ -136,17 +137,19 @@ def _run_rows(run, interval):
         cells = []
         for own in (table[part] for table in tables):
             accuracy, uf1, uar = scores(own, run.classes)
-            low, high = _interval(own, run.classes) if interval else (None, None)
-            cells += [f"{uf1:.4f} [{low:.3f}, {high:.3f}]" if interval else f"{uf1:.4f}", f"{uar:.4f}",
-                      f"{accuracy:.4f}"]
+            spread = _interval(own, run.classes) if interval else ""
+            cells += [f"{uf1:.4f}{spread}", f"{uar:.4f}", f"{accuracy:.4f}"]
         rows.append((*start, PART_NAMES[part], *cells))
     return rows
 
 
 def _interval(table, classes):
-    """95 % bootstrap interval over subjects of UF1: (low, high)."""
-    return bootstrap_uf1(table["y_true"].to_numpy(), table["y_pred"].to_numpy(),
-                         table["data_sub"].to_numpy(), classes=classes)
+    """95 % bootstrap interval over subjects of UF1 as text; "" for too few subjects to say anything."""
+    if table["data_sub"].nunique() < FEWEST_SUBJECTS:
+        return ""
+    low, high = bootstrap_uf1(table["y_true"].to_numpy(), table["y_pred"].to_numpy(),
+                              table["data_sub"].to_numpy(), classes=classes)
+    return f" [{low:.3f}, {high:.3f}]"
 
 
 def _baseline_rows(run):
