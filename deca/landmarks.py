@@ -112,13 +112,12 @@ class LandmarkDetector:
                 return Detection(self.points_in_box(image, box), box, len(found), times_doubled == 1)
         return None
 
-    def points_in_box(self, image, box, twice=True):
+    def points_in_box(self, image, box):
         """The landmarks (68, 2) float32, pixels, of the face in `box` (left, top, right, bottom) of `image`.
 
         dlib answers in whole pixels; the face is therefore scaled to a patch of a fixed size first, where a
         whole pixel is a small fraction of the picture's own. The patch and its mirror image are both
-        asked and the answers averaged: a mirrored face in a mirrored box has the mirrored landmarks. Without
-        `twice` only the patch is asked: half the time, a little more noise.
+        asked and the answers averaged: a mirrored face in a mirrored box has the mirrored landmarks.
         """
         image = _checked(image)
         left, top, right, bottom = (float(value) for value in box)
@@ -128,9 +127,7 @@ class LandmarkDetector:
         size = round(PATCH_SIZE * (1 + 2 * PATCH_MARGIN))
         matrix = square_transform(center, side * (1 + 2 * PATCH_MARGIN), size)
         patch = _warp(image, matrix, size)
-        points = self._predict(patch)
-        if twice:
-            points = (points + mirror_points(self._predict(mirror_image(patch)), size)) / 2
+        points = (self._predict(patch) + mirror_points(self._predict(mirror_image(patch)), size)) / 2
         return ((points - matrix[:, 2]) / matrix[0, 0]).astype(np.float32)
 
     def _predict(self, patch):

@@ -12,6 +12,7 @@ from common.images import read_image
 from deca.landmarks import LandmarkDetector
 
 EPSILON = 1    # frames between a frame and the one it is compared with
+DRIFT = 4      # pixels
 
 
 def spot_apex(paths):
@@ -35,8 +36,8 @@ def spot_apex(paths):
 def track_landmarks(images, name):
     """Landmarks (frames, 68, 2) of frames of one clip: detected in the first with a face, then followed.
 
-    The box follows the landmarks' centre; the cells are whole pixels, for which one look at each frame is
-    enough. Raises: InputError starting with `name` when no frame has a face.
+    The box follows the landmarks' centre in steps of `DRIFT` pixels: it rests while the head does.
+    Raises: InputError starting with `name` when no frame has a face.
     """
     detector = LandmarkDetector()
     found = next((face for face in map(detector.detect, images) if face is not None), None)
@@ -45,8 +46,8 @@ def track_landmarks(images, name):
     start = found.points.mean(0)
     shift, tracked = np.zeros(2), []
     for image in images:
-        points = detector.points_in_box(image, np.add(found.box, np.tile(shift, 2)), twice=False)
-        shift = np.round(points.mean(0) - start)
+        points = detector.points_in_box(image, np.add(found.box, np.tile(shift, 2)))
+        shift = DRIFT * np.round((points.mean(0) - start) / DRIFT)
         tracked.append(points)
     return np.stack(tracked)    # (frames, 68, 2)
 
