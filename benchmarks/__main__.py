@@ -16,6 +16,7 @@ import tempfile
 from pathlib import Path
 
 import torch
+from tqdm import tqdm
 
 from benchmarks.cost import (
     COMPOSITE,
@@ -54,10 +55,13 @@ def measure(device, precision, steps, batch_size=None, quick=False, threads=0):
     if batch_size:
         options["batch_size"] = batch_size
     results = []
-    for task in TASKS:
-        with tempfile.TemporaryDirectory() as folder:
-            results.append(race(task, folder, device, steps, TURNS[device.type], **options))
-        results[-1].flops = flops_of_image(task, results[-1].config, device)
+    with tqdm(TASKS, unit="network") as bar:
+        for task in bar:
+            bar.set_description(task.name)
+            with tempfile.TemporaryDirectory() as folder:
+                results.append(race(task, folder, device, steps, TURNS[device.type], **options))
+            results[-1].flops = flops_of_image(task, results[-1].config, device)
+            bar.set_postfix_str(f"{task.name} {results[-1].ours:.2f} images/s")
     return {"race": results, "peaks": peaks, "views": len(YAWS) * len(frames[0]) / seconds,
             "precision": precision}
 
