@@ -31,5 +31,6 @@ def folds(result_root, drop=TIMES):
     found = {}
     for path in sorted(Path(result_root).glob("*/folds/*.json")):
         value = json.loads(path.read_text())
+        value.get("environment", {}).pop("git_commit", None)    # a checkout may be edited between two runs
         found[str(path.relative_to(result_root))] = {k: v for k, v in value.items() if k not in drop}
     return found
