@@ -28,7 +28,7 @@ from torchvision import transforms
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from capsule.data import augment
-from capsule.device import choose_device, set_arithmetic
+from capsule.device import choose_device, set_arithmetic, tune_convolutions
 from capsule.loss import me_loss
 from capsule.modules import MECapsuleNet
 from capsule.step import choose_precision, make_step
@@ -147,6 +147,7 @@ def main():
     options = parser.parse_args()
     device = choose_device(options.device)
     set_arithmetic(device, options.threads)
+    tune_convolutions(True)
     precision = choose_precision(device, options.precision)
     result = measure(device, precision, options.batch_size, options.steps, options.turns)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20    # KiB on Linux → GiB

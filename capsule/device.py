@@ -25,10 +25,10 @@ def choose_device(name):
 
 
 def set_arithmetic(device, threads=0, deterministic=False):
-    """Set what is global to the process: CPU threads (0: all cores), TF32, cuDNN's choice of kernels.
+    """Set what is global to the process: CPU threads (0: all cores), TF32, deterministic kernels.
 
     On CUDA, float32 products run in TF32 (10-bit mantissa, as PyTorch's own convolutions do by
-    default); `deterministic` asks for repeatable kernels and switches TF32 and autotuning off.
+    default); `deterministic` asks for repeatable kernels and switches TF32 and tuning off.
     """
     torch.set_num_threads(
         threads or len(os.sched_getaffinity(0))
@@ -38,7 +38,14 @@ def set_arithmetic(device, threads=0, deterministic=False):
     if device.type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = not deterministic
         torch.backends.cudnn.allow_tf32 = not deterministic
-        torch.backends.cudnn.benchmark = not deterministic
         if deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(deterministic, warn_only=True)
+
+
+def tune_convolutions(wanted):
+    """Let cuDNN time its kernels for the shapes that come next, and keep the fastest; never if deterministic.
+
+    It costs seconds for each new batch size, so it is for those that come again and again.
+    """
+    torch.backends.cudnn.benchmark = wanted and not torch.are_deterministic_algorithms_enabled()

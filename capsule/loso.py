@@ -8,12 +8,13 @@ from tqdm import tqdm
 
 from capsule.curves import Curves
 from capsule.data import augment, sampling
-from capsule.device import choose_device, set_arithmetic
+from capsule.device import choose_device, set_arithmetic, tune_convolutions
 from capsule.experiment import Experiment, environment, fold_seed
 from capsule.loss import me_loss
 from capsule.step import choose_precision, make_step, predict
 
 PREDICT_BATCH = 64
+AUGMENTED_AT_ONCE = {"cpu": 1, "cuda": 128}    # images, at least one batch
 
 
 class FoldError(Exception):
@@ -200,18 +201,27 @@ class Trainer:
         """One pass over the image rows, shuffled. Returns: the mean loss, nan if any batch's was."""
         rows = rows[torch.randperm(len(rows), generator=draws)]
         total = torch.zeros((), device=self.device)
-        for batch in rows.split(self.config.batch_size):
-            draw = augment.draw(len(batch), draws)
-            chosen = batch.to(self.device)
-            inputs = augment.train_batch(
-                [images[chosen] for images in self.images], draw, self.config.input_size
-            )
-            total += step(inputs, self.labels[chosen]) * len(batch)
+        for inputs, labels in self._batches(rows, augment.draw(len(rows), draws)):
+            tune_convolutions(len(labels) == self.config.batch_size)
+            total += step(inputs, labels) * len(labels)
         return float(total) / len(rows)
+
+    def _batches(self, rows, draw):
+        """(inputs, labels) of each training batch; on a GPU several batches are augmented in one go."""
+        size = self.config.batch_size
+        at_once = max(1, AUGMENTED_AT_ONCE[self.device.type] // size) * size
+        for first in range(0, len(rows), at_once):
+            part = slice(first, first + at_once)
+            chosen = rows[part].to(self.device)
+            inputs = augment.train_batch([images[chosen] for images in self.images], draw[part],
+                                         self.config.input_size)
+            streams = zip(*(stream.split(size) for stream in inputs), strict=True)
+            yield from zip(map(list, streams), self.labels[chosen].split(size), strict=True)
 
     def _predict(self, model, rows, noise=None):
         """Outputs (n, classes) of image rows: the strict evaluation, or with a generator the paper's."""
         outputs = []
+        tune_convolutions(False)
         for batch in rows.split(PREDICT_BATCH):
             images = [stream[batch.to(self.device)] for stream in self.images]
             if noise is None:

@@ -9,7 +9,7 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections import deque
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -29,7 +29,7 @@ from deca.renderer import YAWS
 
 RULE = {"version": 1, "yaws": list(YAWS), "size": CROP_SIZE, "jpeg_quality": 95}
 RECONSTRUCTORS = ("auto", "deca", "landmarks")
-MAX_PENDING = 64        # clips rendered and not yet on disk: bounds the memory
+MAX_WORKERS = 4         # clips worked on together: bounds the memory, 0.2 GiB each
 
 
 def thirteen_views(clips, crops, config):
@@ -186,35 +186,32 @@ def _read_cached(jobs, images, bar):
 def _make(maker, jobs, crops, images, bar):
     """Render and store the clips of `jobs`, and fill `images`. Returns {row: was a face found}.
 
-    Landmarks and files are worked on by threads, beside the rendering here. One clip is one batch, whatever
-    was cached before: a resumed run gives the same bytes.
+    Each thread takes one clip from its landmarks to its files; on a GPU they render in turn. A clip is one
+    batch, whatever was cached before: a resumed run gives the same bytes.
     """
-    def store(job, views, face):
+    if not jobs:
+        return {}
+    workers = min(MAX_WORKERS, _threads())
+    rendering = threading.Semaphore(1 if maker.reconstructor.device.type == "cuda" else workers)
+
+    def make(job):
+        pictures = _pictures(crops, job)
+        points = maker.points(pictures, crops.offset[job.frames])
+        face = points is not None or maker.name == "deca"
+        with rendering:
+            views = maker.views(pictures, points)
         for frame, folder, key, view in zip(job.frames, job.folders, job.keys, views, strict=True):
             images[frame] = _write_frame(folder, key, view, face)
-        return len(job.frames)
+        return face
 
-    found, pending, searched = {}, deque(), deque()
-    waiting = iter(jobs)
-    # torch's threads wait for each other busily: more threads than cores would slow all of them down
-    before, beside = torch.get_num_threads(), max(1, _threads() // 2)
-    torch.set_num_threads(max(1, _threads() - beside))
-    pool = ThreadPoolExecutor(max_workers=beside)
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)        # in each of ours: torch's wait for each other busily
+    pool = ThreadPoolExecutor(max_workers=workers)
     try:
-        for job in jobs:
-            for ahead in waiting:
-                pictures = _pictures(crops, ahead)
-                searched.append(pool.submit(maker.points, pictures, crops.offset[ahead.frames]))
-                if len(searched) >= MAX_PENDING:
-                    break
-            points = searched.popleft().result()
-            found[job.row] = points is not None or maker.name == "deca"
-            views = maker.views(_pictures(crops, job), points)
-            pending.append(pool.submit(store, job, views, found[job.row]))
-            while pending and (pending[0].done() or len(pending) > MAX_PENDING):
-                bar.update(pending.popleft().result())
-        while pending:
-            bar.update(pending.popleft().result())
+        found = {}
+        for job, face in zip(jobs, pool.map(make, jobs), strict=True):
+            found[job.row] = face
+            bar.update(len(job.frames))
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
         torch.set_num_threads(before)

@@ -1,6 +1,7 @@
 """From uint8 images to network inputs, whole batches on any device (SPEC section 7).
 
-Random numbers are drawn on the CPU from a generator, so they are the same whatever the device. Each function
+Random numbers are drawn on the CPU from a generator, so they are the same whatever the device; they reach a
+GPU in few copies, for each makes the CPU wait until the GPU has nothing left to do. Each function
 takes a list of streams, uint8 (B, C, H, W): with C = 3 an RGB crop, otherwise one grey picture per channel
 (the views, yaw ascending). It returns a list of float32 (B, C, size, size) in [0, 1]; views stay one channel
 each, which the networks read as R=G=B. Rotations are bilinear with black outside: torchvision's default, the
@@ -41,7 +42,7 @@ class Draws:
 
 
 def draw(n, generator):
-    """Draws for n training samples. generator: torch.Generator on the CPU."""
+    """Draws for n training samples, as `Draws`. generator: torch.Generator on the CPU."""
     angle = _angles(n, generator)
     flip = torch.rand(n, generator=generator) < 0.5
     factors = JITTER * (2 * torch.rand(n, 4, generator=generator) - 1)
@@ -134,14 +135,14 @@ def jitter_colour(images, draws):
     torchvision's ColorJitter, a batch at a time: in each of four turns, the samples that get the same change
     get it together.
     """
-    images = images.clone()
-    for turn in range(4):
-        for change in (BRIGHTNESS, CONTRAST, SATURATION, HUE):
-            rows = torch.nonzero(draws.order[:, turn] == change).squeeze(1)
-            if len(rows):
-                factors = draws.factors[rows, change].view(-1, 1, 1, 1).to(images.device)
-                rows = rows.to(images.device)
-                images[rows] = _changed(images[rows], change, factors)
+    images, device = images.clone(), images.device
+    turns = draws.order.t()                                              # (4, n): the changes of each turn
+    rows, factors = turns.argsort(dim=1, stable=True).to(device), draws.factors.to(device)
+    for turn, samples in zip(turns, rows, strict=True):                  # samples (n,), by their change
+        counts = torch.bincount(turn, minlength=4).tolist()
+        for change, chosen in enumerate(samples.split(counts)):
+            if len(chosen):
+                images[chosen] = _changed(images[chosen], change, factors[chosen, change].view(-1, 1, 1, 1))
     return images
 
 
@@ -183,11 +184,12 @@ def _jitter_grey(images, draws):
     Saturation and hue leave a grey picture as it is.
     """
     place = draws.order.argsort(1)    # (n, 4): when each change comes
-    contrast_first = place[:, CONTRAST] < place[:, BRIGHTNESS]
-    for is_contrast in (contrast_first, ~contrast_first):
-        factors = torch.where(is_contrast, draws.factors[:, CONTRAST], draws.factors[:, BRIGHTNESS])
-        pull = (1 - factors) * is_contrast                               # brightness blends with black
-        factors, pull = (x.view(-1, 1, 1, 1).to(images.device) for x in (factors, pull))
+    first = place[:, CONTRAST] < place[:, BRIGHTNESS]
+    is_contrast = torch.stack([first, ~first])                           # (2, n): in which of the two turns
+    factors = torch.where(is_contrast, draws.factors[:, CONTRAST], draws.factors[:, BRIGHTNESS])
+    pulls = (1 - factors) * is_contrast                                  # brightness blends with black
+    turns = torch.stack([factors, pulls], 1).to(images.device)           # (2 turns, 2, n)
+    for factor, pull in turns.view(2, 2, -1, 1, 1, 1):
         means = images.mean((2, 3), keepdim=True)                        # of each picture: (B, C, 1, 1)
-        images = torch.addcmul(pull * means, images, factors).clamp_(0, 1)
+        images = torch.addcmul(pull * means, images, factor).clamp_(0, 1)
     return images

@@ -3,9 +3,13 @@
 import pytest
 import torch
 
+from benchmarks.generated import configured, generated
 from benchmarks.precision_agreement import compare, differences
+from capsule import loso
 from capsule.data import augment
-from capsule.device import set_arithmetic
+from capsule.device import set_arithmetic, tune_convolutions
+from capsule.experiment import Experiment
+from capsule.loso import Trainer
 from capsule.loss import me_loss
 from capsule.modules import MECapsuleNet, MECapsuleNetDualCA
 from capsule.step import make_step, predict
@@ -72,7 +76,10 @@ def test_tf32_and_kernel_choice_are_off_when_numbers_must_repeat(deterministic, 
     set_arithmetic(GPU, threads=1, deterministic=deterministic)
     assert torch.backends.cuda.matmul.allow_tf32 is not deterministic
     assert torch.backends.cudnn.allow_tf32 is not deterministic
+    tune_convolutions(True)
     assert torch.backends.cudnn.benchmark is not deterministic
+    tune_convolutions(False)
+    assert torch.backends.cudnn.benchmark is False
     assert torch.are_deterministic_algorithms_enabled() is deterministic
 
 
@@ -80,6 +87,22 @@ def test_a_cpu_run_leaves_cuda_alone(kept_settings):
     torch.backends.cuda.matmul.allow_tf32 = False
     set_arithmetic(CPU, threads=1, deterministic=False)
     assert torch.backends.cuda.matmul.allow_tf32 is False
+
+
+def test_batches_augmented_together_are_those_augmented_one_by_one(tmp_path, monkeypatch):
+    clips, streams = generated([3, 3], channels=(3, 13), size=SIDE)
+    config = configured(tmp_path, quick=True, batch_size=4, threads=1)
+    trainer = Trainer(Experiment(config, clips, {}), streams, None, me_loss, CPU)
+    rows = torch.randperm(len(streams[0]), generator=torch.Generator().manual_seed(2))[:19]
+    batches = {}
+    for at_once in (1, 8, 100):
+        monkeypatch.setitem(loso.AUGMENTED_AT_ONCE, "cpu", at_once)
+        batches[at_once] = list(trainer._batches(rows, augment.draw(19, torch.Generator().manual_seed(3))))
+    assert [len(labels) for _, labels in batches[1]] == [4, 4, 4, 4, 3]
+    for at_once in (8, 100):
+        for (inputs, labels), (others, same) in zip(batches[1], batches[at_once], strict=True):
+            assert torch.equal(labels, same)
+            assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(inputs, others, strict=True))
 
 
 def test_bf16_learns_what_fp32_learns():

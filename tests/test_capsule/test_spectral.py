@@ -25,7 +25,7 @@ def test_values_and_gradients_are_the_direct_ones(batch, n_in, n_out, rows, colu
         assert torch.allclose(one, other, atol=1e-10)
 
 
-@pytest.mark.parametrize("batch", [MIN_BATCH - 1, MIN_BATCH])
+@pytest.mark.parametrize("batch", [MIN_BATCH["fp32"] - 1, MIN_BATCH["fp32"]])
 def test_layer_is_a_convolution_at_any_batch_size(batch):
     torch.manual_seed(0)
     layer, direct = SpectralConv2d(4, 6, 9), torch.nn.Conv2d(4, 6, 9)
@@ -38,18 +38,20 @@ def test_layer_is_a_convolution_at_any_batch_size(batch):
 
 def test_layer_stays_precise_under_autocast():
     torch.manual_seed(0)
-    layer, x = SpectralConv2d(4, 6, 9), torch.randn(MIN_BATCH, 4, 20, 20)
+    layer, x = SpectralConv2d(4, 6, 9), torch.randn(MIN_BATCH["bf16"], 4, 20, 20)
     with torch.autocast("cpu", torch.bfloat16):
         half = layer(x)
+        few = layer(x[1:])
     assert half.dtype == torch.float32 and torch.equal(half, layer(x))
+    assert few.dtype == torch.bfloat16
 
 
 def test_network_trains_alike_by_spectra_and_directly():
     torch.manual_seed(0)
     model = MECapsuleNet((3, 136, 136), 3, pretrained=False, width=0.125).eval()
-    x = torch.rand(MIN_BATCH, 3, 136, 136)
+    x = torch.rand(MIN_BATCH["fp32"], 3, 136, 136)
     gradients = []
-    for parts in ([x], list(x.split(MIN_BATCH // 2))):
+    for parts in ([x], list(x.split(MIN_BATCH["fp32"] // 2))):
         model.zero_grad()
         for part in parts:
             model(part).sum().backward()
