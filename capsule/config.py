@@ -13,7 +13,7 @@ DATASETS = ("casme", "smic", "samm", "composite", "synthetic")
 QUICK_INPUT_SIZE, FULL_INPUT_SIZE = 152, 224  # 152 leaves 2x2 primary capsules
 QUICK_WIDTH, FULL_WIDTH = 0.25, 1.0
 # A small network starts from random weights and sees few clips: more and larger steps, fewer epochs.
-QUICK_TRAINING = {"epochs": 7, "batch_size": 8, "learning_rate": 3e-4, "lr_decay": 0.95}
+QUICK_TRAINING = {"epochs": 6, "batch_size": 8, "learning_rate": 5e-4, "lr_decay": 0.8}
 
 
 def _option(default, text, choices=None, identity=True):

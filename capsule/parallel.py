@@ -124,9 +124,10 @@ def _distribute(todo, make_worker, count, progress, epochs):
                 else:
                     failed[data_sub] = _reason(state)
                 free.append(make_worker() if state == DIED else worker)
-            bar.set_postfix_str(f"{len(running)} folds at work, {len(waiting)} waiting", refresh=False)
-            bar.n = ray.get(progress.count.remote())
-            bar.refresh()
+            done = ray.get(progress.count.remote())
+            if states or done != bar.n:    # a log file would fill with lines that say nothing new
+                bar.n = done
+                bar.set_postfix_str(f"{len(running)} folds at work, {len(waiting)} waiting")
             if set(states.values()) == {"busy"}:
                 time.sleep(1.0)    # another run is training them
     return failed

@@ -29,7 +29,7 @@ from deca.renderer import YAWS
 
 RULE = {"version": 1, "yaws": list(YAWS), "size": CROP_SIZE, "jpeg_quality": 95}
 RECONSTRUCTORS = ("auto", "deca", "landmarks")
-MAX_WORKERS = 4         # clips worked on together: bounds the memory, 0.2 GiB each
+MAX_RENDERING = 4       # clips rendered together on a CPU: bounds the memory, 0.2 GiB each
 
 
 def thirteen_views(clips, crops, config):
@@ -191,8 +191,9 @@ def _make(maker, jobs, crops, images, bar):
     """
     if not jobs:
         return {}
-    workers = min(MAX_WORKERS, _threads())
-    rendering = threading.Semaphore(1 if maker.reconstructor.device.type == "cuda" else workers)
+    on_gpu = maker.reconstructor.device.type == "cuda"
+    workers = _threads() if on_gpu else min(MAX_RENDERING, _threads())
+    rendering = threading.Semaphore(1 if on_gpu else workers)
 
     def make(job):
         pictures = _pictures(crops, job)

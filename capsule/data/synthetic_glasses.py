@@ -34,10 +34,10 @@ def make_glasses(vertices, landmarks, rng):
     head, points = vertices * 1000, landmarks * 1000                        # millimetres
     eyes = np.stack([points[EYE_LANDMARKS[side]].mean(0) for side in (-1, 1)])
     spread = (eyes[1, 0] - eyes[0, 0]) / 2
-    half = np.array([rng.uniform(0.72, 0.84) * spread, rng.uniform(0.56, 0.72) * spread])
+    half = np.array([rng.uniform(0.72, 0.84) * spread, rng.uniform(0.52, 0.64) * spread])
     shape = rng.uniform(2.2, 3.6)                                           # exponent: 2 an ellipse, 4 a box
-    tube = rng.uniform(1.1, 2.6)
-    centre = np.array([eyes[:, 0].mean(), eyes[:, 1].mean() + rng.uniform(0.08, 0.16) * spread])
+    tube = rng.uniform(1.0, 2.0)
+    centre = np.array([eyes[:, 0].mean(), eyes[:, 1].mean() - rng.uniform(0.02, 0.12) * spread])
     middle = half[0] + max(0.95 * spread - half[0], 7.0)                    # leaves room for the nose
     bow = rng.uniform(120, 180)                                             # radius of the lens, millimetres
     outlines = [_outline(centre + np.array([side * middle, 0]), half, shape) for side in (-1, 1)]

@@ -136,13 +136,12 @@ def test_views(monkeypatch, capsys):
     assert "views/s" in capsys.readouterr().out
 
 
-def test_one_network_beside_the_plain_loop(monkeypatch, capsys):
-    monkeypatch.setattr(train_throughput, "SIZE", 144)
-    monkeypatch.setattr(train_throughput, "PICTURES", 4)
-    size = ("--steps", "1", "--turns", "1", "--batch-size", "2")
-    monkeypatch.setattr(sys, "argv", ["train_throughput.py", *size, *SMALL])
-    train_throughput.main()
+@pytest.mark.parametrize("network", ["2-D", "dual"])
+def test_one_network_beside_the_plain_loop(network, capsys):
+    size = ("--quick", "--steps", "1", "--turns", "1", "--batch-size", "2")
+    train_throughput.main(["--network", network, *size, *SMALL])
     lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith(f"{network} network, 152x152, batch 2")
     assert [line.split()[0] for line in lines[1:4]] == ["plain", "ours", "ratio"]
 
 
