@@ -15,7 +15,7 @@ $(INSTALLED): requirements.txt requirements-extra.txt requirements-test.txt
 	touch $@
 
 demo: $(INSTALLED)
-	$(BIN)/python train_me_loso_casme_3d_dual.py --dataset synthetic --quick --workers 2
+	$(BIN)/python train_me_loso_casme_3d_dual.py --dataset synthetic --quick --epochs 5 --workers 2
 	$(BIN)/python get_result_log.py
 
 test: $(INSTALLED)
