@@ -8,7 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.generated import NAMES, OFFSETS, configured, generated
 from benchmarks.training import PER_CLASS, TASKS, TEST_CLIPS
 from capsule.experiment import Experiment
-from capsule.loso import Trainer, train_in_turn
+from capsule.loso import Trainer, train_one
 from capsule.loss import me_loss
 
 COMPOSITE = {"clips": 440, "subjects": 68, "per_class": (248, 109, 83)}     # SPEC section 1
@@ -92,9 +92,10 @@ def _run(folder, device, folds, steps, epochs, batch_size=15, **options):
     experiment = Experiment(config, clips, {})
     trainer = Trainer(experiment, streams, lambda: task.network(config), me_loss, device, _silent)
     started = time.perf_counter()
-    failed = train_in_turn(experiment, experiment.folds[:folds], trainer)
-    if failed:
-        raise RuntimeError(f"folds failed: {failed}")
+    for data_sub in experiment.folds[:folds]:
+        state = train_one(experiment, data_sub, trainer)
+        if state != "done":
+            raise RuntimeError(f"fold {data_sub}: {state}")
     return time.perf_counter() - started
 
 

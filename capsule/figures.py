@@ -202,13 +202,15 @@ def clip_figure(run, clip):
 
 
 def _map_caption(clip):
-    """Two lines under a clip's figure: what the maps are, and what they are not."""
+    """The lines under a clip's figure: what the maps are, and what they are not."""
     side = f"{clip.side}×{clip.side}"
     lines = [f"Grad-CAM for the predicted class at the last backbone layer ({side}), each map scaled to its "
              "own maximum.", "Bold: the true class; filled: the predicted one."]
     if "views" in clip.maps:
         lines[1] += (" The stack of 13 views has one map, laid over five of them: it does not tell the views "
                      "apart.")
+    if any(found.max() == 0 for found in clip.maps.values()):
+        lines.append("Empty: by Grad-CAM's reckoning nothing speaks for it, in that stream.")
     return "\n".join(lines)
 
 
@@ -224,9 +226,12 @@ def _picture(axes, image, title, nothing=""):
 
 
 def _overlay(axes, image, found, title):
-    """Show `found` (H, W) in [0, 1] over a greyed picture; returns what a colour bar needs."""
+    """Show `found` (H, W) in [0, 1] over a greyed picture; returns what a colour bar needs.
+
+    A map of zeros is called empty in the title; `_map_caption` says what that means.
+    """
     grey = image if image.ndim == 2 else image.mean(2)
-    _picture(axes, grey, title if found.max() > 0 else f"{title}\n(empty: nothing speaks for it)")
+    _picture(axes, grey, title if found.max() > 0 else f"{title}\n(empty)")
     return axes.imshow(found, cmap=MAP_COLOURS, vmin=0, vmax=1, alpha=0.15 + 0.6 * found)
 
 
