@@ -45,15 +45,17 @@ def main():
     write_csv(root / "result_log.csv", result_log(runs))
     write_csv(root / "predictions.csv", prediction_log(runs))
     print(render(report(chosen, broken.values()), choice.form), end="")
-    written = [root / "result_log.csv", root / "predictions.csv"]
+    written = f"\ntables: {root / 'result_log.csv'}, {root / 'predictions.csv'}"
     if choice.figures:
         from capsule.figures import run_figures  # matplotlib takes a second to load
 
         for run in chosen:
             if run.finished:
                 folder = check_inside(root, run.folder / "figures")
-                written += run_figures(run, folder)[:1]
-    print("\nwritten: " + ", ".join(str(path) for path in written), file=sys.stderr)
+                paths = run_figures(run, folder)
+                names = [path.name for path in paths if path.suffix == ".png"]
+                written += f"\nfigures in {folder}: {', '.join(names)} (and as PDF)"
+    print(written, file=sys.stderr)
 
 
 if __name__ == "__main__":
