@@ -1,6 +1,6 @@
 """What the project costs on this machine: one table, and one that shows how the cost grows.
 
-    python -m benchmarks            # full size; about five minutes on two CPU cores
+    python -m benchmarks            # full size; about three minutes on two CPU cores
     python -m benchmarks --quick    # small networks, a first look; these are not the project's figures
 
 Training is measured in whole epochs of capsule.loso.Trainer (sampling, augmentation, steps), data in memory,
@@ -10,7 +10,6 @@ measured by itself. The share of the peak counts every convolution as a direct o
 for folds one after the other.
 """
 
-import argparse
 import platform
 import tempfile
 from pathlib import Path
@@ -28,6 +27,7 @@ from benchmarks.cost import (
     matmul_peak,
 )
 from benchmarks.generated import OFFSETS, configured
+from benchmarks.options import add_race_options, machine_parser
 from benchmarks.training import TASKS, race
 from benchmarks.views_throughput import FRAMES, peak_memory, random_frames
 from benchmarks.views_throughput import measure as seconds_of_views
@@ -52,14 +52,13 @@ def measure(device, precision, steps, batch_size=None, quick=False, threads=0):
     peaks = {kind: matmul_peak(device, kind, QUICK_MATRIX if quick else None) for kind in ("bf16", "fp32")}
     frames = random_frames(sample_head(), 1 if quick else FRAMES[device.type], device)
     seconds = seconds_of_views(Renderer(sample_head(), device=device), frames, YAWS, repeats=3)
-    if batch_size:
-        options["batch_size"] = batch_size
     results = []
     with tqdm(TASKS, unit="network") as bar:
         for task in bar:
             bar.set_description(task.name)
             with tempfile.TemporaryDirectory() as folder:
-                results.append(race(task, folder, device, steps, TURNS[device.type], **options))
+                results.append(race(task, folder, device, steps, TURNS[device.type], batch_size,
+                                    **options))
             results[-1].flops = flops_of_image(task, results[-1].config, device)
             bar.set_postfix_str(f"{task.name} {results[-1].ours:.2f} images/s")
     return {"race": results, "peaks": peaks, "views": len(YAWS) * len(frames[0]) / seconds,
@@ -107,21 +106,9 @@ def duration(seconds):
 
 
 def _parse(arguments):
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N [auto]")
-    parser.add_argument("--steps", type=int, help="batches of a measured epoch [1 on a CPU; on a GPU 39, "
-                                                  "the composite's]")
-    parser.add_argument("--batch-size", type=int, help="[each script's own: 32 for 2-D, else 16]")
-    parser.add_argument("--precision", default="auto", choices=("auto", "fp32", "bf16"),
-                        help="of our loop [auto]")
-    parser.add_argument("--threads", type=int, default=0, help="CPU threads [0: all cores]")
-    parser.add_argument("--quick", action="store_true", help="small networks, inputs and matrices")
-    options = parser.parse_args(arguments)
-    for name in ("steps", "batch_size"):
-        if getattr(options, name) is not None and getattr(options, name) < 1:
-            parser.error(f"--{name.replace('_', '-')} must be at least 1")
-    return options
+    parser = machine_parser("benchmarks", __doc__)
+    add_race_options(parser, None, "batches of a measured epoch [1 on a CPU; on a GPU 39, the composite's]")
+    return parser.parse_args(arguments)
 
 
 def main(arguments=None):

@@ -6,13 +6,13 @@ Small networks on generated pictures, hard enough that not every clip is recogni
 and precision, the difference that precision makes, and the difference that another seed makes.
 """
 
-import argparse
 import itertools
 import tempfile
 
 import numpy as np
 
 from benchmarks.generated import configured, generated
+from benchmarks.options import machine_parser
 from benchmarks.training import TASKS
 from capsule.config import run_main
 from capsule.device import choose_device
@@ -73,11 +73,8 @@ def differences(result, seeds):
 
 def main(arguments=None):
     """Command line."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.precision_agreement", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N [auto]")
+    parser = machine_parser("benchmarks.precision_agreement", __doc__)
     parser.add_argument("--seeds", type=int, default=3, help="at least 2 [3]")
-    parser.add_argument("--threads", type=int, default=0, help="CPU threads [0: all cores]")
     options = parser.parse_args(arguments)
     if options.seeds < 2:
         parser.error("--seeds must be at least 2")

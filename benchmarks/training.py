@@ -159,15 +159,15 @@ class Race:
         self.trainer.evaluating, self.resumed = 0.0, time.perf_counter()
 
 
-def race(task, folder, device, steps, turns, **options):
+def race(task, folder, device, steps, turns, batch_size=None, **options):
     """Measure one task. steps: about so many batches an epoch of ours.
 
-    options: of the Config (batch_size: the task's own by default). Files go to `folder`.
+    batch_size: None for the task's own. options: of the Config. Files go to `folder`.
     Returns: namespace of ours, plain (images/s, each in its fastest turn), ratio, evaluation (seconds of both
     evaluations of TEST_CLIPS clips), memory (see Race), config, and the task.
     """
     config = configured(folder, device=str(device), epochs=1 + turns,
-                        **{"batch_size": task.batch_size, **options})
+                        batch_size=batch_size or task.batch_size, **options)
     per_class = max(1, round(steps * config.batch_size / PER_CLASS))
     clips, streams = generated([TEST_CLIPS, len(NAMES) * per_class], task.channels, config.input_size)
     plain = plain_loop(task, config, write_pictures(folder, streams), device)

@@ -36,6 +36,7 @@ GOOD, NOTE, BAD = "ok", "--", "!!"
 
 
 def main():
+    """Print every section of the check. Returns: the exit code."""
     choice = _options()
     sections = {
         "versions": versions(), "device": device(),

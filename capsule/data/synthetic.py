@@ -356,7 +356,9 @@ def main(argv=None):
     parser.add_argument("--clips", type=int, default=6, help="clips of each; the classes take turns [6]")
     parser.add_argument("--glasses", type=float, default=0.4, help="share of subjects with glasses [0.4]")
     parser.add_argument("--intensity", choices=tuple(INTENSITIES), default="normal",
-                        help="the strongest landmark moves 4-8 pixels of the 224 crop, micro: 1-4 [normal]")
+                        help="the strongest landmark's way, pixels of the 224 crop: " + ", ".join(
+                            f"{name} {low:g}-{high:g}" for name, (low, high) in INTENSITIES.items())
+                        + " [normal]")
     parser.add_argument("--seed", type=int, default=0, help="same seed, same bytes [0]")
     config = parser.parse_args(argv)
     folder = make_synthetic(config.data_root, config.subjects, config.clips, config.glasses, config.intensity,
