@@ -1,12 +1,13 @@
-"""Picture of a face → head shape → views. Knows nothing of micro-expressions."""
+"""Pictures of a face → 3-D face → pictures of it. Knows nothing of micro-expressions."""
+
+import importlib
+
+HOMES = {"DECA": "deca.model", "FaceMesh": "deca.face_mesh", "make_reconstructor": "deca.reconstructor",
+         "LandmarkFit": "deca.fitting"}
 
 
 def __getattr__(name):
-    """`DECA` and `LandmarkFit` on first use, so that `import deca` stays quick and light."""
-    if name == "DECA":
-        from deca.model import DECA
-        return DECA
-    if name == "LandmarkFit":
-        from deca.fitting import LandmarkFit
-        return LandmarkFit
+    """The names of `HOMES` on first use, so that `import deca` stays quick and light."""
+    if name in HOMES:
+        return getattr(importlib.import_module(HOMES[name]), name)
     raise AttributeError(f"module 'deca' has no attribute {name!r}")

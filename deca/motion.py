@@ -1,0 +1,1 @@
+def face_motion(*a): raise NotImplementedError
