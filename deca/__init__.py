@@ -2,8 +2,7 @@
 
 import importlib
 
-HOMES = {"DECA": "deca.model", "FaceMesh": "deca.face_mesh", "make_reconstructor": "deca.reconstructor",
-         "LandmarkFit": "deca.fitting"}
+HOMES = {"DECA": "deca.deca", "FaceMesh": "deca.face_mesh", "make_reconstructor": "deca.reconstructor"}
 
 
 def __getattr__(name):

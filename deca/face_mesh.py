@@ -168,13 +168,15 @@ def topology():
     """What `face_topology.npz` holds, and what follows from it: a dict, read once.
 
     mean (468, 3) metres: the mean face, frontal. mirror (468,): each point's mirror image. triangles (F, 3).
-    uv (468, 2). fine: sparse (V, 468), the points of the fine mesh; faces (16 F, 3) of it.
+    uv (468, 2). fine: sparse (V, 468), the points of the mesh that is drawn; faces (4 F, 3) of it: the points
+    after two subdivisions, the triangles after one (those after two are smaller than a view's pixels).
     """
     with np.load(TOPOLOGY) as file:
         data = {name: file[name] for name in ("mean", "triangles", "mirror", "uv")}
     once, faces = loop_matrix(data["triangles"].astype(np.int64), len(data["mean"]))
-    twice, faces = loop_matrix(faces, once.shape[0])
-    return {**data, "mean": data["mean"].astype(np.float64), "fine": twice @ once, "faces": faces}
+    twice, _ = loop_matrix(faces, once.shape[0])
+    fine = (twice @ once)[:once.shape[0]]
+    return {**data, "mean": data["mean"].astype(np.float64), "fine": fine, "faces": faces}
 
 
 def loop_matrix(triangles, count):

@@ -13,7 +13,7 @@ from deca.renderer import PAINTS, YAWS
 
 ASSETS = Path(__file__).parent / "data"
 RECONSTRUCTORS = ("auto", "deca", "mesh")
-CHUNK = {"cpu": 8, "cuda": 32}          # pictures worked on together: bounds the memory at any batch
+DEVICES = ("cpu", "cuda")
 
 
 class Surfaces(NamedTuple):
@@ -61,7 +61,7 @@ def usable_device(device):
         chosen = torch.device(device)
     except RuntimeError as error:
         raise InputError(f"device {device!r}: no such device; choose cpu or cuda") from error
-    if chosen.type not in CHUNK:
+    if chosen.type not in DEVICES:
         raise InputError(f"device {device!r}: not supported; choose cpu or cuda")
     if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
         raise InputError(f"device {device!r}: PyTorch finds {torch.cuda.device_count()} CUDA devices; "
@@ -104,7 +104,7 @@ def make_reconstructor(name="auto", device="auto", rasterizer="auto", folder=ASS
     """
     device = usable_device(device)
     if choose_reconstructor(name, folder) == "deca":
-        from deca.model import DECA
+        from deca.deca import DECA
         return DECA.from_assets(folder, device, rasterizer)
     from deca.face_mesh import FaceMesh
     return FaceMesh(device, rasterizer)
