@@ -8,9 +8,10 @@ Expect    CapsuleNet published UF1 .6520 / UAR .6506 on the composite with the `
 """
 
 from capsule.config import run
-from capsule.data import face_crops, load_clips
-from capsule.loso import run_loso
+from capsule.data import load_clips
+from capsule.inputs import face_crops
 from capsule.modules import MECapsuleNet
+from capsule.run import run_loso
 
 DATASET = "composite"       # casme | smic | samm | composite | synthetic
 PROTOCOL = "dsnca"          # dsnca: the reference's clip list | megc2019: the challenge's

@@ -8,10 +8,11 @@ Expect    68 folds of 30 epochs: minutes on a modern GPU, days on a laptop's CPU
 """
 
 from capsule.config import run
-from capsule.data import face_crops, load_clips
-from capsule.loso import run_loso
+from capsule.data import load_clips
+from capsule.inputs import face_crops
+from capsule.inputs.views import thirteen_views
 from capsule.modules import MECapsuleNet
-from deca.views import thirteen_views
+from capsule.run import run_loso
 
 DATASET = "composite"       # casme | smic | samm | composite | synthetic
 PROTOCOL = "dsnca"          # dsnca: the reference's clip list | megc2019: the challenge's

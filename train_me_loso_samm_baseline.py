@@ -10,9 +10,10 @@ Expect    28 folds of 30 epochs on SAMM: minutes on a modern GPU, a day on a lap
 from torch.nn.functional import cross_entropy
 
 from capsule.config import run
-from capsule.data import face_crops, load_clips
-from capsule.loso import run_loso
+from capsule.data import load_clips
+from capsule.inputs import face_crops
 from capsule.modules import VGG, ResNet
+from capsule.run import run_loso
 
 DATASET = "samm"            # casme | smic | samm | composite | synthetic
 PROTOCOL = "dsnca"          # dsnca: the reference's clip list | megc2019: the challenge's

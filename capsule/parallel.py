@@ -15,7 +15,7 @@ import torch
 from tqdm import tqdm
 
 from capsule.device import choose_device
-from capsule.loso import Trainer, train_one
+from capsule.run import Trainer, train_one
 from common.errors import InputError
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # read when ray is imported

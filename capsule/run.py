@@ -6,11 +6,11 @@ import time
 import torch
 from tqdm import tqdm
 
-from capsule.curves import Curves
-from capsule.data import augment, sampling
 from capsule.device import choose_device, set_arithmetic, tune_convolutions
 from capsule.experiment import Experiment, environment, fold_seed
+from capsule.inputs import augment, sampling
 from capsule.loss import me_loss
+from capsule.record import Curves
 from capsule.step import choose_precision, make_step, predict
 
 PREDICT_BATCH = 64
