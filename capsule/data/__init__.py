@@ -1,5 +1,6 @@
 """Annotation sheets and folders of frames → one checked clip table (SPEC section 1)."""
 
+from capsule.data.databases import database_name
 from capsule.data.protocol import Clips, load_clips
 
-__all__ = ["Clips", "load_clips"]
+__all__ = ["Clips", "database_name", "load_clips"]
