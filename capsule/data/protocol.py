@@ -124,7 +124,7 @@ def load_clips(config):
     _check_options(config)
     root = Path(config.data_root)
     if config.dataset == "synthetic" and find_sheet("synthetic", root) is None:
-        from capsule.data.synthetic import ensure  # only here: it needs the whole 3-D package
+        from synthetic.database import ensure  # only here: it needs the whole 3-D package
 
         ensure(config.data_root)
     parts = [_read_database(data, root, config) for data in DATABASES[config.dataset]]

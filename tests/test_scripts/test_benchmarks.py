@@ -11,7 +11,7 @@ from benchmarks import cost, spotting_throughput, train_throughput, views_throug
 from benchmarks.generated import configured, generated
 from benchmarks.training import TASKS, TEST_CLIPS, PlainData, Task, plain_loop, race, write_pictures
 from capsule.data.sampling import data_split, sample_data
-from capsule.data.synthetic import make_synthetic
+from synthetic.database import make_synthetic
 
 CPU = torch.device("cpu")
 SMALL = ("--device", "cpu", "--threads", "1")
