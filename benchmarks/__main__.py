@@ -35,7 +35,7 @@ from capsule.config import run_main
 from capsule.device import choose_device, set_arithmetic
 from capsule.step import choose_precision
 from deca.renderer import YAWS, Renderer
-from deca.sample_head import sample_head
+from synthetic.head import sample_head
 
 STEPS = {"cpu": 1, "cuda": 39}      # 39 batches of 32: an epoch of the composite
 TURNS = {"cpu": 2, "cuda": 3}

@@ -21,7 +21,7 @@ from common.errors import InputError
 from deca.assets import load_flame
 from deca.flame import FLAME
 from deca.renderer import YAWS, Renderer
-from deca.sample_head import sample_head
+from synthetic.head import sample_head
 
 FRAMES = {"cpu": 4, "cuda": 256}           # rendered in one call
 
