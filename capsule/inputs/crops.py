@@ -84,7 +84,7 @@ def face_crops(clips):
     picture cannot be read; clips finished before stay cached.
     """
     jobs = _jobs(clips)
-    entries = thread_map(_crop, jobs, max_workers=min(8, os.cpu_count() or 1), unit="clip",
+    entries = thread_map(_crop, jobs, max_workers=min(8, os.cpu_count() or 1), unit="clip", disable=None,
                          desc=f"crops of {clips.dataset}")
     names = [(i, o, number) for i, job in enumerate(jobs) for o, number in job.frames.items()]
     images = np.stack([entries[i][0][f"{number}.png"] for i, _, number in names])
