@@ -8,7 +8,7 @@ import pandas as pd
 from scipy.stats import binom
 
 from capsule.metrics import bootstrap_uf1
-from capsule.results import meter, parts, predictions, stem
+from capsule.results import meter, one_line, parts, predictions, stem
 
 SHOWN = {"strict": "strict (last epoch)", "paper": "best test epoch*"}    # as rows name the evaluations
 BOTH = {"casme": "CASME II\nUF1 / UAR", "smic": "SMIC\nUF1 / UAR", "samm": "SAMM\nUF1 / UAR"}
@@ -105,7 +105,7 @@ def _score_table(families):
 def _title(run):
     """What the clip list is: dataset, protocol, counts."""
     config, counts = run.facts["config"], run.clips["label"].value_counts()
-    kind = ", ".join(cut(str(config[name]), 60) for name in ("protocol", "subset")
+    kind = ", ".join(cut(one_line(config[name]), 60) for name in ("protocol", "subset")
                      if config.get(name) and not run.facts["synthetic"])
     each = ", ".join(f"{counts.get(label, 0)} {name}" for label, name in enumerate(class_names(run)))
     mark = "SYNTHETIC (invented faces; says nothing about people): " if run.facts["synthetic"] else ""

@@ -309,6 +309,12 @@ def test_classes_have_precision_recall_f1_and_counts(tmp_path):
                                       "0.500 / 0.500 / 0.500 (2)", "1.000 / 1.000 / 1.000 (1)"]
 
 
+def test_a_protocol_that_is_a_file_stays_on_its_line(tmp_path):
+    write_run(tmp_path, synthetic=False, config={"protocol": "some\nwhere/" + "x" * 90 + ".csv"})
+    title = report([read_run(tmp_path, "fake")])[0].title
+    assert "(some where/xxx" in title and "\n" not in title and len(title) < 170
+
+
 def test_what_a_reader_should_know_is_counted_and_listed_once(tmp_path):
     notes = [{"what": "faces not found", "count": 3, "clips": ["a", "b", "c"]},
              {"what": "rows\ncorrected", "count": 1, "clips": ["d"]}]
