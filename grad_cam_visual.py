@@ -14,14 +14,14 @@ from tqdm import tqdm
 
 from capsule import gradcam
 from capsule.config import run_main
-from capsule.data.frames import clip_square, face_crops
 from capsule.data.protocol import load_clips
 from capsule.device import choose_device
 from capsule.figures import clip_figure, mean_map_figure, save_figure
+from capsule.inputs.crops import clip_square, face_crops
+from capsule.inputs.views import thirteen_views
 from capsule.results import check_inside, read_runs, select
 from common.images import read_image
 from deca.landmarks import LandmarkDetector, warp_square
-from deca.views import thirteen_views
 
 RESULT_ROOT, DATA_ROOT, DEVICE = "result", "data", "auto"
 

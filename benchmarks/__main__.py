@@ -3,7 +3,7 @@
     python -m benchmarks            # full size; about three minutes on two CPU cores
     python -m benchmarks --quick    # small networks, a first look; these are not the project's figures
 
-Training is measured in whole epochs of capsule.loso.Trainer (sampling, augmentation, steps), data in memory,
+Training is measured in whole epochs of capsule.run.Trainer (sampling, augmentation, steps), data in memory,
 beside a plain loop (DataLoader with one worker, JPEGs, PIL, fp32) that takes turns with it; evaluation is
 measured by itself. The share of the peak counts every convolution as a direct one; on a CPU it can pass
 100 %: the largest one is computed by spectra there, with far fewer products. The estimate of the full run is

@@ -8,8 +8,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.generated import NAMES, OFFSETS, configured, generated
 from benchmarks.training import PER_CLASS, TASKS, TEST_CLIPS
 from capsule.experiment import Experiment
-from capsule.loso import Trainer, train_one
 from capsule.loss import me_loss
+from capsule.run import Trainer, train_one
 
 COMPOSITE = {"clips": 440, "subjects": 68, "per_class": (248, 109, 83)}     # SPEC section 1
 EPOCHS = 30

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 
 from capsule.config import Config
-from capsule.data.frames import FrameImages
 from capsule.data.protocol import Clips
+from capsule.inputs.crops import FrameImages
 
 NAMES = ("negative", "positive", "surprise")
 OFFSETS = np.array([-2, -1, 0, 1, 2])    # every neighbour is there

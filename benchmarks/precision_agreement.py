@@ -18,8 +18,8 @@ from capsule.config import run_main
 from capsule.device import choose_device
 from capsule.evaluations import Meter
 from capsule.experiment import Experiment, fold_seed
-from capsule.loso import Trainer
 from capsule.loss import me_loss
+from capsule.run import Trainer
 
 SUBJECTS, CLIPS, EPOCHS, BATCH, LEARNING_RATE = 4, 6, 8, 9, 3e-4
 STRENGTH = 0.45     # of the class's pattern in a picture

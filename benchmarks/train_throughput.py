@@ -1,7 +1,7 @@
 """How fast one network trains, beside a plain loop, both measured in one run.
 
 The plain loop: a DataLoader with one worker that decodes JPEGs from disk and augments them with PIL, fp32,
-contiguous layout, direct convolutions, Adam. Ours: whole epochs of capsule.loso.Trainer, the images in memory
+contiguous layout, direct convolutions, Adam. Ours: whole epochs of capsule.run.Trainer, the images in memory
 as uint8, augmented a batch at a time, channels-last, bf16 where the device computes it fast, the large
 convolution by spectra on a CPU, fused Adam. Same sizes, frozen layers, loss. They take turns and the fastest
 turn of each counts, because other work on the machine can only slow a turn.

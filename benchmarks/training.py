@@ -1,4 +1,4 @@
-"""Whole training epochs through capsule.loso.Trainer, in turns with a plain loop, on the same pictures."""
+"""Whole training epochs through capsule.run.Trainer, in turns with a plain loop, on the same pictures."""
 
 import time
 from dataclasses import dataclass
@@ -13,9 +13,9 @@ from torchvision.transforms.functional import to_tensor
 
 from benchmarks.generated import NAMES, OFFSETS, configured, generated
 from capsule.experiment import Experiment
-from capsule.loso import Trainer
 from capsule.loss import me_loss
 from capsule.modules import MECapsuleNet, MECapsuleNetDualCA
+from capsule.run import Trainer
 from common.images import write_image
 
 TEST_CLIPS = 7      # of the subject that is left out; the composite has 440 clips of 68 subjects

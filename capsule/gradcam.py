@@ -16,7 +16,7 @@ from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import nn
 
 from capsule.config import Config
-from capsule.data import augment
+from capsule.inputs import augment
 from capsule.modules import VGG, MECapsuleNet, MECapsuleNetDual, MECapsuleNetDualCA, ResNet
 from capsule.results import check_inside
 from common.errors import InputError

@@ -64,9 +64,17 @@ def write_csv(path, table):
     write_text(path, table.to_csv(index=False, lineterminator="\n"))
 
 
-def read_json(path):
-    """The value in the JSON file `path`. Raises: InputError, naming the file, when it is not JSON."""
+def read_json(path, kind=dict):
+    """The value in the JSON file `path`, of type `kind`.
+
+    Raises: InputError, naming the file, when it is not such a JSON value.
+    """
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        if not Path(path).is_file():
+            raise OSError("no such file")
+        value = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: not a readable JSON file ({error}); remove it and run again") from error
+    if not isinstance(value, kind):
+        raise InputError(f"{path}: not a JSON {kind.__name__}; remove it and run again")
+    return value

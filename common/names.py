@@ -1,4 +1,4 @@
-"""The one rule for names of files, folders, clips and experiments."""
+"""The one rule for names that become folders, files and words in tables."""
 
 import re
 
