@@ -260,9 +260,8 @@ def test_dual_network(kind):
     assert lengths.shape == (2, 5)
     assert torch.allclose(lengths, model(crop, views.repeat_interleave(3, 1)), atol=1e-4)
     lengths.sum().backward()
-    assert model.first_conv.model.conv1.weight.grad is None             # frozen
-    assert model.second_conv.model.conv1.weight.grad.abs().sum() > 0    # inflated, so trained
-    assert model.second_conv.model.layer1[0].conv1.weight.grad is None
+    for stream in (model.first_conv, model.second_conv):                # random layers are trained
+        assert stream.model.conv1.weight.grad.abs().sum() > 0
     assert model.pretrained is False
 
 
