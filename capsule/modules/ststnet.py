@@ -31,5 +31,5 @@ class STSTNet(nn.Module):
         x = 255 * x.flip(1)                                          # u, v, strain → strain, v, u
         branches = [(self.conv1, self.bn1), (self.conv2, self.bn2), (self.conv3, self.bn3)]
         found = [self.dropout(self.pool(norm(conv(x).relu()))) for conv, norm in branches]
-        features = self.average(torch.cat(found, 1)).flatten(1)      # 3 × (B, filters, 10, 10) → (B, 16, 10, 10) → (B, 16·5·5)
+        features = self.average(torch.cat(found, 1)).flatten(1)      # → (B, 16, 5, 5) → (B, 400)
         return self.fc(features).float().log_softmax(1)
