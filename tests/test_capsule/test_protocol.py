@@ -341,7 +341,7 @@ def test_the_synthetic_database_is_made_once(tmp_path, monkeypatch):
         made.append(root)
         make_database(root, "synthetic", subjects=1, frames=1)
 
-    monkeypatch.setitem(sys.modules, "capsule.data.synthetic", types.SimpleNamespace(ensure=ensure))
+    monkeypatch.setitem(sys.modules, "synthetic.database", types.SimpleNamespace(ensure=ensure))
     root = tmp_path / "not there yet"
     clips = [load_clips(options(root, "synthetic")) for _ in range(2)]
     assert made == [str(root)] and clips[0].keys == clips[1].keys

@@ -1,0 +1,222 @@
+"""From uint8 pictures to network inputs, whole batches on any device (SPEC section 7).
+
+Random numbers are drawn on the CPU from a generator, so they are the same whatever the device; they reach a
+GPU in few copies, for each makes the CPU wait until the GPU has nothing left to do. Each function takes a list of
+streams, uint8 (B, C, H, W), and their kinds ("crop", "views", "texture", "motion"; see FrameImages), and returns
+a list of float32 (B, C, size, size) in [0, 1]; grey views stay one channel each, which the networks read as
+R=G=B. Rotations are bilinear with black outside: torchvision's default, the nearest pixel, would add jagged edges
+as large as the motion that the network has to see. Motion is not a photograph: it is mirrored (u changes its
+sign) and shifted a little, nothing else.
+"""
+
+from dataclasses import dataclass, fields
+
+import torch
+import torch.nn.functional as F
+
+MAX_ANGLE = 8.0     # degrees
+MAX_SHIFT = 1 / 28  # of the side, motion only
+MOTION_ZERO = 128 / 255    # a motion picture's value where nothing moves
+JITTER = 0.2        # brightness, contrast, saturation: factor 1 ± 0.2; hue: ± 0.2 of the circle
+PAPER_RESIZE = (234 / 224, 240 / 224)    # (height, width) before the centre crop, per pixel of the crop
+BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
+GREY_WEIGHTS = (0.2989, 0.587, 0.114)    # ITU-R 601-2, as torchvision rounds them
+
+
+@dataclass(frozen=True)
+class Draws:
+    """What was drawn for each of n samples, on the CPU.
+
+    angle (n,): degrees, counter-clockwise. shift (n, 2): of the side, x and y. flip (n,): bool. factors (n, 4): brightness, contrast, saturation,
+    and hue shift in turns. order (n, 4): the order in which those four are applied.
+    """
+
+    angle: torch.Tensor
+    shift: torch.Tensor
+    flip: torch.Tensor
+    factors: torch.Tensor
+    order: torch.Tensor
+
+    def __len__(self):
+        return len(self.angle)
+
+    def __getitem__(self, rows):
+        """The draws of some of the samples."""
+        return Draws(*(getattr(self, field.name)[rows] for field in fields(self)))
+
+
+def draw(n, generator):
+    """Draws for n training samples, as `Draws`. generator: torch.Generator on the CPU."""
+    angle = _angles(n, generator)
+    flip = torch.rand(n, generator=generator) < 0.5
+    factors = JITTER * (2 * torch.rand(n, 4, generator=generator) - 1)
+    factors[:, :HUE] += 1
+    order = torch.rand(n, 4, generator=generator).argsort(1)    # a random permutation of 0 … 3 in each row
+    shift = MAX_SHIFT * (2 * torch.rand(n, 2, generator=generator) - 1)
+    return Draws(angle, shift, flip, factors, order)
+
+
+def _angles(n, generator):
+    return MAX_ANGLE * (2 * torch.rand(n, generator=generator) - 1)
+
+
+def train_batch(streams, kinds, draws, size):
+    """Resize to size², rotate, flip, jitter the colours: one draw per sample, the same in all streams.
+
+    A flip mirrors each picture, and the views' order with it (yaw → −yaw).
+    """
+    batch = []
+    for images, kind in zip(streams, kinds, strict=True):
+        images = _mirror_order(images, draws.flip, 1 if kind == "views" else 3)
+        images = _resized(images, (size, size))
+        if kind == "motion":
+            batch.append(_move_motion(images, draws))
+            continue
+        turned = _moved(images, draws.angle, (size, size), draws.flip)
+        batch.append(_jitter_grey(turned, draws) if kind == "views" else _jitter_stack(turned, draws))
+    return batch
+
+
+def strict_batch(streams, size):
+    """Resize to size², nothing random."""
+    return [_resized(images, (size, size)) for images in streams]
+
+
+def paper_eval_batch(streams, kinds, n, generator, size):
+    """The reference's evaluation: resize to 234×240 (for size 224), random rotation ±8°, centre crop size².
+
+    n: samples in the batch. generator: torch.Generator on the CPU. Motion is only resized.
+    """
+    angle = _angles(n, generator)
+    larger = tuple(round(size * ratio) for ratio in PAPER_RESIZE)
+    return [_resized(images, (size, size)) if kind == "motion" else
+            _moved(_resized(images, larger), angle, (size, size)) for images, kind in zip(streams, kinds, strict=True)]
+
+
+def shrunk(images, size, chunk=64):
+    """uint8 (N, C, H, W) as uint8 (N, C, size, size) where that is smaller, otherwise as they are.
+
+    Training at a small input resizes each picture once, not in every epoch.
+    """
+    if size >= min(images.shape[2:]):
+        return images
+    parts = [_resized(part, (size, size)).mul_(255).round_().to(torch.uint8) for part in images.split(chunk)]
+    return torch.cat(parts)    # (N, C, size, size)
+
+
+def _resized(images, size):
+    """uint8 (B, C, H, W) → float32 (B, C, *size) in [0, 1], bilinear, antialiased where it shrinks."""
+    images = images.float() / 255
+    if images.shape[2:] == torch.Size(size):
+        return images
+    return F.interpolate(images, size, mode="bilinear", align_corners=False, antialias=True)
+
+
+def _moved(images, angle, size, flip=None, shift=None):
+    """Rotate about the centre, cut out the central `size` (height, width), mirror where `flip`, shift, in one go.
+
+    images: float (B, C, H, W). angle (B,): degrees, counter-clockwise. flip (B,): bool, or None. shift (B, 2): of
+    the side, or None.
+    """
+    radians = torch.deg2rad(angle)
+    cosine, sine = radians.cos(), radians.sin()
+    mirror = torch.ones_like(cosine) if flip is None else 1 - 2 * flip.to(cosine.dtype)
+    (height, width), (rows, columns) = images.shape[2:], size
+    across, down = (0 * sine, 0 * sine) if shift is None else (2 * shift).unbind(1)
+    across = torch.stack([mirror * cosine * columns / width, -sine * rows / width, across], 1)
+    down = torch.stack([mirror * sine * columns / height, cosine * rows / height, down], 1)
+    transform = torch.stack([across, down], 1).to(images.device)         # 2 × (B, 3) → (B, 2, 3)
+    grid = F.affine_grid(transform, (len(images), 1, *size), align_corners=False)
+    return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+
+
+def _move_motion(images, draws):
+    """Mirror and shift motion pictures (B, 3k, H, W); a mirrored u changes its sign, nothing moves outside."""
+    zero = images.new_tensor([MOTION_ZERO, MOTION_ZERO, 0]).repeat(images.shape[1] // 3)[:, None, None]
+    moved = _moved(images - zero, torch.zeros_like(draws.angle), images.shape[2:], draws.flip, draws.shift)
+    moved[:, ::3] *= (1 - 2 * draws.flip.to(moved.dtype)).to(moved.device)[:, None, None, None]
+    return moved + zero
+
+
+def _mirror_order(images, flip, group):
+    """Reverse the order of the groups of `group` channels in the flipped samples; (B, C, H, W), flip (B,)."""
+    channels = torch.arange(images.shape[1])
+    backwards = channels.view(-1, group).flip(0).flatten()
+    if torch.equal(channels, backwards):
+        return images
+    channels = torch.where(flip.unsqueeze(1), backwards, channels).to(images.device)    # (B, 1), (C,) → (B, C)
+    samples = torch.arange(len(images), device=images.device).unsqueeze(1)
+    return images[samples, channels]
+
+
+def _jitter_stack(images, draws):
+    """`jitter_colour` of one or several RGB pictures stacked along the channels, (B, 3k, H, W)."""
+    count = images.shape[1] // 3
+    each = draws[torch.arange(len(images)).repeat_interleave(count)]
+    return jitter_colour(images.view(-1, 3, *images.shape[2:]), each).view(images.shape)
+
+
+def jitter_colour(images, draws):
+    """Brightness, contrast, saturation and hue in each sample's own order; float (B, 3, H, W) in [0, 1].
+
+    torchvision's ColorJitter, a batch at a time: in each of four turns, the samples that get the same change
+    get it together.
+    """
+    images, device = images.clone(), images.device
+    turns = draws.order.t()                                              # (4, n): the changes of each turn
+    rows, factors = turns.argsort(dim=1, stable=True).to(device), draws.factors.to(device)
+    for turn, samples in zip(turns, rows, strict=True):                  # samples (n,), by their change
+        counts = torch.bincount(turn, minlength=4).tolist()
+        for change, chosen in enumerate(samples.split(counts)):
+            if len(chosen):
+                images[chosen] = _changed(images[chosen], change, factors[chosen, change].view(-1, 1, 1, 1))
+    return images
+
+
+def _changed(images, change, factors):
+    """One of the four changes; images (b, 3, H, W), factors (b, 1, 1, 1)."""
+    if change == HUE:
+        return _turn_hue(images, factors)
+    if change == BRIGHTNESS:
+        return (images * factors).clamp_(0, 1)
+    red, green, blue = GREY_WEIGHTS
+    grey = red * images[:, 0:1] + green * images[:, 1:2] + blue * images[:, 2:3]
+    if change == CONTRAST:
+        grey = grey.mean((2, 3), keepdim=True)
+    return torch.lerp(grey, images, factors).clamp_(0, 1)
+
+
+def _turn_hue(images, turns):
+    """Shift the hue by `turns` of the colour circle, saturation and value kept.
+
+    The way through HSV without its case table: channel n = V − chroma·clamp(min(k, 4−k), 0, 1) with
+    k = (n + 6·hue) mod 6, n = 5, 3, 1 for red, green, blue.
+    """
+    red, green, blue = images.unbind(1)
+    low, value = torch.aminmax(images, dim=1)
+    chroma = value - low
+    scale = 1 / torch.where(chroma == 0, 1, chroma)
+    sixths = torch.where(value == red, (green - blue) * scale,
+                         torch.where(value == green, 2 + (blue - red) * scale, 4 + (red - green) * scale))
+    starts = torch.tensor([5.0, 3.0, 1.0], device=images.device).view(1, 3, 1, 1)
+    k = sixths.unsqueeze(1) + (starts + 6 * turns)                       # (b, 1, H, W) + (b, 3, 1, 1)
+    k = k - 6 * (k / 6).floor_()                                         # k mod 6
+    share = torch.minimum(k, 4 - k).clamp_(0, 1)
+    return value.unsqueeze(1) - chroma.unsqueeze(1) * share
+
+
+def _jitter_grey(images, draws):
+    """Brightness and contrast of grey pictures, (B, C, H, W): what jitter_colour does to each as R=G=B.
+
+    Saturation and hue leave a grey picture as it is.
+    """
+    place = draws.order.argsort(1)    # (n, 4): when each change comes
+    first = place[:, CONTRAST] < place[:, BRIGHTNESS]
+    is_contrast = torch.stack([first, ~first])                           # (2, n): in which of the two turns
+    factors = torch.where(is_contrast, draws.factors[:, CONTRAST], draws.factors[:, BRIGHTNESS])
+    pulls = (1 - factors) * is_contrast                                  # brightness blends with black
+    turns = torch.stack([factors, pulls], 1).to(images.device)           # (2 turns, 2, n)
+    for factor, pull in turns.view(2, 2, -1, 1, 1, 1):
+        means = images.mean((2, 3), keepdim=True)                        # of each picture: (B, C, 1, 1)
+        images = torch.addcmul(pull * means, images, factor).clamp_(0, 1)
+    return images
