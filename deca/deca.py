@@ -16,6 +16,7 @@ from deca.reconstructor import Reconstructor, Surfaces, check_pictures, file_dig
 from deca.renderer import VIEW_CAMERA, YAWS, Renderer, project
 
 CHUNK = {"cpu": 8, "cuda": 32}          # pictures worked on together: bounds the memory at any batch
+RIGID_LANDMARKS = (27, 28, 29, 30, 36, 39, 42, 45)      # bridge of the nose, corners of the eyes
 
 
 class Mesh(NamedTuple):
@@ -42,6 +43,8 @@ class DECA(Reconstructor):
         """
         self.head, self.device = head, usable_device(device)
         self.flame = FLAME(head).to(self.device)
+        corners = head.faces[head.landmark_faces[list(RIGID_LANDMARKS)]]
+        self.rigid = tuple(dict.fromkeys(corners.flatten().tolist()))
         self.renderer = Renderer(head, rasterizer=rasterizer, device=self.device)
         self.model, self.rule = model or {}, {"rule": "deca", "version": 1}
         self.networks = {}

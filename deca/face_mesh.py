@@ -16,6 +16,7 @@ import scipy.sparse
 import torch
 
 from common.errors import InputError
+from deca.motion import similarity
 from deca.reconstructor import Reconstructor, Surfaces, check_pictures, file_digest, usable_device
 from deca.renderer import SurfaceRenderer
 
@@ -37,14 +38,14 @@ class FaceMesh(Reconstructor):
     """Pictures → surfaces by the face mesh network; runs it on the CPU, and the renderer on `device`."""
 
     name = "mesh"
+    rigid = RIGID           # the first 468 vertices are the points
 
     def __init__(self, device="cpu", rasterizer="auto"):
         """Raises: InputError when the model file is missing or broken, or no such device or rasteriser."""
         self.device = usable_device(device)
         path = model_path()
         _network(path)
-        self.rule = {"rule": "face_mesh", "version": 1, "rigid": list(RIGID), "searches": SEARCHES,
-                     "present": PRESENT}
+        self.rule = {"rule": "face_mesh", "version": 1}
         self.model = {file.name: file_digest(file) for file in (path, TOPOLOGY)}
         self._path, self.topology = path, topology()
         self.renderer = SurfaceRenderer(self.topology["faces"], self.topology["fine"].shape[0],
@@ -99,7 +100,7 @@ class FaceMesh(Reconstructor):
         still = mean * [8.0, -8.0, -8.0]                                               # as the views place it
         square = np.where(found[:, None, None], square, still)
         upright = square * [1, -1, -1]
-        scale, turn, shift = similarity(upright[:, RIGID], mean[list(RIGID)])
+        scale, turn, shift = similarity(upright[:, RIGID], mean[None, list(RIGID)])
         facing = scale[:, None, None] * upright @ turn.transpose(0, 2, 1) + shift[:, None]
         vertices, placed = (torch.tensor(np.stack([fine @ mesh for mesh in meshes]), dtype=torch.float32,
                                          device=self.device) for meshes in (facing, square))
@@ -145,22 +146,6 @@ def _region(points):
     cos, sin = across / np.hypot(*across)
     turn = np.array([[cos, sin], [-sin, cos]]) * (PATCH / (REGION * (high - low).max()))
     return np.column_stack([turn, (PATCH - 1) / 2 - turn @ ((low + high) / 2)])
-
-
-def similarity(source, target):
-    """Scale (n,), rotation (n, 3, 3), shift (n, 3) that bring source (n, k, 3) nearest to target (k, 3).
-
-    Least squares (Umeyama 1991). target may be (n, k, 3) too.
-    """
-    middle, goal = source.mean(1, keepdims=True), target.mean(-2, keepdims=True)
-    covariance = (target - goal).swapaxes(-1, -2) @ (source - middle)                  # (n, 3, 3)
-    left, sizes, right = np.linalg.svd(covariance)
-    signs = np.ones_like(sizes)
-    signs[:, 2] = np.sign(np.linalg.det(left @ right))                                 # a rotation, no mirror
-    turn = (left * signs[:, None]) @ right
-    scale = (sizes * signs).sum(1) / ((source - middle) ** 2).sum((1, 2))
-    shift = goal - scale[:, None, None] * middle @ turn.swapaxes(1, 2)                 # (n, 1, 3)
-    return scale, turn, shift[:, 0]
 
 
 @functools.lru_cache(maxsize=1)

@@ -27,7 +27,11 @@ class Surfaces(NamedTuple):
 
 
 class Reconstructor:
-    """Pictures → surfaces → pictures. A subclass has `name`, `model`, `renderer` and `reconstruct`."""
+    """Pictures → surfaces → pictures. A subclass has `reconstruct` and what follows.
+
+    name: "deca" or "mesh". model: {file name: digest} of what it was read from. rule: its name and version; a
+    change of the pixels is another version. renderer: `SurfaceRenderer`. rigid: vertices for the head's pose.
+    """
 
     def views(self, pictures, paint="shape_detail"):
         """The face turned to yaw -30, -25, ... 30 degrees (SPEC section 5).
@@ -49,8 +53,8 @@ class Reconstructor:
         Returns: float32 (n, len(yaws), 3, 224, 224): u (right) and v (down) in pixels of the frontal drawing,
         and the optical strain; and found, bool (n,): a face in the onset and in this picture, else 0 motion.
         """
-        surfaces = self.reconstruct(torch.cat([onset[None], pictures]))
-        return face_motion(self.renderer, surfaces, onset, pictures, yaws)
+        pictures = torch.cat([onset[None], pictures])              # (n + 1, 3, H, W)
+        return face_motion(self.renderer, self.rigid, self.reconstruct(pictures), pictures, yaws)
 
 
 def usable_device(device):

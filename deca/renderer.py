@@ -128,12 +128,12 @@ class SurfaceRenderer(nn.Module):
         rotations = yaw_rotations(yaws_degrees, vertices.device)
         parts = []
         for part in self._chunks(len(vertices), len(rotations)):
-            seen, facing = self._turned(vertices[part], root[part], rotations, cam)
+            seen, facing = self.turned(vertices[part], root[part], rotations, cam)
             normals = self.vertex_normals(vertices[part])[:, None]                     # (b, 1, V, 3)
             lights = self._turned_lights(rotations)                                    # (Y, 5, 3)
             shade = (normals @ lights.transpose(1, 2)).clamp(0, 1).sum(-1, keepdim=True)       # (b, Y, V, 1)
             values = torch.cat([shade.flatten(0, 1), facing], dim=2)                   # two (b*Y, V, 1)
-            shade, facing = self._at_pixels(seen, values).unbind(1)                    # (b*Y, 2, H, W) → 2
+            shade, facing = self.at_pixels(seen, values).unbind(1)                    # (b*Y, 2, H, W) → 2
             keep = (seen.face_index >= 0) & (facing < LIMIT_NORMAL_Z)
             grey = shade * (LIGHT_INTENSITY * GREY / len(LIGHTS)) * keep
             parts.append(grey.clamp(max=1).unflatten(0, (-1, len(rotations))))
@@ -149,10 +149,10 @@ class SurfaceRenderer(nn.Module):
         rotations = yaw_rotations(yaws_degrees, vertices.device)
         parts = []
         for part in self._chunks(len(vertices), len(rotations)):
-            seen, facing = self._turned(vertices[part], root[part], rotations, cam)
+            seen, facing = self.turned(vertices[part], root[part], rotations, cam)
             values = torch.cat([places[part], weight[part, :, None]], dim=2)           # (b, V, 3)
             values = values.repeat_interleave(len(rotations), dim=0)                   # (b*Y, V, 3)
-            pixels = self._at_pixels(seen, torch.cat([values, facing], dim=2))         # (b*Y, 4, H, W)
+            pixels = self.at_pixels(seen, torch.cat([values, facing], dim=2))         # (b*Y, 4, H, W)
             keep = (seen.face_index >= 0) & (pixels[:, 3] < LIMIT_NORMAL_Z)
             # One picture for all of its views: (b*Y, 2, H, W) → (b, Y*H, W, 2), and back.
             where = pixels[:, :2].unflatten(0, (-1, len(rotations))).permute(0, 1, 3, 4, 2).flatten(1, 2)
@@ -171,7 +171,7 @@ class SurfaceRenderer(nn.Module):
         inside = (placed[..., :2].abs() <= 1).all(-1)
         return seen * inside * (placed[..., 2] <= front[:, 0, 0] + DEPTH_SLACK)        # (n, 1, 1, V) → (n, V)
 
-    def _turned(self, vertices, root, rotations, cam):
+    def turned(self, vertices, root, rotations, cam):
         """Surfaces turned by Y rotations: the `Fragments` of b*Y pictures, the normals' z (b*Y, V, 1)."""
         count = len(vertices) * len(rotations)
         turned = _turn((vertices - root[:, None])[:, None], rotations[:, None]) + root[:, None, None]
@@ -194,7 +194,7 @@ class SurfaceRenderer(nn.Module):
         total = total.reshape(len(total), -1, 3).transpose(0, 1)                       # (V, B*3) → (B, V, 3)
         return functional.normalize(total, dim=2, eps=SHORTEST)
 
-    def _at_pixels(self, seen, values):
+    def at_pixels(self, seen, values):
         """Per-vertex values (B, V, C) interpolated at the pixels: (B, C, H, W), 0 where nothing is seen."""
         count, total, channels = values.shape
         first = torch.arange(count, device=values.device)[:, None, None, None] * total
@@ -370,9 +370,9 @@ class Renderer(SurfaceRenderer):
             return pixels * hit[:, None]
         normals = self.vertex_normals(vertices)
         facing = self.vertex_normals(projected)[..., 2:]                               # (B, V, 1)
-        keep = hit & (self._at_pixels(seen, facing)[:, 0] < LIMIT_NORMAL_Z)
+        keep = hit & (self.at_pixels(seen, facing)[:, 0] < LIMIT_NORMAL_Z)
         if mode == "shape":
-            normals = self._at_pixels(seen, normals)
+            normals = self.at_pixels(seen, normals)
         else:
             normals = functional.grid_sample(self.detail_normals(vertices, normals, displacement),
                                              self._uv_at_pixels(seen), align_corners=False)
@@ -399,8 +399,8 @@ class Renderer(SurfaceRenderer):
     def _views(self, vertices, root, rotations, cam, displacement):
         normals = self.vertex_normals(vertices)
         maps = self._turned_maps(vertices, normals, displacement, root, rotations).flatten(0, 1)
-        seen, facing = self._turned(vertices, root, rotations, cam)
-        keep = (seen.face_index >= 0) & (self._at_pixels(seen, facing)[:, 0] < LIMIT_NORMAL_Z)
+        seen, facing = self.turned(vertices, root, rotations, cam)
+        keep = (seen.face_index >= 0) & (self.at_pixels(seen, facing)[:, 0] < LIMIT_NORMAL_Z)
         pixels = functional.grid_sample(maps, self._uv_at_pixels(seen), align_corners=False)
         lights = self._turned_lights(rotations).repeat(len(vertices), 1, 1)          # → (B*Y, 5, 3)
         return self._shade(pixels, lights, keep).reshape(len(vertices), len(rotations), *keep.shape[1:])
