@@ -12,6 +12,8 @@ COMPONENTS = 60     # of the principal components; 30 to 120 score alike
 class SVM:
     """Standardised pixels, principal components, RBF kernel, classes balanced."""
 
+    pretrained = False
+
     def __init__(self, classes):
         self.classes = classes
 
