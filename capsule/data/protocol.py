@@ -1,7 +1,5 @@
 """The clips of an experiment: from the owners' sheets or a list to one checked table (SPEC section 1)."""
 
-import hashlib
-import json
 import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,6 +19,7 @@ from capsule.data.databases import (
 )
 from capsule.data.folders import ClipFolders, subject_number
 from capsule.data.sheets import FRAMES, checked, find_sheet, read_columns, read_sheet, subject_names
+from common.cache import digest
 from common.errors import InputError
 
 PROTOCOLS = ("dsnca", "megc2019")
@@ -95,7 +94,7 @@ class Clips:
     def identity(self):
         """16 hex digits of the clips, labels and onset, apex and offset numbers, in order."""
         numbers = self.table[["label", *(f"{name}_frame" for name in FRAMES)]].to_numpy(np.int64)
-        return hashlib.sha256(json.dumps([self.keys, numbers.tolist()]).encode()).hexdigest()[:16]
+        return digest(self.keys, numbers.tolist())
 
 
 def load_clips(dataset, data_root="data", classes=3, protocol="dsnca", subset="all", skip_missing=False,
