@@ -107,7 +107,7 @@ def test_links_in_a_circle_end(tmp_path):
 
 
 def test_only_pictures_that_are_files_count(tmp_path):
-    for name in ("006_1_00012.jpg", "img3.PNG", "reg_img10.jpg", "10.bmp", "._img4.jpg", "n5.txt", "face.jpg"):
+    for name in ("006_1_00012.jpg", "img3.PNG", "reg_img10.jpg", "10.bmp", "._img4.jpg", "n5.txt", "f.jpg"):
         touch(tmp_path / "clip" / name)
     os.mkfifo(tmp_path / "clip/img6.jpg")
     (tmp_path / "clip/img7.jpg").mkdir()
