@@ -16,7 +16,6 @@ from capsule.config import run_main
 from capsule.fusion import fuse
 from capsule.results import check_inside, class_log, prediction_log, read_runs, result_log, select
 from capsule.tables import render, report
-from common.console import console
 from common.files import write_csv
 
 RESULT_ROOT = "result"    # where the training scripts wrote
@@ -42,7 +41,6 @@ def options():
     return parser.parse_args()
 
 
-@console()
 def main():
     """Read, write the CSV files, print the tables, draw the figures."""
     choice = options()

@@ -134,7 +134,7 @@ def read_run(root, name):
                 failed[data_sub] = _failure(check_inside(root, failures[data_sub]))
         except InputError as error:
             notes.append(f"{error} (fold left out, counted as missing)")
-    notes += [f"{_line(path)}: not a fold of this experiment (left out)"
+    notes += [f"{one_line(path)}: not a fold of this experiment (left out)"
               for data_sub, path in folds.items() if data_sub not in facts["folds"]]
     return Run(name, folder, facts, folds=tuple(facts["folds"]), finished=finished, failed=failed,
                notes=tuple(notes), **checked)
@@ -183,17 +183,17 @@ def _check_facts(facts, path):
 
 def _remarks(facts):
     """Run's remarks from experiment.json's notes, and from weights that were asked for and not found."""
-    told = [(_line(note["what"]), int(note["count"])) for note in facts.get("notes") or ()]
+    told = [(one_line(note["what"]), int(note["count"])) for note in facts.get("notes") or ()]
     weights = facts.get("weights") or {}
     asked, found = weights.get("asked"), weights.get("found")
-    return (*told, *([(_line(f"weights: {asked} asked for, {found} found"), 0)] if asked != found else []))
+    return (*told, *([(one_line(f"weights: {asked} asked for, {found} found"), 0)] if asked != found else []))
 
 
 def _failure(path):
     """The reason that a failed fold's file gives, as one line. Raises: InputError when it is not JSON."""
     value = read_json(path)
     reason, seed = value.get("reason"), value.get("fold_seed")
-    text = _line(reason) if isinstance(reason, str) else "no reason given"
+    text = one_line(reason) if isinstance(reason, str) else "no reason given"
     return f"{text} (fold seed {seed})" if isinstance(seed, int) else text
 
 
@@ -248,14 +248,14 @@ def _numbers(values, shape, what):
     return found.astype(float)
 
 
-def _line(text):
+def one_line(text):
     """`text` as one printable line of at most 200 characters."""
     return " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())[:200]
 
 
 def _reason(error):
     """What was wrong with a JSON value, from one of OTHER_SHAPE."""
-    return _line(f"no {error}" if isinstance(error, KeyError) else error)
+    return one_line(f"no {error}" if isinstance(error, KeyError) else error)
 
 
 def epoch_used(fold, evaluation, classes):

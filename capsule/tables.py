@@ -1,13 +1,14 @@
 """The printed tables: every run beside its clip list's baselines and, where comparable, published numbers."""
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from scipy.stats import binom
 
 from capsule.metrics import bootstrap_uf1
-from capsule.results import meter, parts, predictions, stem
+from capsule.results import meter, one_line, parts, predictions, stem
 
 SHOWN = {"strict": "strict (last epoch)", "paper": "best test epoch*"}    # as rows name the evaluations
 BOTH = {"casme": "CASME II\nUF1 / UAR", "smic": "SMIC\nUF1 / UAR", "samm": "SAMM\nUF1 / UAR"}
@@ -20,29 +21,14 @@ LEGEND = ("strict: pictures as they are, the last epoch; quote this one.",
           f"{LEAK}; only beside numbers that were published that way.",
           "[low, high]: 95 % bootstrap interval over subjects. ±: standard deviation over seeds.")
 
-PUBLISHED = (    # SPEC section 9, UF1/UAR on the MEGC 2019 composite: Full, SMIC, CASME II, SAMM; epoch
-    ("LBP-TOP", ".5882/.5785", ".2000/.5280", ".7026/.7429", ".3954/.4102", NOTHING),
-    ("Bi-WOOF", ".6296/.6227", ".5727/.5829", ".7805/.8026", ".5211/.5139", NOTHING),
-    ("CapsuleNet (its log)", ".6520/.6506", ".5820/.5877", ".7068/.7018", ".6209/.5990", "best test epoch"),
-    ("Dual-Inception", ".7322/.7278", ".6645/.6726", ".8621/.8560", ".5868/.5663", NOTHING),
-    ("STSTNet (its log)", ".7353/.7186", ".6801/.6703", ".8382/.8190", ".6588/.6415", "last epoch"),
-    ("EMR", ".7885/.7824", ".7461/.7530", ".8293/.8209", ".7754/.7152", NOTHING),
-    ("RCN", ".7432/.7190", ".6326/.6441", ".8512/.8123", ".7601/.6715", NOTHING),
-    ("FeatRef", ".7838/.7832", ".7011/.7083", ".8915/.8873", ".7372/.7155", NOTHING),
-    ("HTNet (paper)", ".8603/.8475", ".8049/.7905", ".9532/.9516", ".8131/.8124", "best test epoch"),
-    ("CausalNet (ICCV 2025)", ".8976/.9020", NOTHING, NOTHING, NOTHING, "best test epoch"),
-    ("STSTNet (meb's rerun)", ".713/-", NOTHING, NOTHING, NOTHING, "last epoch"),
-    ("STSTNet (the same)", ".774/-", NOTHING, NOTHING, NOTHING, "best test epoch"),
-    ("OffApexNet (meb's rerun)", ".703/-", NOTHING, NOTHING, NOTHING, "last epoch"),
-    ("OffApexNet (the same)", ".839/-", NOTHING, NOTHING, NOTHING, "best test epoch"),
-)
+PUBLISHED = Path(__file__).with_name("published.csv")    # SPEC section 9, on the MEGC 2019 composite
 PUBLISHED_NOTES = (
     "published: UF1/UAR as published, on lists of 435 to 442 clips, with the epoch choice seen in its code.",
     "CapsuleNet: recomputed from its public log of 435 clips.",
     'STSTNet: from its own log; the paper\'s .7605 "UAR" is its macro-precision.',
     "HTNet: its released predictions give .8313/.8175; users who rerun it report UF1 .655.",
     'meb\'s reruns (tvaranka/meb, notebook "Early stopping"): the last epoch is the leak-free number.',
-    "On a test set that nobody had seen (4DMR challenge 2025) the best UF1 was .536.",
+    "On a test set that nobody had seen (4DMR challenge 2025) UF1 was .536.",
 )
 
 
@@ -107,20 +93,19 @@ def _score_table(families):
     for family in families:
         runs += family
         rows += _mean_rows(family) + [row for run in family for row in _rows(run)]
-    rows += _baseline_rows(runs[0])
+    cells = pd.DataFrame(rows + _baseline_rows(runs[0]), columns=COLUMNS)
     notes = [*LEGEND, *_remarks(runs), *(note for run in runs for note in _notes(run))]
     if any(_is_megc(run) for run in runs):
-        rows += _published_rows()
+        cells = pd.concat([cells, pd.read_csv(PUBLISHED, dtype=str).rename(columns=BOTH)])
         notes += PUBLISHED_NOTES
-    cells = pd.DataFrame(rows, columns=COLUMNS).fillna(NOTHING)
-    without = [column for column in BOTH.values() if (cells[column] == NOTHING).all()]
-    return Table(_title(runs[0]), cells.drop(columns=without), tuple(notes))
+    without = [column for column in BOTH.values() if cells[column].isna().all()]
+    return Table(_title(runs[0]), cells.drop(columns=without).fillna(NOTHING), tuple(notes))
 
 
 def _title(run):
     """What the clip list is: dataset, protocol, counts."""
     config, counts = run.facts["config"], run.clips["label"].value_counts()
-    kind = ", ".join(cut(str(config[name]), 60) for name in ("protocol", "subset")
+    kind = ", ".join(cut(one_line(config[name]), 60) for name in ("protocol", "subset")
                      if config.get(name) and not run.facts["synthetic"])
     each = ", ".join(f"{counts.get(label, 0)} {name}" for label, name in enumerate(class_names(run)))
     mark = "SYNTHETIC (invented faces; says nothing about people): " if run.facts["synthetic"] else ""
@@ -207,17 +192,6 @@ def random_uf1(y_true, classes):
         weight = binom.pmf(hits, n, 1 / classes) * binom.pmf(alarms, total - n, 1 / classes)
         values.append(float((weight * 2 * hits / np.maximum(n + hits + alarms, 1)).sum()))
     return float(np.mean(values))
-
-
-def _published_rows():
-    """PUBLISHED as rows of the table of scores."""
-    rows = []
-    for name, full, smic, casme, samm, choice in PUBLISHED:
-        uf1, uar = full.split("/")
-        each = {"smic": smic, "casme": casme, "samm": samm}
-        rows.append({"result": f"published: {name}", "evaluation": choice, "UF1": uf1, "UAR": uar,
-                     **{BOTH[part]: each[part].replace("/", " / ") for part in each}})
-    return rows
 
 
 def _class_table(runs):

@@ -18,7 +18,7 @@ from deca import landmarks
 from deca.assets import has_flame, load_flame
 from deca.landmarks import CROP_SIZE, LandmarkDetector, NoFaceError, crop_square
 from deca.model import Reconstructor, check_images
-from deca.sample_head import sample_head
+from synthetic.head import sample_head
 
 ASSETS = Path(__file__).parent / "data"
 N_TEX, N_DETAIL = 50, 128       # widths of the codes that landmarks say nothing about

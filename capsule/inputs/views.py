@@ -18,7 +18,6 @@ from capsule.inputs.crops import with_images
 from common.cache import digest, read_entry, write_entry
 from common.errors import InputError
 from common.images import read_image
-from deca import make_reconstructor
 from deca.renderer import YAWS
 
 PAINTS = ("shape_detail", "texture", "motion")
@@ -65,6 +64,8 @@ def thirteen_views(crops, reconstructor="auto", paint="shape_detail", device="au
         from capsule.inputs.motion import face_motion
 
         return face_motion(crops, reconstructor, YAWS, device, rasterizer)
+    from deca import make_reconstructor  # here: the 2-D experiments need no 3-D face
+
     maker = make_reconstructor(reconstructor, device, rasterizer)
     rule = {**RULE, "reconstructor": maker.name, "paint": paint, "model": maker.model, "made by": maker.rule}
     root = crops.clips.data_root / "views" / maker.name / paint
@@ -136,7 +137,7 @@ def cached_pictures(crops, root, rule, render, device, suffix, yaws, title):
     before = torch.get_num_threads()
     torch.set_num_threads(1)        # in each of ours: torch's wait for each other busily
     try:
-        made = thread_map(make, parts, max_workers=workers, desc=title, unit="clip")
+        made = thread_map(make, parts, max_workers=workers, desc=title, unit="clip", disable=None)
     finally:
         torch.set_num_threads(before)
     images = np.empty((len(crops), *made[0][0].shape[1:]), np.uint8)
@@ -154,7 +155,7 @@ def _content(crops, part):
 def _read_views(crops, root, paint):
     """FrameImages of views made elsewhere. Raises: InputError naming the first picture that is not there."""
     images = []
-    for name in tqdm(crops.names, desc="views", unit="frame"):
+    for name in tqdm(crops.names, desc="views", unit="frame", disable=None):
         _, rest = name.split("/", 1)
         folder = next((f for f in (root / name, root / rest) if f.is_dir()), None)
         if folder is None:

@@ -24,7 +24,7 @@ from capsule.results import (
     result_log,
     select,
 )
-from capsule.tables import LEAK, PUBLISHED, random_uf1, render, report
+from capsule.tables import LEAK, random_uf1, render, report
 from common.errors import InputError
 from tests.fake_runs import change_json, clip_list, write_run
 
@@ -309,6 +309,12 @@ def test_classes_have_precision_recall_f1_and_counts(tmp_path):
                                       "0.500 / 0.500 / 0.500 (2)", "1.000 / 1.000 / 1.000 (1)"]
 
 
+def test_a_protocol_that_is_a_file_stays_on_its_line(tmp_path):
+    write_run(tmp_path, synthetic=False, config={"protocol": "some\nwhere/" + "x" * 90 + ".csv"})
+    title = report([read_run(tmp_path, "fake")])[0].title
+    assert "(some where/xxx" in title and "\n" not in title and len(title) < 170
+
+
 def test_what_a_reader_should_know_is_counted_and_listed_once(tmp_path):
     notes = [{"what": "faces not found", "count": 3, "clips": ["a", "b", "c"]},
              {"what": "rows\ncorrected", "count": 1, "clips": ["d"]}]
@@ -346,7 +352,7 @@ def test_published_rows_only_beside_their_own_clip_list(tmp_path):
     write_run(tmp_path, "megc", config={"protocol": "megc2019"}, **real)
     tables = [table for table in report(read_runs(tmp_path)[0]) if "published: RCN" in str(table.cells)]
     cells = tables[0].cells.set_index("result")
-    assert len(tables) == 1 and sum(name.startswith("published: ") for name in cells.index) == len(PUBLISHED)
+    assert len(tables) == 1 and sum(name.startswith("published: ") for name in cells.index) == 14
     assert cells.loc["published: HTNet (paper)", ["evaluation", "UF1", "SMIC\nUF1 / UAR"]].tolist() == [
         "best test epoch", ".8603", ".8049 / .7905"]
     assert cells.loc["published: STSTNet (meb's rerun)", ["evaluation", "UF1", "UAR"]].tolist() == [

@@ -14,7 +14,7 @@ from common.images import read_image
 from deca import __main__ as command
 from deca.export import write_obj
 from deca.renderer import YAWS
-from deca.sample_head import sample_head
+from synthetic.head import sample_head
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from skimage import data
 from deca.fitting import LandmarkFit, LandmarkModel, default_head, fit_landmarks
 from deca.flame import FLAME
 from deca.landmarks import MIRRORED, LandmarkDetector, NoFaceError, crop_square, mirror_points, warp_square
-from deca.sample_head import sample_head
+from synthetic.head import sample_head
 
 YXZ = "YXZ"     # yaw, pitch, roll
 ACTIONS = (("AU4", "AU9"), ("AU6", "AU12"), ("AU1", "AU2", "AU5", "AU25"))

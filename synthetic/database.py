@@ -2,7 +2,7 @@
 
 Its numbers say that the pipeline works, not how good a method is: no person is in it.
 
-    python -m capsule.data.synthetic --data-root data --subjects 8 --clips 6 --glasses 0.4 --intensity normal
+    python -m synthetic --data-root data --subjects 8 --clips 6 --glasses 0.4 --intensity normal
 
 writes <data-root>/synthetic/sub01/EP01_01f/img46.jpg ..., the annotation sheet CASME2-coding-20140508.xlsx
 with CASME II's columns, README.txt, and synthetic.json with the settings and the truth (for judging apex
@@ -27,11 +27,10 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from capsule.config import run_main
-from capsule.data import synthetic_scene as scene
 from common.errors import InputError
 from common.files import read_json, write_bytes, write_json, write_text
 from common.images import write_image
+from synthetic import scene
 
 RECIPE = 4                              # raise it when the same settings would give other pictures
 FOLDER, SHEET, MANIFEST, README = "synthetic", "CASME2-coding-20140508.xlsx", "synthetic.json", "README.txt"
@@ -349,7 +348,7 @@ def _remove_strays(folder, plan):
 
 def main(argv=None):
     """Command line; see the module's docstring. Raises: InputError."""
-    parser = argparse.ArgumentParser(prog="python -m capsule.data.synthetic", description=__doc__,
+    parser = argparse.ArgumentParser(prog="python -m synthetic", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-root", default="data", help="folder of the databases [data]")
     parser.add_argument("--subjects", type=int, default=8, help="how many subjects [8]")
@@ -369,6 +368,3 @@ def main(argv=None):
     print(f"{folder}: {len(truth['clips'])} synthetic clips, {frames} frames, {config.subjects} subjects; "
           f"glasses: {', '.join(wearers) or 'nobody'}")
 
-
-if __name__ == "__main__":
-    run_main(main)

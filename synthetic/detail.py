@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from scipy.ndimage import gaussian_filter
 
-from deca import sample_surface as surf
 from deca.rasterizer import rasterize
-from deca.sample_surface import smoothstep
-from deca.sample_texture import brow_cover, texel_chart
+from synthetic import surface as surf
+from synthetic.surface import smoothstep
+from synthetic.texture import brow_cover, texel_chart
 
 LARGEST = 1.2  # mm: larger differences lie at folds, where the map cannot follow
 BROW_RELIEF = 0.7  # mm

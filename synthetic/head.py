@@ -1,21 +1,21 @@
 """The embedded procedural head, made by code alone in FLAME's own format (SPEC section 4, "Sample head").
 
-`sample_head()` puts together the surface (`sample_surface`), its triangles (`sample_mesh`), how people differ
-(`sample_basis`), how faces move (`sample_actions`), fine detail (`sample_detail`), paint (`sample_texture`).
+`sample_head()` puts together the surface (`surface`), its triangles (`mesh`), how people differ
+(`basis`), how faces move (`actions`), fine detail (`detail`), paint (`texture`).
 """
 
 from functools import lru_cache
 
 import numpy as np
 
-from deca import sample_basis as basis
-from deca import sample_surface as surf
 from deca.head import HeadModel
-from deca.sample_actions import ACTION_UNITS, expression_basis
-from deca.sample_basis import SHAPE_NAMES
-from deca.sample_detail import face_mask, relief
-from deca.sample_mesh import build_mesh
-from deca.sample_texture import paint
+from synthetic import basis as basis
+from synthetic import surface as surf
+from synthetic.actions import ACTION_UNITS, expression_basis
+from synthetic.basis import SHAPE_NAMES
+from synthetic.detail import face_mask, relief
+from synthetic.mesh import build_mesh
+from synthetic.texture import paint
 
 __all__ = ["ACTION_UNITS", "SHAPE_NAMES", "sample_head"]
 

@@ -11,8 +11,8 @@ from scipy.spatial import cKDTree
 from deca.flame import FLAME
 from deca.landmarks import LandmarkDetector
 from deca.renderer import yaw_rotations
-from deca.sample_head import ACTION_UNITS, SHAPE_NAMES, sample_head
-from deca.textured import render_head, vertex_normals
+from synthetic.head import ACTION_UNITS, SHAPE_NAMES, sample_head
+from synthetic.textured import render_head, vertex_normals
 
 # fmt: off
 MIRROR = np.array([

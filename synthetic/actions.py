@@ -6,9 +6,9 @@ System", 2002): the strongest landmark moves 3-14 mm. In millimetres; dx is outw
 
 import numpy as np
 
-from deca import sample_surface as surf
-from deca.sample_basis import JAW, lid_field, local_field, skinning_weights
-from deca.sample_surface import smoothstep
+from synthetic import surface as surf
+from synthetic.basis import JAW, lid_field, local_field, skinning_weights
+from synthetic.surface import smoothstep
 
 JAW_DROP = 0.12  # radians of jaw rotation in a full AU26
 CORNER = (surf.MOUTH_HALF, surf.MOUTH_Y)

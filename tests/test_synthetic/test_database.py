@@ -8,12 +8,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from capsule.data import synthetic, synthetic_scene
 from capsule.data.protocol import load_clips
-from capsule.data.synthetic import Settings, ensure, make_synthetic, plan_clips, read_truth
 from common.errors import InputError
 from common.images import read_image
 from deca.landmarks import LandmarkDetector, crop_square, square_transform, transform_points
+from synthetic import database, scene
+from synthetic.database import Settings, ensure, make_synthetic, plan_clips, read_truth
 
 COLUMNS = ["Subject", "Filename", "OnsetFrame", "ApexFrame", "OffsetFrame", "Action Units",
            "Estimated Emotion"]
@@ -75,7 +75,7 @@ def test_layout_sheet_and_label(root):
 
 
 def test_same_seed_same_bytes_whatever_the_threads(root, tmp_path, monkeypatch):
-    monkeypatch.setattr(synthetic.os, "cpu_count", lambda: 1)
+    monkeypatch.setattr(database.os, "cpu_count", lambda: 1)
     make_synthetic(tmp_path, **SMALL)
     assert digest(tmp_path / "synthetic") == digest(root / "synthetic")
 
@@ -102,23 +102,23 @@ def test_landmarks_lie_where_dlib_sees_them(root):
         clip = clips[0]
         image = read_image(root / "synthetic" / clip.subject / clip.name / f"img{clip.frames[0]}.jpg")
         expression = np.zeros((1, 14))
-        posed = synthetic_scene.stage().pose(subject.shape, expression, clip.poses[:1])
-        true = synthetic_scene.project_pixels(posed.landmarks3d.numpy(), subject, clip.shift[:1])[0]
+        posed = scene.stage().pose(subject.shape, expression, clip.poses[:1])
+        true = scene.project_pixels(posed.landmarks3d.numpy(), subject, clip.shift[:1])[0]
         seen = detector.detect(image).points
-        away = np.linalg.norm(seen - true, axis=1)[17:] * synthetic_scene.crop_scale(true)     # not the jaw
+        away = np.linalg.norm(seen - true, axis=1)[17:] * scene.crop_scale(true)     # not the jaw
         assert np.median(away) < 4
 
 
 @pytest.mark.parametrize("intensity", ["normal", "micro"])
 def test_the_strongest_landmark_moves_as_far_as_asked(intensity):
-    low, high = synthetic.INTENSITIES[intensity]
+    low, high = database.INTENSITIES[intensity]
     for subject, clips in plan_clips(Settings(subjects=2, clips=6, intensity=intensity)):
         for clip in clips:
-            exp = np.outer(clip.intensity, synthetic._coefficients(clip.action_units))
+            exp = np.outer(clip.intensity, database._coefficients(clip.action_units))
             still = np.tile(clip.poses[:1], (len(exp), 1))
-            posed = synthetic_scene.stage().pose(subject.shape, exp, still)
+            posed = scene.stage().pose(subject.shape, exp, still)
             no_shift = np.zeros((len(exp), 2))
-            pixels = synthetic_scene.project_pixels(posed.landmarks3d.numpy(), subject, no_shift)
+            pixels = scene.project_pixels(posed.landmarks3d.numpy(), subject, no_shift)
             matrix = square_transform(*crop_square(pixels[0]))
             crop = transform_points(matrix, pixels)
             moved = np.linalg.norm(crop - crop[0], axis=2).max(1)
@@ -160,12 +160,12 @@ def test_glasses_cover_the_eyes_only():
     """The same person with and without: the pictures differ round the eyes, and nowhere near the mouth."""
     pictures = []
     for worn in (False, True):
-        subject = synthetic_scene.sample_subject(np.random.default_rng(5), worn)
+        subject = scene.sample_subject(np.random.default_rng(5), worn)
         still = np.zeros((1, 14)), np.zeros((1, 6)), np.zeros((1, 2))
-        frames = synthetic_scene.render_clip(subject, *still, {}, np.random.default_rng(0))
+        frames = scene.render_clip(subject, *still, {}, np.random.default_rng(0))
         pictures.append(frames[0].astype(int))
-        posed = synthetic_scene.stage().pose(subject.shape, *still[:2])
-        points = synthetic_scene.project_pixels(posed.landmarks3d.numpy(), subject, still[2])[0]
+        posed = scene.stage().pose(subject.shape, *still[:2])
+        points = scene.project_pixels(posed.landmarks3d.numpy(), subject, still[2])[0]
     changed = np.abs(pictures[0] - pictures[1]).max(2) > 8
     left, top = points[36:48].min(0).astype(int)
     right, bottom = points[36:48].max(0).astype(int)
@@ -184,7 +184,7 @@ def test_a_second_call_finds_it_and_other_settings_are_refused(root):
 
 
 def test_an_interrupted_run_goes_on_and_ends_the_same(root, tmp_path, monkeypatch):
-    real, rendered = synthetic_scene.render_clip, []
+    real, rendered = scene.render_clip, []
 
     def render(*arguments):
         if len(rendered) == 3:
@@ -192,15 +192,15 @@ def test_an_interrupted_run_goes_on_and_ends_the_same(root, tmp_path, monkeypatc
         rendered.append(1)
         return real(*arguments)
 
-    monkeypatch.setattr(synthetic_scene, "render_clip", render)
-    monkeypatch.setattr(synthetic.os, "cpu_count", lambda: 1)
+    monkeypatch.setattr(scene, "render_clip", render)
+    monkeypatch.setattr(database.os, "cpu_count", lambda: 1)
     with pytest.raises(KeyboardInterrupt):
         make_synthetic(tmp_path, **SMALL)
     assert not (tmp_path / "synthetic").exists()
     stray = next(tmp_path.rglob("img*.jpg")).parent / ".img46.jpg.x.part.jpg"
     stray.write_bytes(b"half")
     again = []
-    monkeypatch.setattr(synthetic_scene, "render_clip", lambda *given: again.append(1) or real(*given))
+    monkeypatch.setattr(scene, "render_clip", lambda *given: again.append(1) or real(*given))
     make_synthetic(tmp_path, **SMALL)
     assert len(again) == 3
     assert digest(tmp_path / "synthetic") == digest(root / "synthetic")
@@ -230,8 +230,8 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path):
 
 
 def test_two_at_once_make_it_once(tmp_path, monkeypatch):
-    real, rendered = synthetic_scene.render_clip, []
-    monkeypatch.setattr(synthetic_scene, "render_clip", lambda *given: rendered.append(1) or real(*given))
+    real, rendered = scene.render_clip, []
+    monkeypatch.setattr(scene, "render_clip", lambda *given: rendered.append(1) or real(*given))
     with ThreadPoolExecutor(2) as pool:
         made = [pool.submit(make_synthetic, tmp_path, subjects=1, clips=2, frames=(7, 7)) for _ in range(2)]
         folders = {future.result() for future in made}
@@ -240,7 +240,7 @@ def test_two_at_once_make_it_once(tmp_path, monkeypatch):
 
 
 def test_command_line(tmp_path, capsys):
-    synthetic.main(["--data-root", str(tmp_path), "--subjects", "1", "--clips", "1", "--glasses", "1",
+    database.main(["--data-root", str(tmp_path), "--subjects", "1", "--clips", "1", "--glasses", "1",
                     "--intensity", "micro", "--seed", "4"])
     out = capsys.readouterr().out
     assert "1 synthetic clips" in out and "glasses: sub01" in out

@@ -6,9 +6,9 @@ from itertools import pairwise
 import cv2
 import numpy as np
 
-from deca import sample_surface as surf
-from deca.sample_mesh import EYE_ISLAND, EYE_ISLAND_RADIUS
-from deca.sample_texture import HAIR, IRIS, SKIN, texel_chart
+from synthetic import surface as surf
+from synthetic.mesh import EYE_ISLAND, EYE_ISLAND_RADIUS
+from synthetic.texture import HAIR, IRIS, SKIN, texel_chart
 
 # Display colours. Skin runs from fair to dark; hair and iris from fair to black.
 SKINS = ((0.92, 0.78, 0.70), (0.88, 0.72, 0.62), (0.86, 0.69, 0.56), (0.74, 0.55, 0.43),

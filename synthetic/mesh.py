@@ -9,7 +9,7 @@ import numpy as np
 from scipy.interpolate import PchipInterpolator
 from scipy.spatial import Delaunay, cKDTree
 
-from deca import sample_surface as surf
+from synthetic import surface as surf
 
 A_BACK = np.pi * surf.ARC  # chart abscissa of the seam at the nape
 EYE_ISLAND, EYE_ISLAND_RADIUS = (0.058, 0.055), 0.050  # left disc of the UV map; the right one mirrors it

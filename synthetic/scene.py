@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from capsule.data.synthetic_glasses import Glasses, make_glasses
-from capsule.data.synthetic_paint import crease_maps, subject_texture
 from deca.flame import FLAME, rotation_matrices
 from deca.rasterizer import rasterize
 from deca.renderer import Renderer
-from deca.sample_head import sample_head
+from synthetic.glasses import Glasses, make_glasses
+from synthetic.head import sample_head
+from synthetic.paint import crease_maps, subject_texture
 
 WIDTH, HEIGHT = 280, 340                # pixels, near CASME II's cropped frames
 SUPERSAMPLE = 1.5

@@ -6,8 +6,8 @@ deviation between people (2-4 mm for most distances; Farkas, "Anthropometry of t
 
 import numpy as np
 
-from deca import sample_surface as surf
-from deca.sample_surface import bump, smoothstep
+from synthetic import surface as surf
+from synthetic.surface import bump, smoothstep
 
 ROOT, NECK, JAW = (0.0, -130.0, -22.0), (0.0, -78.0, -38.0), (0.0, -12.0, -20.0)
 PARENTS = (-1, 0, 1, 1, 1)

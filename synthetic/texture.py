@@ -8,9 +8,9 @@ the light.
 import numpy as np
 from scipy.ndimage import gaussian_filter, map_coordinates
 
-from deca import sample_surface as surf
-from deca.sample_mesh import CAP_ANGLE, EYE_ISLAND, EYE_ISLAND_RADIUS, uv_chart
-from deca.sample_surface import bump, smoothstep
+from synthetic import surface as surf
+from synthetic.mesh import CAP_ANGLE, EYE_ISLAND, EYE_ISLAND_RADIUS, uv_chart
+from synthetic.surface import bump, smoothstep
 
 SKIN, BLUSH, SHADE = (0.83, 0.635, 0.535), (0.80, 0.50, 0.43), (0.55, 0.38, 0.32)
 LIP, HAIR, LASH = (0.70, 0.40, 0.37), (0.17, 0.115, 0.08), (0.10, 0.07, 0.06)
