@@ -19,10 +19,9 @@ MAX_OPCODES = 100_000       # the real files have some hundred
 MAX_DENSE = 10**7           # numbers in a sparse matrix made dense; FLAME's has 25,115
 ALLOWED = {(module, name) for modules, names in (
     ("numpy.core.multiarray numpy._core.multiarray", "_reconstruct scalar"), ("numpy", "ndarray dtype"),
-    ("scipy.sparse.csc scipy.sparse._csc", "csc_matrix"),
+    ("scipy.sparse.csc scipy.sparse._csc", "csc_matrix"), ("chumpy.ch chumpy", "Ch"),
     ("scipy.sparse.csr scipy.sparse._csr", "csr_matrix"), ("copyreg copy_reg", "_reconstructor"),
-    ("builtins __builtin__", "object set"),
-    ("_codecs", "encode"), ("chumpy.ch chumpy", "Ch"), ("collections", "OrderedDict"),
+    ("builtins __builtin__", "object set"), ("_codecs", "encode"), ("collections", "OrderedDict"),
     ("torch._utils", "_rebuild_tensor_v2"), ("torch.storage", "_load_from_bytes"),
     ) for module in modules.split() for name in names.split()}
 # What no such file has: calls by other ways, memory taken in advance, hashes of what may be nested.
@@ -105,7 +104,8 @@ def read_pickle(data, path, names):
             raise ValueError(f"expected a dictionary, found {type(found).__name__}")
         return {name: _array(found[name]) for name in names if name in found}
     except _Refused as refused:
-        raise InputError(refusal(path, refused)) from None
+        raise InputError(f"{path}: refused, it asks for {refused}, which could run code; nothing in it "
+                         "was run; download it anew from its owner") from None
     except Exception as error:      # damaged bytes fail in whatever way they like
         raise broken_file(path, error) from error
 
@@ -135,17 +135,12 @@ def _dense(matrix):
     state = matrix.state
     rows, columns = (int(size) for size in state["_shape" if "_shape" in state else "shape"])
     parts = tuple(_array(state[part]) for part in ("data", "indices", "indptr"))
-    if rows * columns > MAX_DENSE or not all(isinstance(part, np.ndarray) for part in parts):
+    if not all(isinstance(part, np.ndarray) and part.dtype.kind in kinds
+               for part, kinds in zip(parts, ("f", "iu", "iu"), strict=True)) or rows * columns > MAX_DENSE:
         raise ValueError(f"a sparse matrix of {rows} x {columns}")
     made = getattr(scipy.sparse, matrix.name)(parts, shape=(rows, columns))
     made.check_format(full_check=True)          # no index outside
     return made.toarray()
-
-
-def refusal(path, asked):
-    """The message for a file that asks for the class or function `asked`."""
-    return (f"{path}: refused, it asks for {asked}, which could run code; nothing in it was run; "
-            "download it anew from its owner")
 
 
 def broken_file(path, error):
