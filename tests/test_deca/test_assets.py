@@ -73,7 +73,7 @@ def test_checkpoint_weights_arrive_unchanged(official):
 
 
 @pytest.mark.parametrize(("protocol", "sparse"), [
-    (1, scipy.sparse.csr_matrix), (2, scipy.sparse.coo_matrix), (2, lambda dense: dense)])
+    (1, scipy.sparse.csr_matrix), (2, lambda dense: dense)])
 def test_other_forms_of_the_model_file(official, tmp_path, protocol, sparse):
     """Protocol 1 makes objects through copy_reg; the joint regressor may be another kind of matrix."""
     arrays = dict(official.arrays, shapedirs=official.arrays["shapedirs"].astype(np.float16))
@@ -152,7 +152,7 @@ def evil_old_checkpoint(path, marker):
 
 
 def plain_pickle(path, marker):
-    path.write_bytes(pickle.dumps(Evil(marker)))
+    path.write_bytes(pickle.dumps(Evil(marker), protocol=2))
 
 
 def evil_archive(path, marker):
@@ -206,21 +206,21 @@ def test_a_web_page_in_place_of_the_file_is_named(tmp_path, name):
 
 @pytest.mark.parametrize("name", [MODEL, "landmark_embedding.npy", "fixed_displacement_256.npy"])
 def test_a_file_that_may_not_be_read_is_named(official, monkeypatch, name):
-    def refuse(path, mode):
+    def refuse(path):
         raise PermissionError(13, "Permission denied", str(path))
-    monkeypatch.setattr(assets.Path, "open", refuse)
+    monkeypatch.setattr(assets.Path, "read_bytes", refuse)
     with pytest.raises(InputError, match=f"{name}.*Permission denied"):
         READERS[name](official.folder / name)
 
 
 def test_a_pickle_of_something_else_is_named(tmp_path):
-    for value, message in (([1, 2], "expected FLAME's dictionary, found list"), ("text", "found str")):
+    for value, message in (([1, 2], "expected a dictionary, found list"), ("text", "found str")):
         (tmp_path / MODEL).write_bytes(pickle.dumps(value))
         with pytest.raises(InputError, match=message):
             READERS[MODEL](tmp_path / MODEL)
     for protocol in (2, 4):
         (tmp_path / "deca_model.tar").write_bytes(pickle.dumps({"E_flame": {}}, protocol))
-        with pytest.raises(InputError, match=r"deca_model\.tar: truncated or broken") as error:
+        with pytest.raises(InputError, match=r"deca_model\.tar: cannot be read safely") as error:
             load_checkpoint(tmp_path)
         one_line(error)
 
@@ -313,5 +313,5 @@ def test_a_checkpoint_of_another_shape(official, tmp_path):
 def test_a_zip_with_other_contents_is_named(tmp_path):
     with zipfile.ZipFile(tmp_path / "deca_model.tar", "w") as archive:
         archive.writestr("readme.txt", "not a checkpoint")
-    with pytest.raises(InputError, match=r"deca_model\.tar: truncated or broken"):
+    with pytest.raises(InputError, match=r"deca_model\.tar: cannot be read safely"):
         load_checkpoint(tmp_path)
