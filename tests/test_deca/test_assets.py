@@ -126,6 +126,54 @@ def test_every_file_is_described_in_the_readme():
     assert all(f"`{name}`" in readme for name in assets.FILES)
 
 
+@pytest.mark.parametrize("damage", ["method", "bytes", "size", "header"])
+def test_a_damaged_archive_is_one_line(tmp_path, damage):
+    path = tmp_path / "FLAME_albedo_from_BFM.npz"
+    np.savez_compressed(path, MU=np.zeros((4, 4, 3)), PC=np.zeros(3))
+    data = bytearray(path.read_bytes())
+    directory = data.index(b"PK\x01\x02")
+    if damage == "method":
+        data[directory + 10] = data[8] = 99                                     # NotImplementedError
+    elif damage == "bytes":
+        data[60:80] = b"\xff" * 20                                              # zlib.error
+    elif damage == "size":
+        data[directory + 24:directory + 28] = (2**31).to_bytes(4, "little")     # it claims 2 GB
+    else:
+        np.savez(path, PC=np.zeros(3))
+        with zipfile.ZipFile(path, "a") as archive:
+            archive.writestr("MU.npy", npy_with_header(b"{'descr': '<f8', 'shape': (4L, 3"))
+        data = path.read_bytes()
+    path.write_bytes(data)
+    row = check(tmp_path)[-1]
+    assert row.status == "bad" and "truncated or broken" in row.problem and "\n" not in row.problem
+
+
+def npy_with_header(header, rest=b""):
+    return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + rest
+
+
+@pytest.mark.parametrize("header", [
+    b"{'descr': '<f8', 'fortran_order': False, 'shape': (9999999999,)}\n",     # 80 GB
+    b"{'descr': '<f8', 'fortran_order': False, 'shape': (256, 256)}\n",        # nothing follows
+    b"{'descr': '<f8', 'fortran_order': False, 'shape': (2L, 3",               # tokenize.TokenError
+    b"{'descr': [(('a', 'b'), '<f8', (2, 2))], 'fortran_order': True, 'shape': (1,)}\n",
+    b"(" * 9000, b"{'descr': 'O', 'fortran_order': False, 'shape': ()}\n", b"{}", b"[1]", b"\xff\xfe"])
+@pytest.mark.parametrize("name", ["fixed_displacement_256.npy", "landmark_embedding.npy"])
+def test_a_damaged_array_header_is_one_line(tmp_path, name, header):
+    (tmp_path / name).write_bytes(npy_with_header(header, b"\0" * 32))
+    with pytest.raises(InputError, match=name) as error:
+        READERS[name](tmp_path / name)
+    one_line(error)
+
+
+def test_a_file_far_larger_than_the_official_one_is_not_read(tmp_path):
+    for name in (MODEL, *SMALL[:3]):
+        with (tmp_path / name).open("wb") as file:
+            file.truncate(2**40)        # sparse: it takes no space
+        with pytest.raises(InputError, match=rf"{name}: .*far larger"):
+            READERS[name](tmp_path / name)
+
+
 # --- files that carry code ------------------------------------------------------------------------
 
 def evil_flame(path, marker):
