@@ -16,19 +16,21 @@ import os
 import platform
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 
 import torch
 
 from capsule.config import run_main
-from capsule.data.protocol import load_clips
-from capsule.data.sheets import SHEETS, find_sheet
-from capsule.step import choose_precision
+from capsule.data import load_clips
+from capsule.data.databases import BLOCKS
+from capsule.data.sheets import find_sheet
+from capsule.device import choose_precision
 from common.errors import InputError
 from deca import assets
 
-PACKAGES = ("torch", "torchvision", "numpy", "scipy", "pandas", "opencv-python-headless", "dlib-bin",
-            "scikit-image", "grad-cam", "ray")
+# Name of the distribution → what is imported from it.
+PACKAGES = {"torch": "torch", "torchvision": "torchvision", "numpy": "numpy", "scipy": "scipy", "pandas": "pandas",
+            "opencv-python-headless": "cv2", "dlib-bin": "dlib", "scikit-image": "skimage", "scikit-learn": "sklearn",
+            "grad-cam": "pytorch_grad_cam", "mediapipe": "mediapipe", "ray": "ray"}
 OPTIONAL_PACKAGES = ("pytorch3d",)
 WEIGHTS = {"resnet18": "resnet18-f37072fd.pth", "vgg11": "vgg11-8a719046.pth"}    # torchvision's file names
 BYTES_PER_CLIP = 5 * (3 * 224 * 224 + 13 * 12_000)    # five frames: the crop, and thirteen views as JPEG
@@ -58,11 +60,13 @@ def versions():
     rows = [(GOOD if (3, 10) <= tuple(map(int, platform.python_version_tuple()[:2])) < (3, 13) else BAD,
              f"Python {platform.python_version()} (3.10 to 3.12 are tested)")]
     found, missing = [], []
-    for name in PACKAGES:
-        try:
-            found.append(f"{name} {importlib.metadata.version(name)}")
-        except importlib.metadata.PackageNotFoundError:
+    for name, module in PACKAGES.items():
+        if importlib.util.find_spec(module) is None:
             missing.append(name)
+            continue
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):      # another build of the same
+            name = f"{name} {importlib.metadata.version(name)}"
+        found.append(name)
     rows.append((GOOD, ", ".join(found)))
     if missing:
         rows.append((BAD, f"not installed: {', '.join(missing)}; run make install, or pip as README.md says"))
@@ -95,11 +99,10 @@ def databases(data_root):
 def _database(data, data_root):
     if find_sheet(data, data_root) is None:
         how = "made on first use" if data == "synthetic" else "see data/README.md for where to get it"
-        return NOTE, f"{data}: no sheet {SHEETS[data].stem}.xlsx under {data_root}; {how}"
+        return NOTE, f"{data}: no sheet {BLOCKS[data].sheet}.xlsx under {data_root}; {how}"
     try:
         with contextlib.redirect_stdout(io.StringIO()):
-            clips = load_clips(SimpleNamespace(dataset=data, classes=3, protocol="dsnca", subset="all",
-                                               data_root=data_root, skip_missing=False))
+            clips = load_clips(data, data_root)
     except InputError as error:
         return BAD, f"{data}: {error}"
     there = int(clips.apex_on_disk.sum())
@@ -111,13 +114,13 @@ def _database(data, data_root):
 
 
 def official_files(folder):
-    """Rows (mark, text): DECA's files; without them the landmark fit makes the views."""
+    """Rows (mark, text): DECA's files; without them the face mesh makes the views."""
     files = assets.check(folder)
     bad = [(BAD, file.problem) for file in files if file.status == "bad"]
     if assets.has_official(folder) and not bad:
         return [(GOOD, f"all that DECA needs is in {folder}")]
     present = sum(file.status == "present" for file in files)
-    return [*bad, (NOTE, f"{present} of {len(files)} in {folder}: views come from the landmark fit; "
+    return [*bad, (NOTE, f"{present} of {len(files)} in {folder}: the face mesh makes the views; "
                          "python -m deca --check lists the files")]
 
 

@@ -23,9 +23,10 @@ def run_loso(options, clips, streams, network):
     model, weights = network.make([stream.channels for stream in streams])
     with _cluster(options, streams) as cluster:
         device = choose_device("cpu" if cluster else options.device)
-        precision = cluster.precision() if cluster else choose_precision(device, options.precision)
+        small = network.is_small and options.precision == "auto"
+        precision = "fp32" if small else cluster.precision() if cluster else choose_precision(device, options.precision)
         training = Training(network, options.epochs, options.batch_size, options.learning_rate, options.lr_decay,
-                            options.seed, precision, options.cpu_threads, options.deterministic, options.weight_decay)
+                            options.seed, precision, options.cpu_threads or int(network.is_small), options.deterministic, options.weight_decay)
         experiment = Experiment(options, clips, streams, network, weights, precision)
         experiment.start()
         log = Log(experiment, training.epochs)
@@ -98,7 +99,7 @@ class Log:
     def begin(self, device, model):
         """What is trained, on what, from what."""
         experiment = self.experiment
-        frozen = sum(not parameter.requires_grad for parameter in model.parameters())
+        frozen = sum(not parameter.requires_grad for parameter in getattr(model, "parameters", list)())
         self.say(f"{experiment.name}: {len(experiment.clips.table)} clips, {len(experiment.folds)} subjects, on "
                  f"{device}; weights {experiment.weights}, {frozen} parameters frozen")
         lacking = sum(remark["count"] for remark in experiment.said if remark["what"].startswith("neighbours"))

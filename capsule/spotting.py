@@ -1,53 +1,174 @@
-"""Apex spotting over a database: clips in parallel processes, each kept as it is finished."""
+"""Apex spotting: in which frame of a clip is the expression strongest? (SPEC section 3)
+
+Quang, Chun, Tokuyama, FG 2019; Li, Huang, Zhao, "Can micro-expression be recognized based on single apex
+frame?", ICIP 2018. First the rule, then its run over a database: clips in parallel, each kept when done.
+"""
 
 import concurrent.futures
-import hashlib
 import multiprocessing
+import queue
 import signal
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
+import cv2
 import numpy as np
+import pandas as pd
 from tqdm import tqdm
 
-from capsule.data.apex import spot_apex
-from capsule.data.folders import Folders
+from capsule.data.folders import ClipFolders
+from capsule.data.protocol import COLUMNS, with_paths
+from common.cache import digest
 from common.errors import InputError
 from common.files import read_json, whole_file, write_json
+from common.images import read_image
+from deca.landmarks import LandmarkDetector
 
-RULE = 1    # number of the spotting rule; a change makes every clip be spotted again
+RULE = 2       # version of the rule; a change makes every clip be spotted again
+EPSILON = 1    # frames between a frame and the one it is compared with
+DRIFT = 4      # pixels
 
 
-def spot_clips(table, data_root, folder, workers):
+def spot_apex(paths):
+    """The apex among the frames of a clip, onset first, offset last.
+
+    `paths`: picture files in order, at least three. The face is detected once; in the other frames the
+    landmarks are predicted in its box. Returns: (index of the apex, feature (len(paths),) float64).
+    Raises: InputError, naming the file or folder, for an unreadable frame, too few frames or no face.
+    """
+    if len(paths) < 3:
+        raise InputError(f"{paths[0].parent if paths else 'clip'}: {len(paths)} frame(s) from onset to "
+                         "offset; spotting needs three or more: lay all frames of the clip there")
+    images = [read_image(path) for path in paths]
+    if len({image.shape for image in images}) > 1:
+        raise InputError(f"{paths[0].parent}: the frames differ in size; lay frames of one recording there")
+    grey = np.stack([cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in images]).astype(np.float32)
+    feature = apex_feature(grey, track_landmarks(images, paths[0].parent))
+    return int(feature.argmax()), feature
+
+
+def track_landmarks(images, name):
+    """Landmarks (frames, 68, 2) of frames of one clip: detected in the first with a face, then followed.
+
+    The box follows the landmarks' centre in steps of `DRIFT` pixels: it rests while the head does.
+    Raises: InputError starting with `name` when no frame has a face.
+    """
+    detector = LandmarkDetector()
+    found = next((face for face in map(detector.detect, images) if face is not None), None)
+    if found is None:
+        raise InputError(f"{name}: no face found in {len(images)} frames; look at the pictures")
+    start = found.points.mean(0)
+    shift, tracked = np.zeros(2), []
+    for image in images:
+        points = detector.points_in_box(image, np.add(found.box, np.tile(shift, 2)))
+        shift = DRIFT * np.round((points.mean(0) - start) / DRIFT)
+        tracked.append(points)
+    return np.stack(tracked)    # (frames, 68, 2)
+
+
+def apex_feature(grey, landmarks):
+    """The feature curve of SPEC section 3, (T,) float64; its argmax is the apex.
+
+    `grey`: (T, H, W) float32 frames, onset first, offset last; `landmarks`: (T, 68, 2) pixels.
+    """
+    feature = np.zeros(len(grey))
+    for t in range(EPSILON, len(grey)):
+        means = [_cell_mean(grey, t, cell) for cell in cells(landmarks[t], grey.shape[1:])]
+        feature[t] = np.mean(means) if means else 0.0
+    return feature
+
+
+def _cell_mean(grey, t, cell):
+    """Mean over a cell of (|I_t − I_onset| + 1 + |I_t − I_offset| + 1) / (|I_t − I_{t−ε}| + 1)."""
+    now, before, onset, offset = (grey[i][cell] for i in (t, t - EPSILON, 0, -1))
+    return float(((abs(now - onset) + abs(now - offset) + 2) / (abs(now - before) + 1)).mean())
+
+
+def cells(points, shape):
+    """The ten cells of SPEC section 3, each (slice of rows, slice of columns); none outside the picture.
+
+    `points`: (68, 2) landmarks; `shape`: (height, width). In order: mouth corners, brows (left, middle,
+    right), chin, both sides of the nose, outer sides of both eyes.
+    """
+    x, y = np.round(points).astype(int).T
+    w = max(1, int((x[54] - x[48]) / 2))
+    brow_x, brow_y = (x[19] + x[24]) // 2, (y[19] + y[24]) // 2
+    half = w // 2
+    left_lip, right_lip = y[48] - half, y[54] - half        # tops of the squares round the mouth's corners
+    corners = [    # (left, top) of squares of side w
+        (x[48] - half, left_lip), (x[54] - half, right_lip),
+        *((brow_x - half + step, brow_y - half) for step in (-w, 0, w)),
+        (x[8] - half, y[8] - w),
+        (x[31] - w, left_lip - w), (x[35], right_lip - w),
+        (x[36] - w, y[36] - half), (x[45], y[45] - half)]
+    found = []
+    for left, top in corners:
+        rows = slice(max(0, top), min(shape[0], top + w))
+        columns = slice(max(0, left), min(shape[1], left + w))
+        if rows.stop > rows.start and columns.stop > columns.start:
+            found.append((rows, columns))
+    return found
+
+
+def spot_clips(table, data_root, folder, workers, frames=""):
     """Spot the apex of each clip of `table` (columns data, subject, clip, onset_frame, offset_frame).
 
     Writes a JSON and a plot per clip into `folder`; clips whose JSON is there and of the same frames are not
-    done again. `workers`: processes. Shows a progress bar.
+    done again. `workers`: processes. `frames`: as in `load_clips`. Shows a progress bar.
     Returns: (list of apex frame numbers, None where it failed; list of one-line reasons).
     """
-    folders = Folders(data_root)
-    jobs = [_job(row, folders, Path(folder)) for row in table.itertuples()]
-    apexes, problems = [None] * len(jobs), []
-    todo = []
-    for i, job in enumerate(jobs):
-        if job["problem"]:
-            problems.append(job["problem"])
-        else:
-            apexes[i] = _finished(job)
-            todo += [i] if apexes[i] is None else []
+    jobs = []
+    for data, part in table.groupby("data", sort=False):
+        pairs = list(zip(part["subject"], part["clip"], strict=True))
+        folders = ClipFolders(data, pairs, data_root, frames)
+        jobs += [_job(row, folders, Path(folder)) for row in part.itertuples()]
+    problems = [job["problem"] for job in jobs if job["problem"]]
+    apexes = [None if job["problem"] else _finished(job) for job in jobs]
+    todo = [i for i, job in enumerate(jobs) if apexes[i] is None and not job["problem"]]
     print(f"{len(jobs)} clips: {len(jobs) - len(todo) - len(problems)} spotted already, {len(todo)} to do, "
-          f"{len(problems)} without frames")
-    count = max(1, min(workers, len(todo)))
-    spawn = multiprocessing.get_context("spawn")
-    pool = concurrent.futures.ProcessPoolExecutor(count, spawn, _ignore_interrupts)
-    try:
-        futures = {pool.submit(_spot, jobs[i]): i for i in todo}
-        for future in tqdm(concurrent.futures.as_completed(futures), "clips", total=len(todo), unit="clip"):
-            apex, problem = future.result()
-            apexes[futures[future]] = apex
-            problems += [problem] if problem else []
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+          f"{len(problems)} without frames", flush=True)
+    for i, (apex, problem) in _in_processes(jobs, todo, max(1, min(workers, len(todo)))):
+        apexes[i] = apex
+        problems += [problem] if problem else []
     return apexes, sorted(problems)
+
+
+def _in_processes(jobs, todo, workers):
+    """Yield (index, what `_spot` returns) as the clips `todo` of `jobs` are finished, under a progress bar.
+
+    A worker process that dies takes only its own clip with it: it is replaced, and the clip tried once more.
+    """
+    pools = queue.SimpleQueue()         # pools of one process each, so that it is known which clip it had
+    for _ in range(workers):
+        pools.put(_pool())
+
+    def spot(job):
+        pool = pools.get()
+        try:
+            for _ in range(2):
+                try:
+                    return pool.submit(_spot, job).result()
+                except BrokenProcessPool:
+                    pool = _pool()
+            return None, (f"{job['clip']}: its process was killed twice; run again with fewer --workers, or "
+                          f"look at the pictures in {job['paths'][0].parent}")
+        finally:
+            pools.put(pool)
+
+    threads = concurrent.futures.ThreadPoolExecutor(workers)
+    try:
+        futures = {threads.submit(spot, jobs[i]): i for i in todo}
+        for future in tqdm(concurrent.futures.as_completed(futures), "clips", total=len(todo), unit="clip"):
+            yield futures[future], future.result()
+    finally:
+        threads.shutdown(wait=True, cancel_futures=True)
+        while not pools.empty():
+            pools.get().shutdown()
+
+
+def _pool():
+    spawn = multiprocessing.get_context("spawn")
+    return concurrent.futures.ProcessPoolExecutor(1, spawn, _ignore_interrupts)
 
 
 def _ignore_interrupts():
@@ -58,20 +179,20 @@ def _ignore_interrupts():
 def _job(row, folders, folder):
     """What one clip needs: its frames from onset to offset, its files, or the problem that it has."""
     name, key = f"{row.data}_{row.subject}_{row.clip}", f"{row.data}/{row.subject}/{row.clip}"
-    frames = folders.frames(row.data, row.subject, row.clip, row.onset_frame)
+    frames = folders.frames(row.subject, row.clip, row.onset_frame)
     chosen = {n: path for n, path in frames.items() if row.onset_frame <= n <= row.offset_frame}
     missing = [str(n) for n in (row.onset_frame, row.offset_frame) if n not in chosen]
     problem = ""
     if not frames:
-        problem = f"{key}: no frames on disk; lay them as data/README.md says"
+        problem = f"no frames on disk: {folders.explain(row.subject, row.clip, row.onset_frame)}"
     elif missing:
         problem = (f"{key}: frame {' and '.join(missing)} (onset, offset) not on disk; "
                    "lay all frames of the clip there")
     status = [(path.name, path.stat()) for path in chosen.values()]
     signature = [RULE, [(file, stat.st_size, stat.st_mtime_ns) for file, stat in status]]
-    return {"name": name, "numbers": list(chosen), "paths": list(chosen.values()), "problem": problem,
-            "json": folder / f"{name}.json", "plot": folder / f"{name}.png",
-            "key": hashlib.sha256(repr(signature).encode()).hexdigest()[:16]}
+    return {"name": name, "clip": key, "numbers": list(chosen), "paths": list(chosen.values()),
+            "problem": problem, "json": folder / f"{name}.json", "plot": folder / f"{name}.png",
+            "key": digest(signature)}
 
 
 def _finished(job):
@@ -82,8 +203,8 @@ def _finished(job):
         stored = read_json(job["json"])
     except InputError:
         return None
-    same = isinstance(stored, dict) and stored.get("key") == job["key"]
-    return stored["apex"] if same and stored.get("apex") in job["numbers"] else None
+    same = stored.get("key") == job["key"] and stored.get("apex") in job["numbers"]
+    return stored["apex"] if same else None
 
 
 def _spot(job):
@@ -114,6 +235,29 @@ def _plot(job, apex, feature):
     axes.legend()
     with whole_file(job["plot"]) as temporary:
         figure.savefig(temporary, dpi=100, format="png")
+
+
+def merged_table(path, table, apexes, data_root, frames=""):
+    """What to write to `path`: the clips of `table` with an apex, and the rows there of any other clip.
+
+    Returns: (DataFrame of text, columns `COLUMNS`, in the order of `table`; how many old rows it keeps).
+    Raises: InputError when `path` holds something else than such a table.
+    """
+    new = table.assign(apex_frame=[-1 if apex is None else apex for apex in apexes])
+    new = new[new["apex_frame"] >= 0]
+    if len(new):
+        new = with_paths(new, data_root, frames)[0].astype(str)
+    kept = pd.DataFrame(columns=COLUMNS)
+    if Path(path).exists():
+        try:
+            kept = pd.read_csv(path, dtype=str, keep_default_na=False)
+            kept = kept[~kept["clip"].str.casefold().isin(new["clip"].str.casefold())]
+        except (OSError, ValueError, KeyError, AttributeError) as error:
+            raise InputError(f"{path}: not a table of apexes ({error}); move it away") from error
+    order = {clip.casefold(): i for i, clip in enumerate(table["clip"])}
+    both = pd.concat([new.reindex(columns=COLUMNS), kept.reindex(columns=COLUMNS, fill_value="")])
+    rank = both["clip"].str.casefold().map(order).fillna(len(order)).to_numpy()
+    return both.iloc[rank.argsort(kind="stable")], len(kept)
 
 
 def judge(table, apexes):

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from deca.rasterizer import rasterize
+from deca.rasterizer import choose_rasterizer, rasterize, rasterize_turned
 
 YAWS = tuple(range(-30, 31, 5))            # degrees, SPEC section 5
 VIEW_CAMERA = (8.0, 0.0, 0.0)
@@ -18,6 +18,8 @@ GREY = 180 / 255
 LIGHTS = ((-1, 1, 1), (1, 1, 1), (-1, -1, 1), (1, -1, 1), (0, 0, 1))
 LIGHT_INTENSITY = 1.7
 LIMIT_NORMAL_Z = 0.15                      # a pixel is kept where the transformed normal's z is below
+HIDDEN = 0.03                              # image space: a vertex so far behind what is seen is hidden
+GRAZING = 0.35                             # colours fade where the normal's z in the picture is less
 SHORTEST = 1e-6                            # sums of cross products below this (metres²) stay short
 MARGIN_COLUMNS, MARGIN_ROWS = 2, 5         # rim of the UV grid mesh that has no cells
 # Images rendered together: what bounds the memory.
@@ -75,38 +77,153 @@ def _blend(values, index, weight):
     return functional.embedding_bag(index, values, per_sample_weights=weight, mode="sum")
 
 
-class Renderer(nn.Module):
-    """Renders one head model's meshes. Holds buffers only, so `.to(device)` works."""
+class SurfaceRenderer(nn.Module):
+    """Renders surfaces of one topology, without UV maps. Holds buffers only."""
 
-    def __init__(self, head, image_size=224, uv_size=256, rasterizer="torch", device="cpu"):
-        """head: `deca.head.HeadModel`. image_size: side of the pictures. uv_size: side of the UV maps.
+    def __init__(self, faces, n_vertices, image_size=224, rasterizer="torch", device="cpu"):
+        """faces: (F, 3) triangles. image_size: side of the pictures.
 
-        rasterizer: "torch" or "pytorch3d" (`deca.rasterizer.rasterize`). Raises: InputError when pytorch3d
-        is asked for and cannot be imported.
+        rasterizer: "auto", "torch" or "pytorch3d". Raises: InputError when pytorch3d is asked for and cannot
+        be imported.
         """
         super().__init__()
-        self.image_size, self.uv_size, self.backend = image_size, uv_size, rasterizer
-        self.n_vertices = len(head.template)
-        faces = torch.as_tensor(head.faces, dtype=torch.int64)
-        uv_faces = torch.as_tensor(head.uv_faces, dtype=torch.int64)
-        uv = torch.as_tensor(head.uv, dtype=torch.float32) * 2 - 1
-        uv = uv * uv.new_tensor([1.0, -1.0])                               # image coordinates of the UV map
+        self.image_size, self.n_vertices = image_size, n_vertices
+        self.backend = choose_rasterizer(rasterizer, device)
+        faces = torch.as_tensor(faces, dtype=torch.int64)
         self._keep("faces", faces.to(device))
-        self._keep("uv_faces", uv_faces.to(device))
-        self._keep("uv", uv.to(device))
         lights = functional.normalize(torch.tensor(LIGHTS, dtype=torch.float32), dim=1)
         self._keep("lights", lights.to(device))                            # (5, 3)
         order = faces.flatten().argsort(stable=True)
-        counts = torch.bincount(faces.flatten(), minlength=self.n_vertices)
+        counts = torch.bincount(faces.flatten(), minlength=n_vertices)
         self._keep("fan_faces", (order // 3).to(device))                   # faces round each vertex, in a row
         self._keep("fan_starts", (counts.cumsum(0) - counts).to(device))   # where each vertex' faces begin
+
+    def _keep(self, name, tensor):
+        self.register_buffer(name, tensor, persistent=False)
+
+    def vertex_normals(self, vertices):
+        """Unit normals (B, V, 3) of meshes (B, V, 3): sums of the triangles' cross products, normalised."""
+        corner = _rows(vertices.transpose(0, 1), self.faces)                           # (F, 3, B, 3)
+        cross = torch.linalg.cross(corner[:, 1] - corner[:, 0], corner[:, 2] - corner[:, 0])
+        total = functional.embedding_bag(self.fan_faces, cross.flatten(1), self.fan_starts, mode="sum")
+        total = total.reshape(len(total), -1, 3).transpose(0, 1)                       # (V, B*3) → (B, V, 3)
+        return functional.normalize(total, dim=2, eps=SHORTEST)
+
+    def _at_pixels(self, seen, values):
+        """Per-vertex values (B, V, C) interpolated at the pixels: (B, C, H, W), 0 where nothing is seen."""
+        _, total, channels = values.shape
+        size = seen.face_index[0].numel()
+        hit = (seen.face_index.flatten() >= 0).nonzero()[:, 0]                         # (n,)
+        index = _rows(self.faces, seen.face_index.flatten()[hit])                      # (n, 3)
+        index = index + hit.div(size, rounding_mode="floor")[:, None] * total
+        pixels = values.new_zeros(seen.face_index.numel(), channels)
+        pixels[hit] = _blend(values.reshape(-1, channels), index, seen.bary.reshape(-1, 3)[hit])
+        return pixels.reshape(*seen.face_index.shape, channels).permute(0, 3, 1, 2)
+
+    @staticmethod
+    def _shade(normals, lights, keep):
+        """Normals (B, 3, H, W), lights' directions (B or 1, 5, 3), keep (B, H, W) → grey (B, H, W)."""
+        total = 0
+        for light in lights[..., None, None].unbind(1):                                # (B or 1, 3, 1, 1)
+            total = total + (light * normals).sum(1).clamp(0, 1)
+        return total * (LIGHT_INTENSITY * GREY / len(LIGHTS)) * keep
+
+    def _chunks(self, count, views=1):
+        step = max(1, AT_ONCE.get(self.faces.device.type, AT_ONCE["cpu"]) // views)
+        return [slice(first, first + step) for first in range(0, count, step)]
+
+    @staticmethod
+    def project_views(vertices, cam=VIEW_CAMERA):
+        """Vertices (B, V, 3), metres, in the image space of a view's camera (3,): (B, V, 3)."""
+        return project(vertices, torch.as_tensor(cam, dtype=vertices.dtype, device=vertices.device)[None])
+
+    def _turned_views(self, vertices, root, rotations, cam):
+        """What the pixels of each turned view see, and how the vertices face there.
+
+        Returns: Fragments of B*Y images; z of the transformed normals (B*Y, V, 1); the normals (B, V, 3).
+        """
+        axis = self.project_views(root[:, None], cam)[:, 0, [0, 2]]                    # (B, 2)
+        # Projection negates z, so that x' = cos x - sin z and z' = sin x + cos z.
+        turns = rotations[:, [0, 2]][:, :, [0, 2]] * rotations.new_tensor([[1.0, -1.0], [-1.0, 1.0]])
+        seen = rasterize_turned(self.project_views(vertices, cam), self.faces, turns, axis,
+                                self.image_size, self.image_size, self.backend)
+        # Projection negates y and z, so the transformed normal's z is minus the turned normal's.
+        scaled = self.vertex_normals(vertices * cam[0])
+        return seen, -_turn(scaled[:, None], rotations[:, None, 2:]).flatten(0, 1)
+
+    @torch.no_grad()
+    def views(self, vertices, root, yaws_degrees=YAWS, cam=VIEW_CAMERA, displacement=None):
+        """Grey pictures of surfaces turned about the vertical axis (SPEC section 5), shaded at vertices.
+
+        vertices (B, V, 3): frontal, metres. root (B, 3): the point that they turn about. yaws_degrees: Y
+        angles. cam (3,): scale, tx, ty of every view. displacement: must be None: these surfaces have none.
+        Returns: (B, Y, H, W) in [0, 1], the grey channel (red = green = blue), background 0.
+        """
+        assert displacement is None
+        rotations = yaw_rotations(yaws_degrees, vertices.device)
+        parts = []
+        for part in self._chunks(len(vertices), len(rotations)):
+            seen, facing = self._turned_views(vertices[part], root[part], rotations, cam)
+            # n' · l = (R n) · l = n · (Rᵀ l): the lights are turned back.
+            lights = _turn(self.lights, rotations.transpose(1, 2)[:, None])            # (Y, 5, 3)
+            lit = torch.einsum("bvc,ylc->byvl", self.vertex_normals(vertices[part]), lights).clamp(0, 1)
+            shade = lit.mean(-1, keepdim=True).flatten(0, 1) * (LIGHT_INTENSITY * GREY)        # (B*Y, V, 1)
+            shade, facing = self._at_pixels(seen, torch.cat([shade, facing], 2)).unbind(1)
+            shade = shade * ((facing < LIMIT_NORMAL_Z) & (seen.face_index >= 0))
+            parts.append(shade.unflatten(0, (-1, len(rotations))))
+        return torch.cat(parts)                                                        # (B, Y, H, W)
+
+    @torch.no_grad()
+    def carry(self, images, posed, vertices, root, yaws_degrees=YAWS, cam=VIEW_CAMERA):
+        """Pictures carried by surfaces to turned views.
+
+        images (B, C, h, w): what is carried. posed (B, V, 3): where they show the surfaces, image space.
+        vertices, root, yaws_degrees, cam: the turned surfaces, as for `views`.
+        Returns: (B, Y, C, H, W), 0 where a view shows no surface; and how well the picture sees what the
+        view shows, (B, Y, H, W): 1 seen, falling to 0 where the picture sees it grazing, 0 hidden.
+        """
+        rotations = yaw_rotations(yaws_degrees, vertices.device)
+        light = self.visibility(posed)
+        carried, lights = [], []
+        for part in self._chunks(len(vertices), len(rotations)):
+            seen, facing = self._turned_views(vertices[part], root[part], rotations, cam)
+            values = torch.cat([posed[part, :, :2], light[part, :, None]], 2)          # (B, V, 3)
+            values = torch.cat([values.repeat_interleave(len(rotations), 0), facing], 2)
+            found = self._at_pixels(seen, values)                                      # (B*Y, 4, H, W)
+            keep = (seen.face_index >= 0) & (found[:, 3] < LIMIT_NORMAL_Z)
+            where = found[:, :2].permute(0, 2, 3, 1)
+            sampled = functional.grid_sample(images[part].repeat_interleave(len(rotations), 0), where,
+                                             align_corners=False, padding_mode="border")
+            inside = (where.abs().amax(3) <= 1) & keep             # off the picture: unseen
+            carried.append((sampled * keep[:, None]).unflatten(0, (-1, len(rotations))))
+            lights.append((found[:, 2] * inside).unflatten(0, (-1, len(rotations))))
+        return torch.cat(carried), torch.cat(lights)
+
+    def visibility(self, posed):
+        """How well a picture sees the vertices of surfaces posed in it, (B, V, 3): (B, V) in [0, 1]."""
+        seen = rasterize(posed, self.faces, self.image_size, self.image_size, self.backend)
+        depth = torch.where(seen.depth.isfinite(), seen.depth, 10.0)[:, None]
+        front = functional.grid_sample(depth, posed[:, :, None, :2], mode="nearest", align_corners=False)
+        open_ = posed[..., 2] < front[:, 0, :, 0] + HIDDEN
+        return (-self.vertex_normals(posed)[..., 2] / GRAZING).clamp(0, 1) * open_
+
+
+class Renderer(SurfaceRenderer):
+    """Renders one head model's meshes with their UV maps of detail. Holds buffers only."""
+
+    def __init__(self, head, image_size=224, uv_size=256, rasterizer="torch", device="cpu"):
+        """head: `deca.head.HeadModel`. uv_size: side of the UV maps. The rest as `SurfaceRenderer`."""
+        super().__init__(head.faces, len(head.template), image_size, rasterizer, device)
+        self.uv_size = uv_size
+        uv_faces = torch.as_tensor(head.uv_faces, dtype=torch.int64)
+        uv = torch.as_tensor(head.uv, dtype=torch.float32) * 2 - 1
+        uv = uv * uv.new_tensor([1.0, -1.0])                               # image coordinates of the UV map
+        self._keep("uv_faces", uv_faces.to(device))
+        self._keep("uv", uv.to(device))
         self._rasterize_uv()
         self._keep("fixed", self._resized(head.displacement).to(device))
         self._keep("mask", self._resized(head.uv_face_mask).to(device))    # (1, 1, S, S)
         self._find_border()
-
-    def _keep(self, name, tensor):
-        self.register_buffer(name, tensor, persistent=False)
 
     def _resized(self, uv_map):
         """A UV map (s, s) array or (B, 1, s, s) tensor → (B, 1, uv_size, uv_size)."""
@@ -154,14 +271,6 @@ class Renderer(nn.Module):
         last = torch.cat([cells[0, 0], cells.new_zeros(size - 1, 1)], 1)               # (S-1, S)
         self._keep("border_cells", last.flatten()[corner][:, None])                    # (n, 1, 2, 2)
 
-    def vertex_normals(self, vertices):
-        """Unit normals (B, V, 3) of meshes (B, V, 3): sums of the triangles' cross products, normalised."""
-        corner = _rows(vertices.transpose(0, 1), self.faces)                           # (F, 3, B, 3)
-        cross = torch.linalg.cross(corner[:, 1] - corner[:, 0], corner[:, 2] - corner[:, 0])
-        total = functional.embedding_bag(self.fan_faces, cross.flatten(1), self.fan_starts, mode="sum")
-        total = total.reshape(len(total), -1, 3).transpose(0, 1)                       # (V, B*3) → (B, V, 3)
-        return functional.normalize(total, dim=2, eps=SHORTEST)
-
     def uv_map(self, values):
         """Per-vertex values (B, V, C) → their UV map (B, C, S, S), 0 outside the islands."""
         count, _, channels = values.shape
@@ -207,30 +316,10 @@ class Renderer(nn.Module):
         maps[..., self.border] = torch.lerp(flat, middle, self.mask.flatten()[self.border])
         return maps.unflatten(3, (self.uv_size, self.uv_size))
 
-    def _at_pixels(self, seen, values):
-        """Per-vertex values (B, V, C) interpolated at the pixels: (B, C, H, W), 0 where nothing is seen."""
-        count, total, channels = values.shape
-        first = torch.arange(count, device=values.device)[:, None, None, None] * total
-        index = _rows(self.faces, seen.face_index.clamp(min=0)) + first                # (B, H, W, 3)
-        pixels = _blend(values.reshape(-1, channels), index.reshape(-1, 3), seen.bary.reshape(-1, 3))
-        return pixels.reshape(*seen.face_index.shape, channels).permute(0, 3, 1, 2)
-
     def _uv_at_pixels(self, seen):
         """(B, H, W, 2): where in the UV maps each pixel looks, as `grid_sample` wants it."""
         index = _rows(self.uv_faces, seen.face_index.clamp(min=0)).reshape(-1, 3)      # (B*H*W, 3)
         return _blend(self.uv, index, seen.bary.reshape(-1, 3)).reshape(*seen.face_index.shape, 2)
-
-    @staticmethod
-    def _shade(normals, lights, keep):
-        """Normals (B, 3, H, W), lights' directions (B or 1, 5, 3), keep (B, H, W) → grey (B, H, W)."""
-        total = 0
-        for light in lights[..., None, None].unbind(1):                                # (B or 1, 3, 1, 1)
-            total = total + (light * normals).sum(1).clamp(0, 1)
-        return total * (LIGHT_INTENSITY * GREY / len(LIGHTS)) * keep
-
-    def _chunks(self, count, views=1):
-        step = max(1, AT_ONCE.get(self.faces.device.type, AT_ONCE["cpu"]) // views)
-        return [slice(first, first + step) for first in range(0, count, step)]
 
     def _check(self, vertices, displacement):
         if vertices.ndim != 3 or vertices.shape[1:] != (self.n_vertices, 3):
@@ -299,15 +388,9 @@ class Renderer(nn.Module):
         return torch.cat(parts or [empty])                                             # (B, Y, H, W)
 
     def _views(self, vertices, root, rotations, cam, displacement):
-        count = len(vertices) * len(rotations)
         normals = self.vertex_normals(vertices)
         maps = self._turned_maps(vertices, normals, displacement, root, rotations).flatten(0, 1)
-        turned = _turn((vertices - root[:, None])[:, None], rotations[:, None]) + root[:, None, None]
-        projected = project(turned.flatten(0, 1), cam.expand(count, 3))                # (B*Y, V, 3)
-        seen = rasterize(projected, self.faces, self.image_size, self.image_size, self.backend)
-        # Projection negates y and z, so the transformed normal's z is minus the turned normal's.
-        scaled = self.vertex_normals(vertices * cam[0])
-        facing = -_turn(scaled[:, None], rotations[:, None, 2:]).flatten(0, 1)         # (B*Y, V, 1)
+        seen, facing = self._turned_views(vertices, root, rotations, cam)
         keep = (seen.face_index >= 0) & (self._at_pixels(seen, facing)[:, 0] < LIMIT_NORMAL_Z)
         pixels = functional.grid_sample(maps, self._uv_at_pixels(seen), align_corners=False)
         # n' · l = (R n) · l = n · (Rᵀ l): the lights are turned back, not the map forward.

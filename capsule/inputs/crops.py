@@ -66,7 +66,8 @@ class _Job:
 
     @property
     def reference(self):
-        return self.paths[self.apex if self.onset is None else self.onset]
+        """Number of the frame that gives the square."""
+        return self.apex if self.onset is None else self.onset
 
     @property
     def frames(self):
@@ -160,14 +161,13 @@ def _crop(job):
     if cached is not None:
         return cached
     frames = {number: read_image(path) for number, path in job.paths.items()}
-    shape = frames[job.apex].shape
+    shape = frames[job.reference].shape
     for number, frame in frames.items():
         if frame.shape != shape:
             raise InputError(f"{job.paths[number]}: {frame.shape[1]}x{frame.shape[0]} pixels, but "
-                             f"{job.paths[job.apex].name} of the same clip has {shape[1]}x{shape[0]}; "
+                             f"{job.paths[job.reference].name} of the same clip has {shape[1]}x{shape[0]}; "
                              "copy the clip anew from its source")
-    reference = frames[job.apex if job.onset is None else job.onset]
-    center, side, square = clip_square(reference, LandmarkDetector())
+    center, side, square = clip_square(frames[job.reference], LandmarkDetector())
     pictures = {f"{n}.png": warp_square(frame, center, side) for n, frame in frames.items()}
     info = {"square": square, "center": [float(x) for x in center], "side": float(side)}
     return write_entry(job.folder, key, pictures, info), info

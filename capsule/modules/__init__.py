@@ -6,6 +6,9 @@ from capsule.modules.capsule_net import MECapsuleNet
 from capsule.modules.dual import MECapsuleNetDual, MECapsuleNetDualCA
 from capsule.modules.layers import MECapsule, PrimaryCapsule, squash
 from capsule.modules.registry import Network, network
+from capsule.modules.ststnet import STSTNet
+from capsule.modules.ststnet import STSTNet
+from capsule.modules.svm import SVM
 
-__all__ = ["VGG", "CoordAttention", "MECapsule", "MECapsuleNet", "MECapsuleNetDual", "MECapsuleNetDualCA",
-           "Network", "PrimaryCapsule", "ResNet", "network", "squash"]
+__all__ = ["SVM", "VGG", "CoordAttention", "MECapsule", "MECapsuleNet", "MECapsuleNetDual",
+           "MECapsuleNetDualCA", "Network", "PrimaryCapsule", "ResNet", "STSTNet", "network", "squash"]

@@ -53,7 +53,7 @@ def test_colour_jitter_is_torchvisions():
 def test_train_batch_is_torchvisions(side):
     images, draws = pictures(12, side=side), augment.draw(12, generator())
     kept = images.clone()
-    (result,) = augment.train_batch([images], draws, SIZE)
+    (result,) = augment.train_batch([images], ["crop"], draws, SIZE)
     expected = torch.stack([trained_one_by_one(image, draws, i) for i, image in enumerate(images)])
     assert torch.equal(images, kept)
     assert result.dtype == torch.float32 and result.shape == (12, 3, SIZE, SIZE)
@@ -64,7 +64,7 @@ def test_views_are_changed_as_their_crop():
     crops, views = pictures(10), pictures(10, channels=13, seed=2)
     draws = augment.draw(10, generator())
     assert 0 < int(draws.flip.sum()) < 10
-    _, result = augment.train_batch([crops, views], draws, SIZE)
+    _, result = augment.train_batch([crops, views], ["crop", "views"], draws, SIZE)
     for i in range(10):
         for yaw in range(13):
             source = views[i, 12 - yaw if draws.flip[i] else yaw].expand(3, -1, -1)
@@ -74,7 +74,7 @@ def test_views_are_changed_as_their_crop():
 
 def test_paper_evaluation_is_torchvisions():
     images = pictures(6, side=224)
-    (result,) = augment.paper_eval_batch([images], 6, generator(5), 224)
+    (result,) = augment.paper_eval_batch([images], ["crop"], 6, generator(5), 224)
     angles = augment.draw(6, generator(5)).angle
     for i, image in enumerate(images):
         larger = TF.resize(image.float() / 255, [234, 240], antialias=True)
@@ -111,6 +111,37 @@ def test_same_generator_same_draws_and_a_part_of_them():
     first, again = augment.draw(9, generator()), augment.draw(9, generator())
     assert all(torch.equal(getattr(first, name), getattr(again, name)) for name in vars(first))
     images = pictures(9)
-    whole = augment.train_batch([images], first, SIZE)[0]
-    part = augment.train_batch([images[3:5]], first[3:5], SIZE)[0]
+    whole = augment.train_batch([images], ["crop"], first, SIZE)[0]
+    part = augment.train_batch([images[3:5]], ["crop"], first[3:5], SIZE)[0]
     assert len(first[3:5]) == 2 and torch.allclose(whole[3:5], part, atol=1e-6)
+
+
+def test_texture_views_are_changed_as_their_crop():
+    crops, views, draws = pictures(8), pictures(8, channels=39, seed=2), augment.draw(8, generator())
+    result = augment.train_batch([crops, views], ["crop", "texture"], draws, SIZE)[1]
+    for i in range(8):
+        for yaw in (0, 6, 12):
+            at = 3 * (12 - yaw if draws.flip[i] else yaw)
+            expected = trained_one_by_one(views[i, at:at + 3], draws, i)
+            assert (result[i, 3 * yaw:3 * yaw + 3] - expected).abs().max() < 2e-4
+
+
+def test_mirrored_motion_has_u_negated_and_nothing_moves_outside():
+    """u = +20 levels everywhere: mirrored it is −20; v and strain stay; what is shifted in does not move."""
+    images = torch.tensor([148, 100, 60], dtype=torch.uint8).view(1, 3, 1, 1).expand(2, 3, 28, 28)
+    zeros = torch.zeros(2)
+    draws = augment.Draws(zeros, torch.tensor([[0.0, 0.0], [2 / 28, 0.0]]), torch.tensor([True, False]),
+                          torch.ones(2, 4), torch.zeros(2, 4, dtype=torch.int64))
+    mirrored, shifted = 255 * augment.train_batch([images], ["motion"], draws, 28)[0]
+    assert torch.allclose(mirrored, torch.tensor([108.0, 100.0, 60.0]).view(3, 1, 1).expand(3, 28, 28), atol=1e-3)
+    assert shifted[:, 0, 0].tolist() == pytest.approx([148, 100, 60])
+    assert shifted[:, 0, -1].tolist() == pytest.approx([128, 128, 0], abs=1e-3)
+
+
+def test_mirrored_motion_views_change_places():
+    images = torch.full((1, 39, 28, 28), 128, dtype=torch.uint8)
+    images[:, 2::3] = torch.arange(0, 130, 10, dtype=torch.uint8).view(13, 1, 1)    # strain tells the yaw
+    draws = augment.Draws(torch.zeros(1), torch.zeros(1, 2), torch.tensor([True]), torch.ones(1, 4),
+                          torch.zeros(1, 4, dtype=torch.int64))
+    (result,) = augment.train_batch([images], ["motion"], draws, 28)
+    assert (255 * result[0, 2::3, 5, 5]).round().tolist() == list(range(120, -10, -10))

@@ -17,7 +17,7 @@ def test_a_usable_machine(tmp_path, monkeypatch, capsys):
     code, screen = _screen(monkeypatch, capsys, "--data-root", root, "--result-root", tmp_path)
     assert code == 0, screen
     for words in ("Python 3.1", "torch 2.", "casme: 6 clips, 2 subjects", "6 apex frames on disk",
-                  "synthetic: no sheet", "views come from the landmark fit", "GB free", "ready"):
+                  "synthetic: no sheet", "the face mesh makes the views", "GB free", "ready"):
         assert words in screen
     assert len(screen.splitlines()) <= 40            # one screen
 
@@ -52,5 +52,5 @@ def test_a_full_disk_is_marked(tmp_path, monkeypatch):
 
 
 def test_missing_packages_are_named(monkeypatch):
-    monkeypatch.setattr(check, "PACKAGES", ("torch", "no-such-package"))
+    monkeypatch.setattr(check, "PACKAGES", {"torch": "torch", "no-such-package": "no_such_module"})
     assert any(mark == check.BAD and "no-such-package" in text for mark, text in check.versions())

@@ -1,115 +1,197 @@
-"""Identity, seeds, choice of folds, and what a folder with another configuration says."""
+"""Identity, the one gate for options, choice of folds, and what a folder with another configuration says."""
 
 import multiprocessing
+from dataclasses import replace
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from capsule.config import Config, parse
-from capsule.data import load_clips
-from capsule.device import choose_device, set_arithmetic
-from capsule.experiment import Experiment, fold_seed
+from benchmarks.generated import generated
+from capsule.config import Options, parse
+from capsule.device import choose_device
+from capsule.experiment import Experiment
+from capsule.modules import network
 from common.errors import InputError
-from tests.make_database import make_database
+from common.names import is_plain_name
+
+NET = network("resnet", 3, quick=True)
 
 
 @pytest.fixture(scope="module")
-def data_root(tmp_path_factory):
-    return make_database(tmp_path_factory.mktemp("data"), "casme", subjects=3)
+def data():
+    return generated([3, 3, 3], size=8)
 
 
-def _experiment(data_root, result_root, **options):
-    config = Config(script="train_me_loso", dataset="casme", data_root=str(data_root),
-                    result_root=str(result_root), **options)
-    return Experiment(config, load_clips(config), {"pretrained": False, "reconstructor": None})
+def make(data, root, weights="none", precision="fp32", streams=None, clips=None, **options):
+    told = Options(script="train_me_loso", dataset="synthetic", data_root=".", result_root=str(root), **options)
+    return Experiment(told, clips or data[0], streams or data[1], NET, weights, precision)
 
 
-def test_seed_comes_from_seed_and_subject_alone():
-    seeds = {fold_seed(seed, subject) for seed in (9, 10) for subject in ("casme_sub01", "casme_sub02")}
-    assert len(seeds) == 4 and fold_seed(9, "casme_sub01") in seeds
+RESULT = {"fold_seed": 1, "clips": [{"data": "synthetic", "subject": "sub00", "clip": f"EP0{c}"} for c in range(3)],
+          "y_true": [0, 1, 2], "lengths": [[0.1, 0.2, 0.3]] * 3, "loss": [0.5], "paper": [[2, 2, 2]],
+          "strict": [[2, 2, 2]]}
 
 
-def test_names_tell_siblings_apart(data_root):
-    variants = ({}, {"seed": 1}, {"quick": True}, {"protocol": "megc2019"}, {"subset": "glasses"},
-                {"classes": 5}, {"model": "vgg"}, {"logits": True})
-    names = {Config(script="train_x", dataset="casme", data_root=str(data_root), **v).experiment_name
-             for v in variants}
-    assert len(names) == len(variants)
+def test_names_tell_siblings_apart():
+    variants = ({}, {"seed": 1}, {"quick": True}, {"protocol": "megc2019"}, {"subset": "glasses"}, {"classes": 5},
+                {"model": "vgg"}, {"logits": True}, {"pretrained": False}, {"paint": "texture"}, {"weights": "x.pt"})
+    names = {Options(script="train_x", dataset="casme", data_root=".", **v).experiment_name for v in variants}
+    assert len(names) == len(variants) and all(map(is_plain_name, names))
 
 
-def test_where_it_runs_is_not_part_of_the_identity(data_root):
-    one = Config(dataset="casme", data_root=str(data_root))
-    other = Config(dataset="casme", data_root=str(data_root), device="cpu", workers=2, folds="0:1", threads=1)
-    assert one.identity == other.identity
-    assert one.identity != Config(dataset="casme", data_root=str(data_root), learning_rate=1e-3).identity
+def test_where_it_runs_is_not_part_of_the_identity(data, tmp_path):
+    first = make(data, tmp_path).identity
+    assert first == make(data, tmp_path, device="cpu", workers=2, folds="0:1", threads=1).identity
+    assert first != make(data, tmp_path, learning_rate=1e-3).identity
 
 
-def test_folds_are_chosen_by_range(data_root, tmp_path):
-    chosen = {text: _experiment(data_root, tmp_path, folds=text).chosen() for text in ("", "1:", ":1", "1:9")}
-    assert chosen == {"": ["casme_sub01", "casme_sub02", "casme_sub03"], "1:": ["casme_sub02", "casme_sub03"],
-                      ":1": ["casme_sub01"], "1:9": ["casme_sub02", "casme_sub03"]}
+def moved_apex(clips):
+    return replace(clips, table=clips.table.assign(apex_frame=clips.table["apex_frame"] + 1))
 
 
-def test_a_changed_clip_list_is_another_configuration(data_root, tmp_path):
-    _experiment(data_root, tmp_path / "r").start()
-    other = make_database(tmp_path / "data", "casme", subjects=2)
-    with pytest.raises(InputError, match="clip_list"):
-        _experiment(other, tmp_path / "r").start()
+def other_rule(streams):
+    return [replace(streams[0], rule={"rule": "crop", "version": 2})]
+
+
+def other_frames(streams):
+    return [replace(streams[0], names=[*streams[0].names[:-1], "synthetic/sub02/EP02/99"])]
+
+
+@pytest.mark.parametrize(("change", "named"), [
+    (lambda d, r: make(d, r, freeze=True), "freeze"),
+    (lambda d, r: make(d, r, weights="ImageNet"), "weights"),
+    (lambda d, r: make(d, r, precision="bf16"), "precision"),
+    (lambda d, r: make(d, r, clips=moved_apex(d[0])), "clip list"),
+    (lambda d, r: make(d, r, streams=other_rule(d[1])), "inputs"),
+    (lambda d, r: make(d, r, streams=other_frames(d[1])), "frames"),
+    (lambda d, r: make(d, r, pretrained=False, experiment="one"), "pretrained"),
+    (lambda d, r: make(d, r, epochs=2), "epochs"),
+])
+def test_what_changes_the_numbers_is_refused_and_named(change, named, data, tmp_path):
+    """A changed apex table, crop rule, weights, precision or freezing never goes on in the same folder."""
+    first = make(data, tmp_path, experiment="one" if named == "pretrained" else "")
+    first.start()
+    other = change(data, tmp_path)
+    assert other.folder == first.folder
+    with pytest.raises(InputError, match=f"another configuration.*{named}"):
+        other.start()
+    first.save("synthetic_sub00", RESULT, None, torch.device("cpu"))
+    said = []
+    assert first.finished("synthetic_sub00") and not other.finished("synthetic_sub00", said.append)
+    assert "another configuration" in said[0] and "trained again" in said[0]
+
+
+def test_folds_are_chosen_by_range(data, tmp_path):
+    names = [f"synthetic_sub0{i}" for i in range(3)]
+    chosen = {text: make(data, tmp_path, folds=text).chosen for text in ("", "1:", ":1", "1:9")}
+    assert chosen == {"": names, "1:": names[1:], ":1": names[:1], "1:9": names[1:]}
+    with pytest.raises(InputError, match="selects no fold"):
+        make(data, tmp_path, folds="7:9")
+    assert not list(tmp_path.iterdir())                  # nothing was left behind
 
 
 def _hold(experiment, ready, done):
-    with experiment.fold_lock("casme_sub01") as mine:
+    with experiment.fold_lock("synthetic_sub01") as mine:
         ready.put(mine)
         done.get()
 
 
-def test_a_lock_keeps_others_out_and_dies_with_its_process(data_root, tmp_path):
-    experiment = _experiment(data_root, tmp_path)
+def test_a_lock_keeps_others_out_and_dies_with_its_process(data, tmp_path):
+    experiment = make(data, tmp_path)
     context = multiprocessing.get_context("fork")
     ready, done = context.Queue(), context.Queue()
     holder = context.Process(target=_hold, args=(experiment, ready, done))
     holder.start()
     assert ready.get(timeout=30) is True
-    with experiment.fold_lock("casme_sub01") as mine:
-        assert mine is False
-    with experiment.fold_lock("casme_sub02") as mine:
-        assert mine is True
+    for name, free in (("synthetic_sub01", False), ("synthetic_sub02", True)):
+        with experiment.fold_lock(name) as mine:
+            assert mine is free
     holder.kill()
     holder.join()
-    with experiment.fold_lock("casme_sub01") as mine:
+    with experiment.fold_lock("synthetic_sub01") as mine:
         assert mine is True
 
 
-def test_failures_are_noted_and_cleared(data_root, tmp_path):
-    experiment = _experiment(data_root, tmp_path)
-    experiment.save_failure("casme_sub01", 5, "the loss is nan")
-    assert (experiment.folder / "failed/casme_sub01.json").exists()
-    experiment.save("casme_sub01", {"y_true": []}, None)
-    assert experiment.finished("casme_sub01")
-    assert not (experiment.folder / "failed/casme_sub01.json").exists()
+def test_folders_in_the_way_give_one_line(data, tmp_path):
+    experiment = make(data, tmp_path)
+    experiment.start()
+    (experiment.folder / "locks" / "synthetic_sub01.lock").mkdir()
+    with pytest.raises(InputError, match=r"synthetic_sub01\.lock"), experiment.fold_lock("synthetic_sub01"):
+        pass
+    (experiment.folder / "failed" / "synthetic_sub00.json").mkdir(parents=True)
+    with pytest.raises(InputError, match=r"failed.synthetic_sub00\.json"):
+        experiment.save_failure("synthetic_sub00", 1, "nan")
+    experiment.save("synthetic_sub00", RESULT, None, torch.device("cpu"))
+    assert experiment.finished("synthetic_sub00")
 
 
-def test_kept_models_count(data_root, tmp_path):
-    without = _experiment(data_root, tmp_path)
-    without.save("casme_sub01", {}, None)
-    assert without.finished("casme_sub01")
-    keeping = _experiment(data_root, tmp_path, save_models=True)
-    assert not keeping.finished("casme_sub01")
-    keeping.save("casme_sub01", {}, torch.nn.Linear(2, 2))
-    assert keeping.finished("casme_sub01")
-    assert set(torch.load(keeping.model_path("casme_sub01"), weights_only=True)) == {"weight", "bias"}
+def test_failures_are_noted_and_cleared_and_kept_models_count(data, tmp_path):
+    experiment = make(data, tmp_path, save_models=True)
+    experiment.save_failure("synthetic_sub00", 5, "the loss is nan")
+    assert (experiment.folder / "failed/synthetic_sub00.json").exists()
+    make(data, tmp_path).save("synthetic_sub00", RESULT, None, torch.device("cpu"))
+    assert not (experiment.folder / "failed/synthetic_sub00.json").exists()
+    assert experiment.finished("synthetic_sub00") is None
+    experiment.save("synthetic_sub00", RESULT, torch.nn.Linear(2, 2), torch.device("cpu"))
+    assert experiment.finished("synthetic_sub00").y_true.tolist() == [0, 1, 2]
+    state = torch.load(experiment.model_path("synthetic_sub00"), weights_only=True)
+    assert set(state) == {"weight", "bias"}
 
 
-def test_options_come_from_constants_and_the_command_line(data_root):
-    argv = ["--data-root", str(data_root), "--epochs", "3", "--no-pretrained"]
-    config = parse("text", argv, dataset="casme", epochs=30, seed=4)
-    assert (config.epochs, config.seed, config.pretrained) == (3, 4, False)
+@pytest.mark.parametrize("text", ["[]", "null", "5", "{", "[" * 5000, '{"config": 3}', "\x00", ""])
+def test_a_broken_fold_file_is_named_and_trained_again(text, data, tmp_path):
+    experiment, said = make(data, tmp_path), []
+    experiment.fold_path("synthetic_sub00").parent.mkdir(parents=True)
+    experiment.fold_path("synthetic_sub00").write_text(text)
+    assert experiment.finished("synthetic_sub00", said.append) is None
+    assert len(said) == 1 and "synthetic_sub00.json" in said[0] and "\n" not in said[0]
 
 
-@pytest.mark.parametrize("option", ["--model", "--reconstructor", "--logits"])
-def test_options_that_a_script_does_not_use_do_not_exist(option, data_root):
+BAD = [("seed", -1), ("seed", 2**40), ("threads", 1_000_000), ("threads", -1), ("epochs", 0), ("learning_rate", float("inf")),
+       ("learning_rate", float("nan")), ("learning_rate", 0.0), ("lr_decay", -1.0), ("batch_size", 10**30), ("workers", 0),
+       ("folds", "²:3"), ("folds", "3"), ("folds", "-1:2"), ("experiment", ".."), ("experiment", "."),
+       ("experiment", "a\\b"), ("experiment", "a/b"), ("experiment", "a\nb"), ("experiment", " a"), ("experiment", "x" * 200),
+       ("data_root", "nowhere"), ("dataset", "nothing"), ("classes", 4), ("paint", "gold"), ("subset", "some")]
+
+
+@pytest.mark.parametrize(("name", "value"), BAD)
+def test_the_gate_refuses_what_no_run_could_use(name, value):
+    with pytest.raises(InputError) as caught:
+        Options(**{"script": "s", "dataset": "casme", "data_root": ".", name: value})
+    assert name.split("_")[0] in str(caught.value)
+
+
+@given(st.text(max_size=30))
+def test_only_plain_names_pass(name):
+    if not name or is_plain_name(name):
+        Options(script="s", dataset="casme", data_root=".", experiment=name)
+    else:
+        with pytest.raises(InputError):
+            Options(script="s", dataset="casme", data_root=".", experiment=name)
+
+
+@given(st.integers(), st.floats(), st.text(alphabet="0123456789:²-a", max_size=8))
+def test_numbers_are_bounded(number, fraction, text):
+    for values in ({"seed": number, "threads": number}, {"learning_rate": fraction}, {"folds": text}):
+        try:
+            options = Options(script="s", dataset="casme", data_root=".", **values)
+        except InputError:
+            continue
+        assert 0 <= options.seed < 2**32 and 0 <= options.threads <= 256 and 0 < options.learning_rate <= 10
+
+
+def test_options_come_from_constants_and_the_command_line():
+    told = parse("text", ["--data-root", ".", "--epochs", "3", "--no-pretrained", "--dataset", "CASME II"],
+                 dataset="smic", epochs=30, seed=4)
+    assert (told.epochs, told.seed, told.pretrained, told.dataset) == (3, 4, False, "casme")
+
+
+@pytest.mark.parametrize("option", ["--model", "--reconstructor", "--paint", "--logits", "--freeze"])
+def test_options_that_a_script_does_not_use_do_not_exist(option):
     with pytest.raises(SystemExit):
-        parse("text", [option, "auto", "--data-root", str(data_root)], dataset="casme")
+        parse("text", [option, "auto", "--data-root", "."], dataset="casme")
 
 
 def test_devices():
@@ -118,11 +200,3 @@ def test_devices():
     for name in ("cuda:99", "gpu", "cuda:x"):
         with pytest.raises(InputError, match="--device"):
             choose_device(name)
-
-
-def test_threads_are_set():
-    before = torch.get_num_threads()
-    set_arithmetic(torch.device("cpu"), threads=1)
-    assert torch.get_num_threads() == 1
-    set_arithmetic(torch.device("cpu"), threads=before)
-    assert torch.get_num_threads() == before

@@ -17,9 +17,12 @@ from capsule.modules import (
     PrimaryCapsule,
     ResNet,
     backbone,
+    network,
     squash,
 )
+from capsule.modules.registry import unmatched
 from common.errors import InputError
+from common.tensors import save_tensors
 
 SMALL = {"pretrained": False, "width": 0.125}    # same layers, few channels
 SIDE = 136                                       # leaves one place of primary capsules
@@ -110,40 +113,82 @@ def test_full_network_has_the_sizes_and_names_of_the_paper(conv_name):
     assert len(shapes) - len(theirs) == 5
 
 
-def test_frozen_parameters():
-    with torch.device("meta"):
-        resnet = MECapsuleNet((3, 224, 224), 3, pretrained=False)
-        inflated = MECapsuleNet((39, 224, 224), 3, pretrained=False)
-        vgg = MECapsuleNet((3, 224, 224), 3, conv_name="vgg", pretrained=False)
-        free = MECapsuleNet((3, 224, 224), 3, is_freeze=False, pretrained=False)
+@pytest.fixture
+def imagenet(monkeypatch):
+    """Stand-ins for torchvision's weights, random."""
+    torch.manual_seed(0)
+    weights = {"resnet": resnet18().state_dict(), "vgg": vgg11(init_weights=False).state_dict()}
+    monkeypatch.setattr(backbone, "imagenet_weights", weights.get)
+    return weights
+
+
+def test_pretrained_first_layers_are_frozen_where_asked(imagenet):
+    resnet, inflated = MECapsuleNet((3, SIDE, SIDE), 3), MECapsuleNet((39, SIDE, SIDE), 3)
+    vgg, free = MECapsuleNet((3, SIDE, SIDE), 3, conv_name="vgg"), MECapsuleNet((3, SIDE, SIDE), 3, is_freeze=False)
     trained = [[p.requires_grad for p in model.parameters()] for model in (resnet, inflated, vgg, free)]
     assert trained[0] == [False] * 15 + [True] * (len(trained[0]) - 15)
     assert trained[1] == [True] + [False] * 14 + [True] * (len(trained[1]) - 15)
     assert trained[2] == [False] * 4 + [True] * (len(trained[2]) - 4)
     assert all(trained[3])
+    assert [p.requires_grad for p in ResNet(3).parameters()][:16] == [False] * 15 + [True]
+    assert all(p.requires_grad for p in ResNet(3, is_freeze=False).parameters())
 
 
-def test_training_moves_what_is_free_and_nothing_else():
+@pytest.mark.parametrize("name", ["resnet", "vgg", "ResNet", "MECapsuleNetDualCA"])
+def test_random_layers_are_never_frozen(name):
+    channels = (3, 39) if "Dual" in name else (3,)
+    for options in ({"pretrained": False}, {"quick": True}):
+        model, found = network(name, 3, freeze=True, **options).make(channels)
+        assert found == "none" and all(p.requires_grad for p in model.parameters())
+
+
+def test_a_network_starts_from_a_state_dict_by_name(tmp_path):
+    old, _ = network("resnet", 3, quick=True).make()
+    state = old.state_dict()
+    del state["digitcaps.weight"]
+    save_tensors(tmp_path / "old.pt", {**state, "something.else": torch.zeros(2)})
+    net = network("resnet", 5, freeze=True, quick=True, weights=tmp_path / "old.pt")
+    model, found = net.make()
+    assert torch.equal(model.conv.model.layer3[0].conv1.weight, old.conv.model.layer3[0].conv1.weight)
+    assert found.startswith("old.pt ") and found.endswith(f"{len(state)} of {len(state) + 1} tensors")
+    assert sum(not p.requires_grad for p in model.parameters()) == 15          # they hold its weights
+    assert unmatched(model, net.tensors) == (["something.else"], ["digitcaps.weight"])
+    with pytest.raises(InputError, match="none of its tensors"):
+        network("vgg", 3, quick=True, weights=_file(tmp_path / "other.pt")).make()
+    with pytest.raises(InputError, match="no such network"):
+        network("vgg19", 3)
+
+
+def _file(path):
+    save_tensors(path, {"weight": torch.zeros(3)})
+    return path
+
+
+def test_crop_and_views_side_by_side_are_42_channels():
+    net = network("resnet", 3, quick=True, joined=True)
+    model, _ = net.make((3, 39))
+    assert model.conv.in_channels == 42
+    crop, views = torch.rand(2, 3, 152, 152), torch.rand(2, 13, 152, 152)
+    (both,) = net.prepared([crop, views])
+    assert both.shape == (2, 42, 152, 152) and torch.equal(both[:, :3], crop)
+    assert torch.equal(both[:, 3:].view(2, 13, 3, 152, 152), views[:, :, None].expand(-1, -1, 3, -1, -1))
+    assert model.eval()(both).shape == (2, 3)
+
+
+def test_training_moves_what_is_free_and_nothing_else(imagenet):
     torch.manual_seed(0)
-    model = MECapsuleNet((3, SIDE, SIDE), 3, **SMALL)
+    model = MECapsuleNet((3, SIDE, SIDE), 3)
     x = torch.rand(2, 3, SIDE, SIDE)
     before = {name: value.clone() for name, value in model.named_parameters()}
-    kept = x.clone()
+    kept, seen = x.clone(), []
+    for layer in (model.conv.model.layer1, model.conv.model.layer2):
+        layer.register_forward_hook(lambda layer, x, y: seen.append(y.requires_grad))
     model(x).sum().backward()
     torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1.0).step()
     for name, value in model.named_parameters():
         frozen = name.startswith(("conv.model.conv1", "conv.model.bn1", "conv.model.layer1"))
         assert torch.equal(value, before[name]) == frozen, name
-    assert torch.equal(x, kept)
-
-
-def test_no_graph_is_kept_for_the_frozen_layers():
-    model = MECapsuleNet((3, SIDE, SIDE), 3, **SMALL)
-    seen = []
-    model.conv.model.layer1.register_forward_hook(lambda layer, x, y: seen.append(y.requires_grad))
-    model.conv.model.layer2.register_forward_hook(lambda layer, x, y: seen.append(y.requires_grad))
-    model(torch.rand(1, 3, SIDE, SIDE))
-    assert seen == [False, True]
+    assert torch.equal(x, kept) and seen == [False, True]      # no graph is kept for the frozen layers
 
 
 @pytest.mark.parametrize("conv_name", ["resnet", "vgg"])
@@ -215,9 +260,8 @@ def test_dual_network(kind):
     assert lengths.shape == (2, 5)
     assert torch.allclose(lengths, model(crop, views.repeat_interleave(3, 1)), atol=1e-4)
     lengths.sum().backward()
-    assert model.first_conv.model.conv1.weight.grad is None             # frozen
-    assert model.second_conv.model.conv1.weight.grad.abs().sum() > 0    # inflated, so trained
-    assert model.second_conv.model.layer1[0].conv1.weight.grad is None
+    for stream in (model.first_conv, model.second_conv):                # random layers are trained
+        assert stream.model.conv1.weight.grad.abs().sum() > 0
     assert model.pretrained is False
 
 
@@ -265,7 +309,7 @@ def test_baseline_outputs(kind):
     assert torch.allclose(probabilities.sum(1), torch.ones(3))
     model.logits = True
     assert torch.allclose(model(x).softmax(1), probabilities)
-    assert any(not p.requires_grad for p in model.parameters()) == (kind is ResNet)
+    assert all(p.requires_grad for p in model.parameters())      # random layers are trained
 
 
 def test_weights_that_cannot_be_had_are_said_once(monkeypatch, caplog):

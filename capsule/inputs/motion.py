@@ -1,0 +1,131 @@
+"""Motion from onset to apex as pictures: u, v (128 where nothing moves), strain (SPEC section 10)."""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from capsule.inputs.crops import FrameImages, with_images
+from capsule.inputs.views import cached_pictures, not_found, pictures_of
+from common.cache import digest
+from common.errors import InputError
+from common.images import IMAGE_SUFFIXES, read_image
+
+LISTED = 10     # names that an error message shows
+LEVELS, STRAIN_LEVELS = 20.0, 300.0     # of a pixel of motion, and of strain, in a picture: 6 pixels fill the range
+RULE = {"rule": "motion on the face", "version": 1, "levels": [LEVELS, STRAIN_LEVELS]}
+
+
+def ready_motion(clips, folder, skip_missing=False):
+    """Motion pictures made elsewhere, one a clip, named `<subject>_<clip>` as people spell it.
+
+    "sub01_EP02_01f", "006_006_1_2 ", "s02_s02_ne_01" and "2_s2_ne_1" are all understood. Pictures of no clip
+    of the list are left out and said. Red is u, green v, blue strain.
+    Returns: (clips, FrameImages of kind "motion", images uint8 (clips, 3, H, W)); with `skip_missing` the
+    clips are those that have a picture.
+    Raises: InputError for a missing folder, two pictures of one clip, clips without one, an unreadable or
+    grey picture, or pictures of unequal size.
+    """
+    files = _by_name(Path(folder))
+    names = [_plain(f"{row.subject}_{row.clip}") for row in clips.table.itertuples()]
+    missing = [key for key, name in zip(clips.keys, names, strict=True) if name not in files]
+    if len(missing) == len(names) or (missing and not skip_missing):
+        raise InputError(f"{folder}: no motion picture of {len(missing)} of {len(names)} clips: "
+                         f"{_listed(missing)}; name them <subject>_<clip>, or leave these clips out "
+                         "with --skip-missing")
+    extra = sorted(files[name].name for name in files.keys() - set(names))
+    remarks = {"dropped: no motion picture": missing, "motion pictures of no clip of the list": extra}
+    said = [{"what": what, "count": len(found), "clips": found} for what, found in remarks.items() if found]
+    for note in said:
+        print(f"{folder}: {note['what']}: {note['count']} ({_listed(note['clips'])})", flush=True)
+    there = [name in files for name in names]
+    table = clips.table[there].reset_index(drop=True)
+    kept = replace(clips, table=table, notes={**clips.notes, "clips": len(table)})
+    images = torch.from_numpy(_read([files[name] for name in names if name in files]))
+    frames = [f"{key}/{apex}" for key, apex in zip(kept.keys, table["apex_frame"], strict=True)]
+    rule = {"rule": "ready motion", "version": 1, "pictures": digest(frames, images.numpy().tobytes())}
+    rows = np.arange(len(table), dtype=np.int64)
+    return kept, FrameImages(kept, images, rows, np.zeros_like(rows), frames, "motion", rule, tuple(said))
+
+
+def _by_name(folder):
+    """{plain name: path} of the pictures in a folder."""
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; give a folder of motion pictures, one a clip")
+    files = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() not in IMAGE_SUFFIXES or path.name.startswith("."):
+            continue
+        other = files.setdefault(_plain(path.stem), path)
+        if other != path:
+            raise InputError(f"{path}: of the same clip as {other.name}; remove one of them")
+    return files
+
+
+def _plain(name):
+    """A name as words and numbers: case, separators, leading zeros and the subject's prefix do not count."""
+    parts = re.findall(r"[a-z]+|\d+", name.lower())
+    numbers = [part.lstrip("0") or "0" if part.isdigit() else part for part in parts]
+    return " ".join(numbers[1:] if numbers and numbers[0] in ("s", "sub", "subject") else numbers)
+
+
+def _read(paths):
+    """The pictures as one array, uint8 (n, 3, H, W)."""
+    images = []
+    for path in paths:
+        image = read_image(path)
+        if (image == image[..., :1]).all():
+            raise InputError(f"{path}: a grey picture; motion is red u, green v, blue strain")
+        if images and image.shape != images[0].shape:
+            raise InputError(f"{path}: {image.shape[1]}x{image.shape[0]} pixels, but {paths[0].name} has "
+                             f"{images[0].shape[1]}x{images[0].shape[0]}; make all of one size")
+        images.append(image)
+    return np.stack(images).transpose(0, 3, 1, 2)    # (n, H, W, 3) → (n, 3, H, W)
+
+
+def _listed(names):
+    return ", ".join(names[:LISTED]) + (f" and {len(names) - LISTED} more" if len(names) > LISTED else "")
+
+
+def face_motion(crops, reconstructor="auto", yaws=(0,), device="auto", rasterizer="auto"):
+    """Motion from each clip's onset to its frames, on the 3-D face, from the cache or computed now (SPEC section 10).
+
+    crops: `capsule.inputs.face_crops`. yaws: degrees; (0,) gives the frontal map alone, thirteen the 39 channels of
+    the views. Cached under `<data_root>/motion/<reconstructor>/`. A clip whose onset is not on disk, or is its apex,
+    or in which no face is found, has no motion: said.
+    Returns: FrameImages of kind "motion", images uint8 (N, 3·yaws, 224, 224): u, v, strain (`as_levels`).
+    Raises: InputError for an unwritable cache or unusable model files.
+    """
+    from deca import make_reconstructor  # here: ready pictures need no 3-D face
+
+    maker = make_reconstructor(reconstructor, device, rasterizer)
+    rule = {**RULE, "yaws": list(yaws), "reconstructor": maker.name, "model": maker.model, "made by": maker.rule}
+    root = crops.clips.data_root / "motion" / maker.name / ("frontal" if len(yaws) == 1 else "views")
+
+    def make(part):
+        if not crops.has_onset[part.row]:
+            return as_levels(np.zeros((len(part.frames), len(yaws), 3, *crops.images.shape[2:]))), [True]
+        motion, found = maker.motion(crops.onsets[part.row].numpy(), pictures_of(crops, part), yaws)
+        return as_levels(motion), found
+
+    images, found = cached_pictures(crops, root, rule, make, maker.device, ".png", yaws, f"motion ({maker.name})")
+    table = crops.clips.table
+    remarks = {"onset not on disk: no motion": ~crops.has_onset,
+               "the onset is the apex: no motion": (table["onset_frame"] == table["apex_frame"]).to_numpy(),
+               "the onset comes after the apex": (table["onset_frame"] > table["apex_frame"]).to_numpy()}
+    keys = crops.clips.keys
+    said = [{"what": what, "count": int(which.sum()), "clips": [key for key, one in zip(keys, which, strict=True) if one]}
+            for what, which in remarks.items() if which.any()]
+    said += not_found(found, "motion", "its motion is that of the mean face")
+    for note in said:
+        print(f"  {note['what']} ({note['count']}): {_listed(note['clips'])}", flush=True)
+    return with_images(crops, images, "motion", rule, [*crops.said, *said])
+
+
+def as_levels(motion):
+    """float u, v (pixels) and strain, (..., 3, H, W) → uint8: 128 + LEVELS·u, the same of v, STRAIN_LEVELS·strain."""
+    scale = np.array([LEVELS, LEVELS, STRAIN_LEVELS]).reshape(3, 1, 1)
+    zero = np.array([128, 128, 0]).reshape(3, 1, 1)
+    return np.clip(np.rint(np.asarray(motion) * scale + zero), 0, 255).astype(np.uint8)

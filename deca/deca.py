@@ -1,0 +1,163 @@
+"""DECA with the official files: picture → codes → heads, renders and views (SPEC sections 4 and 5)."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch.nn import functional
+
+from deca.assets import FLAME_FILES, NETWORKS, load_checkpoint, load_flame
+from deca.flame import FLAME, rotation_matrices
+from deca.networks import split_codes
+from deca.reconstructor import CHUNK, Reconstructor, Surfaces, as_float, file_digest, usable_device
+from deca.renderer import VIEW_CAMERA, YAWS, Renderer
+
+
+class Mesh(NamedTuple):
+    """A batch of posed heads; metres."""
+
+    verts: torch.Tensor           # (B, V, 3) world coordinates
+    landmarks3d: torch.Tensor     # (B, 68, 3) points of the same posed heads
+    displacement: torch.Tensor    # (B, 1, 256, 256) detail along the normal, UV layout
+
+
+class DECA(Reconstructor):
+    """DECA: picture → codes by two trained encoders, detail by a trained decoder.
+
+    `codes` is a dict of float tensors for B pictures: shape (B, 100), tex (B, 50), exp (B, 50), pose (B, 6)
+    axis-angle of head and jaw in radians, cam (B, 3) scale, tx, ty, light (B, 9, 3), detail (B, 128).
+    """
+
+    name = "deca"
+    version = 1
+
+    def __init__(self, head, weights, device="cpu", rasterizer="torch"):
+        """head: FLAME's `HeadModel`. weights: a state dict for each network, as `load_checkpoint` gives.
+
+        rasterizer: "auto", "torch" or "pytorch3d". Raises: InputError for no such device or rasteriser.
+        """
+        self.head, self.device, self.model = head, usable_device(device), {}
+        self.flame = FLAME(head).to(self.device)
+        self.renderer = Renderer(head, rasterizer=rasterizer, device=self.device)
+        self.networks = {}
+        for name, build in NETWORKS.items():
+            with torch.device("meta"):          # no memory, no random start: the weights take their places
+                network = build()
+            network.load_state_dict(weights[name], assign=True)
+            self.networks[name] = network.to(self.device).eval().requires_grad_(False)
+
+    @classmethod
+    def from_assets(cls, folder="deca/data", device="cpu", rasterizer="torch"):
+        """DECA from the official files in `folder` (deca/data/README.md lists them).
+
+        Raises: InputError, naming the file, when one is missing, broken, of another shape, or asks for code.
+        """
+        device = usable_device(device)          # before minutes of reading
+        made = cls(load_flame(folder), load_checkpoint(folder), device, rasterizer)
+        made.model = {file: file_digest(Path(folder) / file) for file in (*FLAME_FILES, "deca_model.tar")}
+        return made
+
+    @torch.no_grad()
+    def reconstruct(self, pictures):
+        """See `Reconstructor.reconstruct`; DECA calls every picture a face: all are `found`."""
+        parts = []
+        for part in self._parts(len(pictures)):
+            codes = self.encode(as_float(pictures[part], self.device))
+            parts.append(self._surfaces(codes))
+        return Surfaces(*(torch.cat(values) for values in zip(*parts, strict=True)))
+
+    def _surfaces(self, codes):
+        """Codes → `Surfaces`: the head without its rotation, and rotation and camera as one affine map."""
+        posed = self._unturned(codes)
+        turn, scale = rotation_matrices(codes["pose"][:, :3]), codes["cam"][:, :1, None]     # (B, 1, 1)
+        shift = functional.pad(codes["cam"][:, 1:], (0, 1)) + posed.root                     # (B, 3)
+        shift = shift - (turn @ posed.root[..., None])[..., 0]
+        pose = scale * torch.cat([turn, shift[..., None]], dim=2)                            # → (B, 3, 4)
+        pose = pose * pose.new_tensor([1.0, -1.0, -1.0])[:, None]
+        found = torch.ones(len(pose), dtype=torch.bool, device=pose.device)
+        return Surfaces(posed.verts, posed.root, pose, found, self._displacement(codes))
+
+    def _unturned(self, codes):
+        """The heads with global rotation 0 and their own jaw."""
+        turn, jaw = codes["pose"].split(3, dim=1)
+        pose = torch.cat((torch.zeros_like(turn), jaw), dim=1)            # (b, 3) and (b, 3) → (b, 6)
+        return self.flame(codes["shape"], codes["exp"], pose)
+
+    @torch.no_grad()
+    def encode(self, images):
+        """Face crops (SPEC section 2), (B, 3, 224, 224) float RGB in [0, 1] → codes (see the class).
+
+        Raises: ValueError for another shape, type or range.
+        """
+        check_images(images)
+        parts = []
+        for chunk in self._chunks({"images": images}):
+            codes = split_codes(self.networks["E_flame"](chunk["images"]))
+            parts.append({**codes, "detail": self.networks["E_detail"](chunk["images"])})
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}      # chunks → (B, ...)
+
+    @torch.no_grad()
+    def decode(self, codes):
+        """Codes of B pictures → `Mesh`, on this object's device. Raises: ValueError for codes too wide."""
+        meshes = [self._decode(chunk) for chunk in self._chunks(codes)]
+        return Mesh(*(torch.cat(parts) for parts in zip(*meshes, strict=True)))        # chunks → (B, ...)
+
+    @torch.no_grad()
+    def render(self, codes, mode="shape_detail", images=None):
+        """The heads as posed in their pictures → (B, 3, 224, 224) in [0, 1].
+
+        mode: "shape" (grey), "shape_detail" (grey with the detail map) or "texture" (coloured by `images`,
+        (B, 3, 224, 224) in [0, 1], which only this mode uses). Raises: ValueError when it gets none.
+        """
+        if mode == "texture":
+            check_images(images)
+            codes = {**codes, "images": images}
+        renders = []
+        for chunk in self._chunks(codes):
+            mesh = self._decode(chunk)
+            renders.append(self.renderer.render(mesh.verts, chunk["cam"], mode, mesh.displacement,
+                                                chunk.get("images")))
+        return torch.cat(renders)                              # chunks → (B, 3, 224, 224)
+
+    @torch.no_grad()
+    def thirteen_views(self, codes):
+        """The head turned to yaw -30, -25, ... 30 degrees (SPEC section 5) → (B, 13, 3, 224, 224) in [0, 1].
+
+        The global rotation is replaced; jaw, shape, expression and detail stay; the camera is (8, 0, 0).
+        R = G = B: the three channels share memory (clone before writing into them).
+        """
+        views = []
+        for chunk in self._chunks(codes):
+            posed = self._unturned(chunk)
+            displacement = self._displacement(chunk)
+            views.append(self.renderer.views(posed.verts, posed.root, YAWS, VIEW_CAMERA, displacement))
+        grey = torch.cat(views)                                # chunks → (B, 13, 224, 224)
+        return grey.unsqueeze(2).expand(-1, -1, 3, -1, -1)     # → (B, 13, 3, 224, 224)
+
+    def _decode(self, codes):
+        posed = self.flame(codes["shape"], codes["exp"], codes["pose"])
+        return Mesh(posed.verts, posed.landmarks3d, self._displacement(codes))
+
+    def _chunks(self, tensors):
+        """The dict of (B, ...) tensors as dicts of a few rows each, on this object's device."""
+        lengths = {len(value) for value in tensors.values()}
+        if len(lengths) != 1 or lengths == {0}:
+            raise ValueError(f"codes: expected one and the same number of pictures in each, found {lengths}")
+        size = CHUNK[self.device.type]
+        for start in range(0, lengths.pop(), size):
+            yield {name: value[start:start + size].to(self.device) for name, value in tensors.items()}
+
+    def _displacement(self, codes):
+        jaw = codes["pose"][:, 3:]
+        latent = torch.cat((jaw, codes["exp"], codes["detail"]), dim=1)       # 3 + 50 + 128 → (B, 181)
+        return self.networks["D_detail"](latent)
+
+
+def check_images(images):
+    """Raises ValueError unless `images` is a float tensor (B, 3, 224, 224) in [0, 1]."""
+    if not isinstance(images, torch.Tensor) or not images.is_floating_point():
+        raise ValueError("images: expected a float tensor in [0, 1]")
+    if images.ndim != 4 or images.shape[1:] != (3, 224, 224) or len(images) == 0:
+        raise ValueError(f"images: expected (B, 3, 224, 224), found {tuple(images.shape)}")
+    if not (images.min() >= 0 and images.max() <= 1):           # also false for NaN
+        raise ValueError(f"images: expected values in [0, 1], found {images.min():.3g} to {images.max():.3g}")

@@ -1,0 +1,175 @@
+"""FaceMesh: the reconstructor `mesh`, a 3-D face for everyone, without licensed files (SPEC section 4).
+
+MediaPipe's face mesh network (Kartynnik, Ablavatski, Grishchenko, Grundmann, "Real-time Facial Surface
+Geometry from Monocular Video on Mobile GPUs", 2019; Apache-2.0) gives 468 points. Head pose and size are taken
+out by a similarity to the mean mesh on points that expression hardly moves; two Loop subdivisions make the
+surface smooth (`face_topology.npz`, from `make_face_topology.py`).
+"""
+
+import importlib.util
+import threading
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from scipy.sparse import csr_matrix
+
+from common.errors import InputError
+from deca.reconstructor import Reconstructor, Surfaces, as_float, file_digest, usable_device
+from deca.renderer import VIEW_CAMERA, SurfaceRenderer
+
+MODEL = "modules/face_landmark/face_landmark.tflite"        # within the package mediapipe
+MODEL_DIGEST = "1055cb9d4a9ca8b8"
+INSTALL = "pip install --no-deps mediapipe==0.10.21"
+TOPOLOGY = Path(__file__).with_name("face_topology.npz")
+POINTS, INPUT = 468, 192
+FIRST, REGION = 1.35, 1.5       # sides of the squares looked at: of the picture; of the mesh's box
+PASSES = 2                      # how often the region is taken anew from its own result
+PRESENT = 5.0                   # presence logit of a face
+EYES = (33, 263)                # outer corners, left and right in the picture
+# Points that expression hardly moves: forehead, temples, nose bridge, eye corners.
+RIGID = [10, 151, 9, 168, 6, 197, 195, 33, 263, 133, 362, 67, 297, 109, 338, 108, 337, 69, 299, 103, 332,
+         104, 333, 54, 284, 21, 251, 68, 298, 71, 301, 162, 389, 127, 356]
+BOX = (105, 334, 152, 234, 454)     # brows, chin, sides: what the crop rule's box of 68 landmarks spans
+CROP_RULE = 1.1 * 1.25              # side of a crop over that box (SPEC section 2)
+
+
+class FaceNetwork:
+    """The face mesh network: pictures → 468 points each, in pixels; usable from any thread."""
+
+    def __init__(self, mirror=None):
+        """mirror (468,): each point's mirror image; with it the mirrored picture is asked too, and averaged.
+
+        Raises: InputError, naming the remedy, when the model file is not installed or is another.
+        """
+        self.path = model_path()
+        self.mirror, self._lock = mirror, threading.Lock()
+        self._net = cv2.dnn.readNetFromTFLite(str(self.path))
+
+    def __call__(self, pictures):
+        """Face crops of one square, uint8 (n, H, W, 3) RGB → meshes (n, 468, 3) float64 and presence (n,).
+
+        x right, y down, in pixels (the first one's centre is 0); z in the same unit, smaller is nearer. All
+        are looked at in the region of the first that shows a face, so that what moves is the face.
+        presence: logit.
+        """
+        height, width = pictures[0].shape[:2]
+        whole = region_matrix(np.array([width - 1, height - 1]) / 2, FIRST * max(height, width), 0.0)
+        region = whole
+        for picture in pictures:
+            mesh, presence = self._look(picture, whole)
+            for _ in range(PASSES - 1):
+                mesh, presence = self._look(picture, own_region(mesh))
+            if presence > PRESENT:
+                region = own_region(mesh)
+                break
+        found = [self._look(picture, region) for picture in pictures]
+        return np.stack([mesh for mesh, _ in found]), np.array([presence for _, presence in found])
+
+    def _look(self, picture, matrix):
+        """The mesh (468, 3), picture pixels, and the presence, seen through `matrix` (2, 3)."""
+        patch = cv2.warpAffine(picture, matrix, (INPUT, INPUT), flags=cv2.INTER_LINEAR,
+                               borderMode=cv2.BORDER_REPLICATE)
+        mesh, presence = self._predict(patch)
+        if self.mirror is not None:
+            other, other_presence = self._predict(patch[:, ::-1])
+            other = (other * [-1, 1, 1] + [INPUT - 1, 0, 0])[self.mirror]
+            mesh, presence = (mesh + other) / 2, (presence + other_presence) / 2
+        scale = np.hypot(matrix[0, 0], matrix[0, 1])
+        flat = (mesh[:, :2] - matrix[:, 2]) @ matrix[:, :2] / scale**2      # the transpose turns back
+        return np.column_stack([flat, mesh[:, 2] / scale]), presence
+
+    def _predict(self, patch):
+        blob = np.ascontiguousarray(patch.transpose(2, 0, 1)[None], dtype=np.float32) / 255     # (1, 3, h, w)
+        with self._lock:
+            self._net.setInput(blob)
+            outputs = self._net.forward(self._net.getUnconnectedOutLayersNames())
+        presence, points = sorted((output.flatten() for output in outputs), key=len)
+        return points.reshape(POINTS, 3).astype(np.float64), float(presence[0])
+
+
+def model_path():
+    """Where the network's file is installed. Raises: InputError when it is not there or is another file."""
+    spec = importlib.util.find_spec("mediapipe")
+    for folder in (spec.submodule_search_locations or ()) if spec else ():
+        path = Path(folder) / MODEL
+        if path.is_file():
+            if file_digest(path) != MODEL_DIGEST:
+                raise InputError(f"{path}: damaged or of another version; install it anew with `{INSTALL}`")
+            return path
+    raise InputError(f"the face mesh network {Path(MODEL).name} is not installed; `{INSTALL}`")
+
+
+def region_matrix(center, side, angle):
+    """The matrix (2, 3) from picture pixels to the network's input: a square, turned by `angle` radians."""
+    cosine, sine = np.cos(angle) * INPUT / side, np.sin(angle) * INPUT / side
+    turn = np.array([[cosine, sine], [-sine, cosine]])
+    return np.column_stack([turn, (INPUT - 1) / 2 - turn @ center])
+
+
+def own_region(mesh):
+    """The region of SPEC section 4 round a mesh (468, 3), as `region_matrix`."""
+    low, high = mesh[:, :2].min(0), mesh[:, :2].max(0)
+    across = mesh[EYES[1], :2] - mesh[EYES[0], :2]
+    return region_matrix((low + high) / 2, REGION * (high - low).max(), np.arctan2(across[1], across[0]))
+
+
+def similarity(points, target):
+    """The similarities that lay `points` (n, k, 3) on `target` (k, 3): matrices (n, 3, 3), shifts (n, 3)."""
+    middle, goal = points.mean(1, keepdims=True), target.mean(0)
+    left, sizes, right = np.linalg.svd(np.einsum("nki,kj->nji", points - middle, target - goal))
+    sign = np.sign(np.linalg.det(left @ right))
+    left[:, :, 2] *= sign[:, None]
+    sizes[:, 2] *= sign
+    scale = sizes.sum(1) / np.square(points - middle).sum((1, 2))
+    matrix = scale[:, None, None] * (left @ right)
+    return matrix, goal - (matrix @ middle.transpose(0, 2, 1))[..., 0]
+
+
+class FaceMesh(Reconstructor):
+    """Pictures → surfaces by the face mesh network; the interface is `Reconstructor`'s."""
+
+    name = "mesh"
+    version = 1
+
+    def __init__(self, device="auto", rasterizer="auto"):
+        """Raises: InputError for no such device or rasteriser, or when the network is not installed."""
+        self.device = usable_device(device)
+        data = np.load(TOPOLOGY)
+        self.mirror, self.faces = data["mirror"].astype(np.int64), data["fine_triangles"].astype(np.int64)
+        self.fine = csr_matrix((data["weights"], data["columns"], data["rows"]))        # (fine points, 468)
+        self.mean = framed(data["mean"].astype(np.float64))
+        self.network = FaceNetwork(self.mirror)
+        self.model = {self.network.path.name: MODEL_DIGEST, TOPOLOGY.name: file_digest(TOPOLOGY)}
+        self.renderer = SurfaceRenderer(self.faces, self.fine.shape[0], 224, rasterizer, self.device)
+        depth = (self.mean[[234, 454], 2].mean() + self.mean[:, 2].mean()) / 2
+        self.root = np.array([0.0, 0.0, depth])             # turned about it, a face stays in the picture
+
+    def reconstruct(self, pictures):
+        """See `Reconstructor.reconstruct`. Without a face: the mean face, as a view's camera shows it."""
+        as_float(pictures[:1], "cpu")                       # shape and type
+        meshes, presence = self.network(np.ascontiguousarray(pictures.permute(0, 2, 3, 1).cpu().numpy()))
+        size = pictures.shape[-1]
+        square = (2 * meshes + [1, 1, 0]) / size - [1, 1, 0]                    # (n, 468, 3), image space
+        turn, shift = similarity((square * [1, -1, -1])[:, RIGID], self.mean[RIGID])
+        frontal = (square * [1, -1, -1]) @ turn.transpose(0, 2, 1) + shift[:, None]
+        back = np.linalg.inv(turn)
+        pose = np.concatenate([back, -back @ shift[..., None]], 2)              # (n, 3, 4)
+        pose = pose * np.array([1, -1, -1])[:, None]
+        found = presence > PRESENT
+        frontal[~found] = self.mean
+        pose[~found] = np.eye(3, 4) * np.array([[1], [-1], [-1]]) * VIEW_CAMERA[0]
+        fine = np.stack([self.fine @ mesh for mesh in frontal])                 # (n, V, 3)
+        tensors = [torch.as_tensor(values, dtype=torch.float32, device=self.device)
+                   for values in (fine, np.tile(self.root, (len(fine), 1)), pose)]
+        return Surfaces(*tensors, torch.as_tensor(found, device=self.device))
+
+
+def framed(mean):
+    """The mean mesh (468, 3) in metres, placed as the crop rule and the views' camera frame a face."""
+    box = mean[list(BOX), :2]
+    low, high = box.min(0), box.max(0)
+    side = (high - low).mean() * CROP_RULE                  # spans the picture, [-1, 1]
+    middle = np.array([0, (low[1] + high[1]) / 2, 0])
+    return (mean - middle) * 2 / side / VIEW_CAMERA[0]

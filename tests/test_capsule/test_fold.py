@@ -1,0 +1,164 @@
+"""One fold: the step, its precision and layout, what is recorded, and what the held-out labels may not reach."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from benchmarks.generated import generated
+from capsule import fold
+from capsule.device import choose_precision, set_arithmetic, tune_convolutions
+from capsule.fold import FoldError, Pictures, Training, batches, predict, step, train_fold
+from capsule.inputs import augment
+from capsule.loss import me_loss
+from capsule.modules import MECapsuleNet, network
+from common.errors import InputError
+
+CPU, SIDE = torch.device("cpu"), 136
+NET = network("resnet", 3, quick=True)
+
+
+def small_network(seed=0):
+    torch.manual_seed(seed)
+    return MECapsuleNet((3, SIDE, SIDE), 3, pretrained=False, width=0.125)
+
+
+def adam(model, rate=1e-3):
+    return torch.optim.Adam(model.parameters(), lr=rate, fused=True)
+
+
+def batch(n=6):
+    """Noise that is brighter in one channel, the class's."""
+    labels = torch.arange(n) % 3
+    images = 0.5 * torch.rand(n, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(1))
+    images[torch.arange(n), labels] += 0.5
+    return [images], labels
+
+
+@pytest.fixture(scope="module")
+def data():
+    clips, streams = generated([3, 3, 3], size=152)
+    return Pictures(clips, streams, NET, CPU)
+
+
+def training(**changes):
+    return replace(Training(NET, 2, 8, 5e-4, 0.8, 9, "fp32", 1), **changes)
+
+
+def test_a_step_is_the_plain_one_and_leaves_its_input():
+    inputs, labels = batch()
+    kept = inputs[0].clone()
+    ours, plain = small_network(), small_network()
+    optimiser, plain_optimiser = (torch.optim.SGD(model.parameters(), lr=0.1) for model in (ours, plain))
+    for _ in range(2):
+        outputs, loss = step(ours, optimiser, inputs, labels, NET, "fp32")
+        expected = me_loss(plain(*inputs), labels)
+        plain_optimiser.zero_grad()
+        expected.backward()
+        plain_optimiser.step()
+        assert loss.item() == pytest.approx(expected.item(), rel=1e-4)
+        assert outputs.shape == (6, 3) and not outputs.requires_grad and not loss.requires_grad
+    assert torch.equal(inputs[0], kept)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_steps_learn_a_batch(precision):
+    inputs, labels = batch()
+    model = small_network()
+    optimiser = adam(model, 3e-3)
+    losses = [step(model, optimiser, inputs, labels, NET, precision)[1].item() for _ in range(40)]
+    assert losses[-1] < 0.6 * losses[0] and all(p.dtype == torch.float32 for p in model.parameters())
+
+
+def test_bf16_gradients_point_where_fp32_gradients_do():
+    inputs, labels = batch()
+    gradients = []
+    for precision in ("fp32", "bf16"):
+        model = small_network()
+        step(model, torch.optim.SGD(model.parameters(), lr=0.0), inputs, labels, NET, precision)
+        gradients.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
+    assert torch.cosine_similarity(*gradients, dim=0) > 0.95
+
+
+def test_a_fold_is_recorded_and_repeats_itself(data):
+    epochs = []
+    first, _ = train_fold(data, "synthetic_sub01", training(), epochs.append)
+    again, model = train_fold(data, "synthetic_sub01", training())
+    assert {k: v for k, v in first.items() if "second" not in k} == {k: v for k, v in again.items() if "second" not in k}
+    assert [clip["subject"] for clip in first["clips"]] == ["sub01"] * 3 and first["y_true"] == [0, 1, 2]
+    assert len(first["loss"]) == len(first["paper"]) == len(first["strict"]) == len(first["train_uf1"]) == 2
+    assert first["strict"][-1] == [max(range(3), key=row.__getitem__) for row in first["lengths"]]
+    assert first["weights"] == "none" and first["precision"] == "fp32"
+    assert [epoch.learning_rate for epoch in epochs] == pytest.approx([5e-4, 4e-4])    # that of the epoch
+    assert [epoch.number for epoch in epochs] == [1, 2] and epochs[1].loss == first["loss"][1]
+    rows = fold.sampling.apex_rows(data.index, torch.arange(3, 6).numpy())
+    assert torch.allclose(predict(model, data, rows, NET, "fp32"), torch.tensor(first["lengths"]), atol=1e-5)
+    assert fold.fold_seed(9, "a") != fold.fold_seed(10, "a") != fold.fold_seed(10, "b")
+
+
+def test_the_held_out_labels_reach_nothing(data):
+    table = data.clips.table
+    mine = table["data_sub"] == "synthetic_sub01"
+    permuted = replace(data.clips, table=table.assign(label=table["label"].where(~mine, (table["label"] + 1) % 3)))
+    stream = replace(data.index, clips=permuted)
+    other = Pictures(permuted, [stream], NET, CPU)
+    first, second = (train_fold(p, "synthetic_sub01", training())[0] for p in (data, other))
+    assert first["y_true"] != second["y_true"]
+    for name in ("paper", "strict", "lengths", "loss", "train_uf1"):
+        assert first[name] == second[name]
+
+
+def test_a_loss_that_is_no_number_is_named(data, monkeypatch):
+    monkeypatch.setattr(fold, "_train_epoch", lambda *arguments: (math.nan, None))
+    with pytest.raises(FoldError, match="the loss is nan in epoch 1 .fold seed"):
+        train_fold(data, "synthetic_sub00", training())
+
+
+def test_batches_augmented_together_are_those_augmented_one_by_one(monkeypatch):
+    clips, streams = generated([3, 3], channels=(3, 13), size=SIDE)
+    data = Pictures(clips, streams, NET, CPU)
+    rows = torch.randperm(len(streams[0]), generator=torch.Generator().manual_seed(2))[:19]
+    found = {}
+    for at_once in (1, 8, 100):
+        monkeypatch.setitem(fold.AUGMENTED_AT_ONCE, "cpu", at_once)
+        found[at_once] = list(batches(data, rows, augment.draw(19, torch.Generator().manual_seed(3)), 4))
+    assert [len(labels) for _, labels in found[1]] == [4, 4, 4, 4, 3]
+    for at_once in (8, 100):
+        for (inputs, labels), (others, same) in zip(found[1], found[at_once], strict=True):
+            assert torch.equal(labels, same)
+            assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(inputs, others, strict=True))
+
+
+def test_precision_follows_the_device(monkeypatch):
+    for capabilities, expected in (({"avx512_bf16": True}, "bf16"), ({"avx2": True}, "fp32")):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda value=capabilities: value)
+        assert choose_precision(CPU, "auto") == expected
+        assert choose_precision(CPU, "fp32") == "fp32" and choose_precision(CPU, "bf16") == "bf16"
+    with pytest.raises(InputError, match="fp16"):
+        choose_precision(CPU, "fp16")
+    gpu = torch.device("cuda")
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Old GPU")
+    for has_bf16, expected in ((True, "bf16"), (False, "fp32")):
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, has=has_bf16: has)
+        assert choose_precision(gpu, "auto") == expected
+    with pytest.raises(InputError, match="Old GPU"):
+        choose_precision(gpu, "bf16")
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_tf32_and_kernel_choice_are_off_when_numbers_must_repeat(deterministic, monkeypatch):
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    threads = torch.get_num_threads()
+    flags = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    try:
+        set_arithmetic(torch.device("cuda"), threads=1, deterministic=deterministic)
+        assert torch.backends.cuda.matmul.allow_tf32 is not deterministic and torch.get_num_threads() == 1
+        tune_convolutions(True)
+        assert torch.backends.cudnn.benchmark is not deterministic
+        assert torch.are_deterministic_algorithms_enabled() is deterministic
+    finally:
+        torch.set_num_threads(threads)
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = flags
+        torch.use_deterministic_algorithms(False)
+        tune_convolutions(False)

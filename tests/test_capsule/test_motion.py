@@ -1,0 +1,141 @@
+"""Ready motion pictures, STSTNet and the SVM row."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from capsule.data.protocol import Clips
+from capsule.inputs.motion import ready_motion
+from capsule.modules import SVM, STSTNet
+from common.errors import InputError
+from common.images import write_image
+
+ROWS = [("casme", "sub01", "EP02_01f", 1, 59), ("smic", "2", "s2_ne_01", 0, 7),
+        ("samm", "006", "006_1_2", 2, 30)]
+
+
+@pytest.fixture
+def clips():
+    table = pd.DataFrame(ROWS, columns=["data", "subject", "clip", "label", "apex_frame"])
+    table["data_sub"] = table["data"] + "_" + table["subject"]
+    return Clips(table, "composite", ("negative", "positive", "surprise"), Path("data"), {"clips": 3})
+
+
+def write(folder, *names, size=28, seed=0):
+    """A motion picture by each name; returns the last one, uint8 (H, W, 3)."""
+    for number, name in enumerate(names):
+        image = np.random.default_rng(seed + number).integers(0, 256, (size, size, 3), dtype=np.uint8)
+        folder.mkdir(exist_ok=True)
+        write_image(folder / f"{name}.png", image)
+    return image
+
+
+@pytest.mark.parametrize("names", [("sub01_EP02_01f ", "s02_s02_ne_01 ", "006_006_1_2 "),
+                                   ("SUB1-ep02_01F", "2_s2_ne_1", "6_006-01-02")])
+def test_pictures_are_found_by_name_however_spelt(clips, tmp_path, names):
+    last = write(tmp_path, *names)
+    kept, motion = ready_motion(clips, tmp_path)
+    assert kept.keys == clips.keys and motion.kind == "motion" and motion.said == ()
+    assert motion.images.shape == (3, 3, 28, 28) and motion.images.dtype == torch.uint8
+    assert (motion.images[2].permute(1, 2, 0).numpy() == last).all()       # red, green, blue: u, v, strain
+    assert motion.names[2] == "samm/006/006_1_2/30"
+    assert list(motion.clip) == [0, 1, 2] and not motion.offset.any()
+
+
+def test_neighbouring_numbers_are_not_confused(clips, tmp_path):
+    write(tmp_path, "sub01_EP02_01f", "s02_s02_ne_01", "006_006_12")
+    with pytest.raises(InputError, match=r"1 of 3 clips: samm/006/006_1_2; .* --skip-missing"):
+        ready_motion(clips, tmp_path)
+
+
+def test_missing_and_extra_pictures_are_said(clips, tmp_path):
+    write(tmp_path, "s02_s02_ne_01", "006_006_1_2", "s02_s02_ne_09")
+    kept, motion = ready_motion(clips, tmp_path, skip_missing=True)
+    assert kept.keys == clips.keys[1:] and len(clips.table) == 3 and list(motion.clip) == [0, 1]
+    assert [(note["count"], note["clips"]) for note in motion.said] == [
+        (1, ["casme/sub01/EP02_01f"]), (1, ["s02_s02_ne_09.png"])]
+
+
+def test_rule_follows_the_pixels(clips, tmp_path):
+    names = "sub01_EP02_01f", "s02_s02_ne_01", "006_006_1_2"
+    rules = []
+    for seed in (0, 0, 1):
+        write(tmp_path, *names, seed=seed)
+        rules.append(ready_motion(clips, tmp_path)[1].rule)
+    assert rules[0] == rules[1] != rules[2]
+
+
+def test_unusable_pictures_are_named(clips, tmp_path):
+    names = "sub01_EP02_01f", "s02_s02_ne_01", "006_006_1_2"
+    write(tmp_path, *names)
+    write(tmp_path, names[1], size=20)
+    with pytest.raises(InputError, match=r"s02_s02_ne_01.png: 20x20 pixels"):
+        ready_motion(clips, tmp_path)
+    write_image(tmp_path / f"{names[1]}.png", np.arange(784, dtype=np.uint8).reshape(28, 28))
+    with pytest.raises(InputError, match=r"s02_s02_ne_01.png: a grey picture"):
+        ready_motion(clips, tmp_path)
+    (tmp_path / f"{names[1]}.png").write_bytes(b"no picture")
+    with pytest.raises(InputError, match=r"s02_s02_ne_01.png: not a readable picture"):
+        ready_motion(clips, tmp_path)
+    (tmp_path / f"{names[1]}.png").unlink()
+    write(tmp_path, "2_s2_ne_1", "s2_s2_ne_1")
+    with pytest.raises(InputError, match="of the same clip"):
+        ready_motion(clips, tmp_path)
+    with pytest.raises(InputError, match="no such folder"):
+        ready_motion(clips, tmp_path / "none")
+
+
+def test_ststnet_shapes_and_names():
+    network = STSTNet(3)
+    shapes = {name: tuple(value.shape) for name, value in network.named_parameters() if "weight" in name}
+    assert shapes == {"conv1.weight": (3, 3, 3, 3), "conv2.weight": (5, 3, 3, 3),
+                      "conv3.weight": (8, 3, 3, 3), "bn1.weight": (3,),
+                      "bn2.weight": (5,), "bn3.weight": (8,), "fc.weight": (3, 400)}
+    outputs = network(torch.rand(2, 3, 28, 28))
+    assert torch.allclose(outputs.exp().sum(1), torch.ones(2))
+    outputs[0, 0].backward()
+    assert all(value.grad.abs().sum() > 0 for name, value in network.named_parameters() if "conv" in name)
+
+
+def test_ststnet_by_hand():
+    """One filter that passes strain, norms that do nothing: the first cell of the average is read off."""
+    network = STSTNet(2).eval()
+    with torch.no_grad():
+        for name, value in network.named_parameters():
+            value.fill_(1.0 if name.startswith("bn") and "weight" in name else 0.0)
+        network.conv1.weight[0, 0, 1, 1] = 1          # channel 0 inside is strain
+        network.fc.weight[0, 0] = 1
+    x = torch.zeros(1, 3, 28, 28)
+    x[0, 2, 1, 1], x[0, 2, 3, 4] = 0.2, 0.4           # with the border of 1: rows 2, 4, columns 2, 5
+    x[0, 0], x[0, 1] = 1, 1                           # u and v reach no filter
+    # Pool cells cover -1..1, 2..4, 5..7: cells (1, 1) and (1, 2), of which the average takes the first.
+    scale = (1 + 1e-5) ** -0.5
+    expected = 255 * 0.2 * scale / 4
+    outputs = network(x)[0].detach()
+    assert float(outputs[0] - outputs[1]) == pytest.approx(expected, rel=1e-5)
+
+
+def separable(n, classes=3, seed=0):
+    random = np.random.default_rng(seed)
+    labels = np.arange(n) % classes
+    images = random.integers(100, 140, (n, 3, 6, 6))
+    images[np.arange(n), labels] += 60                 # class c is bright in channel c
+    return images.astype(np.uint8), labels
+
+
+def test_svm_learns_and_repeats_itself():
+    images, labels = separable(60)
+    svm = SVM(3).fit(images[:45], labels[:45])
+    scores = svm.scores(images[45:])
+    assert scores.dtype == np.float32 and scores.shape == (15, 3) and (scores.argmax(1) == labels[45:]).all()
+    assert np.allclose(scores.sum(1), 1) and (scores >= 0).all()
+    assert (scores == SVM(3).fit(images[:45], labels[:45]).scores(images[45:])).all()
+
+
+def test_svm_without_clips_of_a_class():
+    images, labels = separable(40, classes=2)
+    scores = SVM(3).fit(images[:30], 2 * labels[:30]).scores(images[30:])
+    assert (scores.argmax(1) == 2 * labels[30:]).all() and not scores[:, 1].any()
