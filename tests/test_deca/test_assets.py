@@ -13,7 +13,7 @@ from PIL import Image
 
 from common.errors import InputError
 from deca import assets
-from deca.assets import check, has_flame, has_official, load_checkpoint, load_flame
+from deca.assets import check, has_official, load_checkpoint, load_flame
 from tests.test_deca.official_files import (
     Evil,
     F,
@@ -97,7 +97,7 @@ def test_check_of_a_whole_folder(official):
 
 def test_check_of_an_empty_folder(tmp_path):
     assert {row.status for row in check(tmp_path)} == {"missing"}
-    assert not has_official(tmp_path) and not has_flame(tmp_path)
+    assert not has_official(tmp_path)
     with pytest.raises(InputError, match=r"generic_model\.pkl: no such file; .*--check"):
         load_flame(tmp_path)
     with pytest.raises(InputError, match=r"deca_model\.tar: no such file"):
@@ -107,7 +107,7 @@ def test_check_of_an_empty_folder(tmp_path):
 def test_flame_alone_is_enough_for_the_head(official, tmp_path):
     for name in (MODEL, *SMALL):
         (tmp_path / name).symlink_to(official.folder / name)
-    assert has_flame(tmp_path) and not has_official(tmp_path)
+    assert not has_official(tmp_path)
     assert load_flame(tmp_path).template.shape == (V, 3)
 
 
