@@ -72,7 +72,8 @@ def draw_pictures(choice, device):
     trained = load_trained(choice.model, device, choice.network)
     maker = make_reconstructor(trained.reconstructor, str(device)) if set(trained.kinds) - {"crop"} else None
     paths = find_pictures(choice.pictures)
-    run = SimpleNamespace(name=Path(choice.model).name, labels=(), facts={"class_names": trained.class_names})
+    run = SimpleNamespace(name=Path(choice.model).name, labels=(), finished={}, folds=(), missing=(),
+                          facts={"class_names": trained.class_names})
     for path in tqdm(paths, desc="figures", unit="picture", disable=None):
         crop, _ = crop_of(path)
         pictures, _ = pictures_of(crop, trained, maker)
