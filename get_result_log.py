@@ -1,9 +1,10 @@
 """Results that a person can read: tables and figures from the folders that the training scripts wrote.
 
 Inputs: result/<experiment>/experiment.json and folds/*.json, also of runs that are not finished.
-Outputs: result/result_log.csv, result/predictions.csv, result/<experiment>/figures/*.png and *.pdf, and a
-printed table: each experiment, strict beside the best test epoch, with baselines and published numbers.
-Command: python get_result_log.py [--experiment NAME ...] [--markdown | --latex]
+Outputs: result/result_log.csv, class_log.csv, predictions.csv; result/<experiment>/figures/*.png and *.pdf;
+printed tables: each experiment, strict beside the best test epoch, with baselines and published numbers,
+then class by class.
+Command: python get_result_log.py [--experiment NAME ...] [--fuse NAME NAME ...] [--markdown | --latex]
 Expected: about 3 s for each experiment (1 s without figures).
 """
 
@@ -12,7 +13,8 @@ import sys
 from pathlib import Path
 
 from capsule.config import run_main
-from capsule.results import check_inside, prediction_log, read_runs, result_log, select
+from capsule.fusion import fuse
+from capsule.results import check_inside, class_log, prediction_log, read_runs, result_log, select
 from capsule.tables import render, report
 from common.files import write_csv
 
@@ -27,6 +29,9 @@ def options():
     parser.add_argument("--result-root", default=RESULT_ROOT, help=f"folder of the results [{RESULT_ROOT}]")
     parser.add_argument("--experiment", nargs="+", default=[], metavar="NAME",
                         help="print and draw only these experiments [all]")
+    parser.add_argument("--fuse", nargs="+", action="append", default=[], metavar="NAME",
+                        help="one more row: the strict outputs of these finished experiments, each scaled to "
+                             "a sum of 1, averaged clip by clip; may be given again")
     parser.add_argument("--figures", action=argparse.BooleanOptionalAction, default=FIGURES,
                         help=f"draw the figures [{FIGURES}]")
     form = parser.add_mutually_exclusive_group()
@@ -37,25 +42,24 @@ def options():
 
 
 def main():
-    """Read, write the two CSV files and the figures, print the table."""
+    """Read, write the CSV files, print the tables, draw the figures."""
     choice = options()
     root = Path(choice.result_root)
     runs, broken = read_runs(root)
     chosen = select(runs, broken, choice.experiment)
-    write_csv(root / "result_log.csv", result_log(runs))
-    write_csv(root / "predictions.csv", prediction_log(runs))
-    print(render(report(chosen, broken.values()), choice.form), end="")
-    written = f"\ntables: {root / 'result_log.csv'}, {root / 'predictions.csv'}"
+    fused = [fuse(select(runs, broken, names)) for names in choice.fuse]
+    for name, log in (("result_log", result_log), ("class_log", class_log), ("predictions", prediction_log)):
+        write_csv(root / f"{name}.csv", log([*runs, *fused]))
+    print(render(report([*chosen, *fused], broken.values()), choice.form), flush=True)
+    print(f"tables in {root}: result_log.csv, class_log.csv, predictions.csv", file=sys.stderr)
     if choice.figures:
         from capsule.figures import run_figures  # matplotlib takes a second to load
 
         for run in chosen:
             if run.finished:
                 folder = check_inside(root, run.folder / "figures")
-                paths = run_figures(run, folder)
-                names = [path.name for path in paths if path.suffix == ".png"]
-                written += f"\nfigures in {folder}: {', '.join(names)} (and as PDF)"
-    print(written, file=sys.stderr)
+                names = [path.name for path in run_figures(run, folder) if path.suffix == ".png"]
+                print(f"figures in {folder}: {', '.join(names)} (and as PDF)", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -1,78 +1,91 @@
 """Where a trained network looks: Grad-CAM of clips of held-out subjects, each from its own subject's fold.
 
-Inputs: result/<experiment>/ of a training script run with --save-models, and the database it was trained on.
-Outputs: result/<experiment>/grad_cam/<clip>.png and .pdf; with --all one for each clip, and mean_maps.png.
-Command: python grad_cam_visual.py --experiment NAME [--clip DATA/SUBJECT/CLIP | --all]
-Expected: about 2 s for each clip, after reading the crops and views.
+Inputs    result/<experiment>/ of a training script run with --save-models, and the database it was trained on; or
+          any pictures with --model FILE
+Outputs   result/<experiment>/grad_cam/<clip>.png and .pdf; with --all one for each clip, and mean_maps.png; of
+          pictures: grad_cam/<picture>.png and .pdf
+Command   python grad_cam_visual.py --experiment NAME [--clip DATA/SUBJECT/CLIP | --all]
+          python grad_cam_visual.py PICTURES --model FILE
+Expect    about 2 s for each clip, after reading the crops and views.
 """
 
 import argparse
-import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
 
 from tqdm import tqdm
 
 from capsule import gradcam
 from capsule.config import run_main
-from capsule.data.frames import clip_square, face_crops
-from capsule.data.protocol import load_clips
 from capsule.device import choose_device
 from capsule.figures import clip_figure, mean_map_figure, save_figure
 from capsule.results import check_inside, read_runs, select
-from common.images import read_image
-from deca.landmarks import LandmarkDetector, warp_square
-from deca.views import thirteen_views
+from capsule.trained import crop_of, load_trained, pictures_of
+from common.errors import InputError
+from common.images import find_pictures
+from deca import make_reconstructor
 
 RESULT_ROOT, DATA_ROOT, DEVICE = "result", "data", "auto"
 
 
 def options():
     """The command line, the constants above as defaults."""
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("pictures", nargs="*", type=Path, help="pictures or folders, with --model")
+    parser.add_argument("--model", default="", help="state dict of a trained network, for pictures")
+    parser.add_argument("--network", default="", help="its name, where the file alone does not tell")
     parser.add_argument("--result-root", default=RESULT_ROOT, help=f"folder of the results [{RESULT_ROOT}]")
     parser.add_argument("--data-root", default=DATA_ROOT, help=f"folder of the databases [{DATA_ROOT}]")
-    parser.add_argument("--experiment", required=True, help="name of the result folder")
+    parser.add_argument("--experiment", default="", help="name of the result folder")
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--clip", help="DATA/SUBJECT/CLIP [the first one whose fold has a model]")
     which.add_argument("--all", action="store_true", help="every clip whose fold has a model")
     parser.add_argument("--device", default=DEVICE, help=f"auto, cpu, cuda or cuda:N [{DEVICE}]")
-    return parser.parse_args()
+    choice = parser.parse_args()
+    if bool(choice.experiment) == bool(choice.pictures) or bool(choice.pictures) != bool(choice.model):
+        raise InputError("give --experiment NAME, or pictures and --model FILE (--help lists the options)")
+    return choice
 
 
-def onset_crop(row, data_root):
-    """The onset frame cut by the clip's square, uint8 (224, 224, 3); None where it is not on disk."""
-    if not row.onset_frame_path:
-        return None
-    image = read_image(Path(data_root) / row.onset_frame_path)
-    center, side, _ = clip_square(image, LandmarkDetector())
-    return warp_square(image, center, side)
+def draw_run(choice, device):
+    """Explain clips of a run of ours, each with its subject's fold."""
+    run = select(*read_runs(choice.result_root), [choice.experiment])[0]
+    clips = gradcam.clips_of(run, choice.data_root, choice.clip, choice.all)
+    folder, drawn, subject = check_inside(choice.result_root, run.folder / "grad_cam"), [], None
+    for i, row in tqdm(list(enumerate(clips.table.itertuples())), desc="figures", unit="clip", disable=None):
+        if row.data_sub != subject:
+            trained, subject = load_trained(gradcam.model_path(run, row.data_sub), device), row.data_sub
+        if i == 0:
+            crops, stacks = gradcam.pictures_of_clips(clips, trained, str(device))
+        place = int(((crops.clip == i) & (crops.offset == 0)).nonzero()[0][0])
+        pictures = [stacks[kind].images[place][None] for kind in trained.kinds]
+        onset = crops.onsets[i].numpy() if crops.has_onset[i] else None
+        drawn.append(gradcam.explain(trained, clips.keys[i], row.label, pictures, crops.images[place].numpy(), onset))
+        save_figure(clip_figure(run, drawn[-1]), folder / clips.keys[i].replace("/", "_"))
+    if choice.all:
+        save_figure(mean_map_figure(run, gradcam.mean_maps(drawn)), folder / "mean_maps")
+    return [*gradcam.differences(run, drawn), f"{len(drawn)} clips: {folder}"]
+
+
+def draw_pictures(choice, device):
+    """Explain what the network of --model says of any pictures."""
+    trained = load_trained(choice.model, device, choice.network)
+    maker = make_reconstructor(trained.reconstructor, str(device)) if set(trained.kinds) - {"crop"} else None
+    paths = find_pictures(choice.pictures)
+    run = SimpleNamespace(name=Path(choice.model).name, labels=(), facts={"class_names": trained.class_names})
+    for path in tqdm(paths, desc="figures", unit="picture", disable=None):
+        crop, _ = crop_of(path)
+        pictures, _ = pictures_of(crop, trained, maker)
+        clip = gradcam.explain(trained, path.name, None, pictures, crop)
+        save_figure(clip_figure(run, clip), Path("grad_cam") / path.stem)
+    return [f"{len(paths)} pictures: grad_cam"]
 
 
 def main():
-    """Choose the clips, read their pictures, explain each with its subject's fold, draw."""
+    """Choose, explain, draw, say what was drawn."""
     choice = options()
-    run = select(*read_runs(choice.result_root), [choice.experiment])[0]
-    config, device = gradcam.config_of(run, choice.data_root, choice.device), choose_device(choice.device)
-    streams = gradcam.streams_of(run)
-    clips = gradcam.chosen_clips(run, load_clips(config), choice.clip, choice.all)
-    crops = face_crops(clips, config)
-    images = {"crop": crops.images}
-    if "views" in streams:
-        images["views"] = thirteen_views(clips, crops, dataclasses.replace(config, device=str(device))).images
-    folder, drawn, model, subject = check_inside(choice.result_root, run.folder / "grad_cam"), [], None, None
-    for row, place, key in tqdm(gradcam.apexes(clips, crops), desc="figures", unit="clip"):
-        if row.data_sub != subject:
-            model, subject = gradcam.load_model(run, row.data_sub, config, device), row.data_sub
-        pictures = {name: stack[place] for name, stack in images.items()}
-        drawn.append(gradcam.explain(model, config.input_size, streams, key, row.label, pictures,
-                                     onset_crop(row, choice.data_root)))
-        save_figure(clip_figure(run, drawn[-1]), folder / key.replace("/", "_"))
-    if choice.all:
-        save_figure(mean_map_figure(run, gradcam.mean_maps(drawn)), folder / "mean_maps")
-    for line in gradcam.differences(run, drawn):
-        print(line)
-    print(f"{len(drawn)} clips: {folder}")
+    lines = (draw_pictures if choice.pictures else draw_run)(choice, choose_device(choice.device))
+    print("\n".join(lines))
 
 
 if __name__ == "__main__":

@@ -8,26 +8,29 @@ Expect    CapsuleNet published UF1 .6520 / UAR .6506 on the composite with the `
 """
 
 from capsule.config import run
-from capsule.data import face_crops, load_clips
-from capsule.loso import run_loso
-from capsule.modules import MECapsuleNet
+from capsule.data import load_clips
+from capsule.inputs import face_crops
+from capsule.modules import network
+from capsule.run import run_loso
 
 DATASET = "composite"       # casme | smic | samm | composite | synthetic
 PROTOCOL = "dsnca"          # dsnca: the reference's clip list | megc2019: the challenge's
 MODEL = "resnet"            # backbone: resnet | vgg
+FREEZE = False              # the reference trains every layer here
 EPOCHS, BATCH_SIZE, LEARNING_RATE, LR_DECAY = 30, 32, 1e-4, 0.9
 SEED = 9
 
 
-def main(config):
-    clips = load_clips(config)                       # the protocol, checked
-    crops = face_crops(clips, config)                # 224 x 224, cached
-    size = (3, config.input_size, config.input_size)
-    return run_loso(config, clips, [crops], lambda: MECapsuleNet(
-        size, clips.n_classes, conv_name=config.model, is_freeze=config.freeze, pretrained=config.pretrained,
-        width=config.width))
+def main(options):
+    clips = load_clips(options.dataset, options.data_root, options.classes, options.protocol, options.subset,
+                       options.skip_missing, options.frames)            # the protocol, checked
+    crops = face_crops(clips)                                           # 224 x 224, cached
+    net = network(options.model, clips.n_classes, options.freeze, quick=options.quick,
+                  pretrained=options.pretrained, weights=options.weights)
+    return run_loso(options, clips, [crops], net)
 
 
 if __name__ == "__main__":
     run(main, __doc__, dataset=DATASET, protocol=PROTOCOL, model=MODEL, model_choices=("resnet", "vgg"),
-        epochs=EPOCHS, batch_size=BATCH_SIZE, learning_rate=LEARNING_RATE, lr_decay=LR_DECAY, seed=SEED)
+        freeze=FREEZE, epochs=EPOCHS, batch_size=BATCH_SIZE, learning_rate=LEARNING_RATE, lr_decay=LR_DECAY,
+        seed=SEED)

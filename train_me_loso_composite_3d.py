@@ -1,37 +1,42 @@
 """Leave-one-subject-out training of the 3-D capsule network on thirteen rendered views of each apex.
 
 Inputs    the databases under data/ (data/README.md), or --dataset synthetic; DECA's official files in
-          deca/data/ where you have them (deca/data/README.md), else the landmark fit makes the views
+          deca/data/ where you have them (deca/data/README.md), else the face mesh makes the views
 Outputs   data/views/: the views, cached; result/<experiment>/: one JSON a fold; then run get_result_log.py
 Command   python train_me_loso_composite_3d.py
 Expect    68 folds of 30 epochs: minutes on a modern GPU, days on a laptop's CPU (try --quick).
 """
 
 from capsule.config import run
-from capsule.data import face_crops, load_clips
-from capsule.loso import run_loso
-from capsule.modules import MECapsuleNet
-from deca.views import thirteen_views
+from capsule.data import load_clips
+from capsule.inputs import face_crops, single_pictures, thirteen_views
+from capsule.modules import network
+from capsule.run import run_loso
 
 DATASET = "composite"       # casme | smic | samm | composite | synthetic
 PROTOCOL = "dsnca"          # dsnca: the reference's clip list | megc2019: the challenge's
 MODEL = "resnet"            # backbone: resnet | vgg
-RECONSTRUCTOR = "auto"      # deca | landmarks | auto: deca where the official files are
+FREEZE = True               # the reference keeps the first layers here (never the inflated first convolution)
+STREAMS = "views"           # views: 39 channels | crop+views: 42 channels | pictures: crop and views, one by one
+RECONSTRUCTOR = "auto"      # deca | mesh | auto: deca where the official files are
+PAINT = "shape_detail"      # shape_detail: grey, the reference's | texture: the photograph | motion: onset to apex
 EPOCHS, BATCH_SIZE, LEARNING_RATE, LR_DECAY = 30, 16, 1e-4, 0.9
 SEED = 9
 
 
-def main(config):
-    clips = load_clips(config)                       # the protocol, checked
-    crops = face_crops(clips, config)                # 224 x 224, cached
-    views = thirteen_views(clips, crops, config)     # 13 x 224 x 224, cached
-    size = (39, config.input_size, config.input_size)
-    return run_loso(config, clips, [views], lambda: MECapsuleNet(
-        size, clips.n_classes, conv_name=config.model, is_freeze=config.freeze, pretrained=config.pretrained,
-        width=config.width))
+def main(options):
+    clips = load_clips(options.dataset, options.data_root, options.classes, options.protocol, options.subset,
+                       options.skip_missing, options.frames)            # the protocol, checked
+    crops = face_crops(clips)                                           # 224 x 224, cached
+    views = thirteen_views(crops, options.reconstructor, options.paint, options.device, options.rasterizer,
+                           options.views_root)                          # 13 x 224 x 224, cached
+    net = network(options.model, clips.n_classes, options.freeze, quick=options.quick,
+                  pretrained=options.pretrained, weights=options.weights, joined=options.streams == "crop+views")
+    streams = {"views": [views], "crop+views": [crops, views], "pictures": [single_pictures(crops, views)]}
+    return run_loso(options, clips, streams[options.streams], net)
 
 
 if __name__ == "__main__":
     run(main, __doc__, dataset=DATASET, protocol=PROTOCOL, model=MODEL, model_choices=("resnet", "vgg"),
-        reconstructor=RECONSTRUCTOR, epochs=EPOCHS, batch_size=BATCH_SIZE, learning_rate=LEARNING_RATE,
-        lr_decay=LR_DECAY, seed=SEED)
+        freeze=FREEZE, streams=STREAMS, reconstructor=RECONSTRUCTOR, paint=PAINT, rasterizer="auto", views_root="",
+        epochs=EPOCHS, batch_size=BATCH_SIZE, learning_rate=LEARNING_RATE, lr_decay=LR_DECAY, seed=SEED)

@@ -7,30 +7,31 @@ Expect    28 folds of 30 epochs on SAMM: minutes on a modern GPU, a day on a lap
           reference trains cross-entropy on the softmax output, which learns slowly; --logits is textbook.
 """
 
-from torch.nn.functional import cross_entropy
-
 from capsule.config import run
-from capsule.data import face_crops, load_clips
-from capsule.loso import run_loso
-from capsule.modules import VGG, ResNet
+from capsule.data import load_clips
+from capsule.inputs import face_crops
+from capsule.modules import network
+from capsule.run import run_loso
 
 DATASET = "samm"            # casme | smic | samm | composite | synthetic
 PROTOCOL = "dsnca"          # dsnca: the reference's clip list | megc2019: the challenge's
 MODEL = "ResNet"            # VGG: VGG-11 | ResNet: ResNet-18
+FREEZE = True               # the reference keeps the ResNet baseline's first layers
 LOGITS = False              # False: cross-entropy on the softmax output, as the reference | True: on logits
 EPOCHS, BATCH_SIZE, LEARNING_RATE, LR_DECAY = 30, 32, 1e-4, 0.9
 SEED = 9
 
 
-def main(config):
-    clips = load_clips(config)                       # the protocol, checked
-    crops = face_crops(clips, config)                # 224 x 224, cached
-    network = {"VGG": VGG, "ResNet": ResNet}[config.model]
-    return run_loso(config, clips, [crops], lambda: network(
-        clips.n_classes, config.logits, pretrained=config.pretrained, width=config.width), cross_entropy)
+def main(options):
+    clips = load_clips(options.dataset, options.data_root, options.classes, options.protocol, options.subset,
+                       options.skip_missing, options.frames)            # the protocol, checked
+    crops = face_crops(clips)                                           # 224 x 224, cached
+    net = network(options.model, clips.n_classes, options.freeze, options.logits, options.quick,
+                  options.pretrained, options.weights)
+    return run_loso(options, clips, [crops], net)
 
 
 if __name__ == "__main__":
     run(main, __doc__, dataset=DATASET, protocol=PROTOCOL, model=MODEL, model_choices=("VGG", "ResNet"),
-        logits=LOGITS, epochs=EPOCHS, batch_size=BATCH_SIZE, learning_rate=LEARNING_RATE, lr_decay=LR_DECAY,
-        seed=SEED)
+        freeze=FREEZE, logits=LOGITS, epochs=EPOCHS, batch_size=BATCH_SIZE, learning_rate=LEARNING_RATE,
+        lr_decay=LR_DECAY, seed=SEED)

@@ -1,13 +1,14 @@
 """Clips and pictures made up in memory: as many as a benchmark needs, and a network can learn them."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
 
-from capsule.config import Config
-from capsule.data.frames import FrameImages
 from capsule.data.protocol import Clips
+from capsule.inputs.crops import FrameImages
 
 NAMES = ("negative", "positive", "surprise")
 OFFSETS = np.array([-2, -1, 0, 1, 2])    # every neighbour is there
@@ -23,17 +24,17 @@ def generated(clips_of, channels=(3,), size=224, strength=0.5, seed=9):
     Returns: Clips, list of FrameImages, uint8 (5·clips, C, size, size), the five frames of a clip alike.
     """
     rows = [{"data": "synthetic", "subject": f"sub{s:02d}", "clip": f"EP{c:02d}", "label": c % len(NAMES),
-             "data_sub": f"synthetic_sub{s:02d}"} for s, count in enumerate(clips_of) for c in range(count)]
-    clips = Clips(pd.DataFrame(rows), "synthetic", NAMES)
-    index = {"clip": np.repeat(np.arange(len(rows)), len(OFFSETS)), "offset": np.tile(OFFSETS, len(rows)),
-             "names": [f"{key}/{offset}" for key in clips.keys for offset in OFFSETS], "fallback": (),
-             "missing_neighbours": 0}
+             "onset_frame": 1, "apex_frame": 10, "offset_frame": 20, "data_sub": f"synthetic_sub{s:02d}"}
+            for s, count in enumerate(clips_of) for c in range(count)]
+    clips = Clips(pd.DataFrame(rows), "synthetic", NAMES, Path("data"), {"said": []})
+    names = [f"{key}/{10 + offset}" for key in clips.keys for offset in OFFSETS]
+    index = np.repeat(np.arange(len(rows)), len(OFFSETS)), np.tile(OFFSETS, len(rows)), names
     draws = torch.Generator().manual_seed(seed)
     streams = []
     for count in channels:
-        pictures = _pictures(clips.labels, count, size, strength, draws)
+        pictures = _pictures(clips.labels, count, size, strength, draws).repeat_interleave(len(OFFSETS), 0)
         kind = "crop" if count == 3 else "views"
-        streams.append(FrameImages(pictures.repeat_interleave(len(OFFSETS), 0), kind=kind, **index))
+        streams.append(FrameImages(clips, pictures, *index, kind, {"rule": f"generated {kind}", "version": 1}))
     return clips, streams
 
 
@@ -47,9 +48,3 @@ def _pictures(labels, channels, size, strength, draws):
         large = F.interpolate(part, (size, size), mode="bicubic", align_corners=False)
         pixels.copy_(large.clamp_(0, 1).mul_(255))
     return pictures
-
-
-def configured(result_root, **options):
-    """The Config of a run on generated data that starts from random weights and writes to `result_root`."""
-    return Config(script="benchmark", dataset="synthetic", pretrained=False, tensorboard=False,
-                  result_root=str(result_root), **options)

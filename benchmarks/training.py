@@ -1,27 +1,26 @@
-"""Whole training epochs through capsule.loso.Trainer, in turns with a plain loop, on the same pictures."""
+"""Whole training epochs of capsule.fold, in turns with a plain loop, on the same pictures; and what a run costs."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
+from torch.utils.flop_counter import FlopCounterMode
 from torchvision.transforms import v2
 from torchvision.transforms.functional import to_tensor
 
-from benchmarks.generated import NAMES, OFFSETS, configured, generated
-from capsule.experiment import Experiment
-from capsule.loso import Trainer
-from capsule.loss import me_loss
-from capsule.modules import MECapsuleNet, MECapsuleNetDualCA
+from benchmarks.generated import NAMES, OFFSETS, generated
+from capsule.fold import Pictures, Training, train_fold
+from capsule.modules import Network
 from common.images import write_image
 
 TEST_CLIPS = 7      # of the subject that is left out; the composite has 440 clips of 68 subjects
 PER_CLASS = len(NAMES) * len(OFFSETS)       # training images that one clip of each class brings
 ON_DISK = 64        # clips whose pictures the plain loop reads again and again
 PLAIN_STEPS = 8     # batches of the plain loop's turn at most: on a GPU it is slower by far
+COMPOSITE_PASSES = 30 * 5 * 3 * 83 * 67     # epochs · images a clip · classes · clips of the rarest · subjects − 1
 
 
 @dataclass(frozen=True)
@@ -29,33 +28,37 @@ class Task:
     """A network and its input: channels of each stream as our loop holds them (13: grey views)."""
 
     name: str
+    model: str
     channels: tuple
     batch_size: int
 
-    def network(self, config):
-        """A fresh network of `config`'s size, from random weights."""
-        side = config.input_size
-        if len(self.channels) == 2:
-            return MECapsuleNetDualCA(len(NAMES), pretrained=False, width=config.width,
-                                      input_size=(side, side))
-        planes = 3 if self.channels == (3,) else 3 * self.channels[0]
-        return MECapsuleNet((planes, side, side), len(NAMES), pretrained=False, width=config.width)
+    @property
+    def network_channels(self):
+        return [3 if count == 3 else 3 * count for count in self.channels]
 
 
-TASKS = (Task("2-D", (3,), 32), Task("3-D", (13,), 16), Task("dual", (3, 13), 16))
+TASKS = (Task("2-D", "resnet", (3,), 32), Task("3-D", "resnet", (13,), 16),
+         Task("dual", "MECapsuleNetDualCA", (3, 13), 16))
+
+
+@dataclass(frozen=True)
+class Result:
+    """images/s of both loops, each in its fastest turn; FLOP an image; peak bytes on a GPU in one of our epochs."""
+
+    task: Task
+    ours: float
+    plain: float
+    flops: float
+    memory: int
 
 
 class PlainData(Dataset):
-    """The plain loop's data: JPEGs decoded and augmented with PIL, one draw for all pictures of a sample.
+    """The plain loop's data: JPEGs decoded and augmented with PIL, one draw for all pictures of a sample."""
 
-    samples: a list of pictures' paths for each clip, all its streams. Item: the pictures as RGB, stream by
-    stream float (3·pictures, size, size), and a label.
-    """
-
-    def __init__(self, samples, channels, size, length):
+    def __init__(self, samples, channels, side, length):
         self.samples, self.length = samples, length
         self.counts = [1 if count == 3 else count for count in channels]
-        self.transform = v2.Compose([v2.Resize((size, size)), v2.RandomRotation(8),
+        self.transform = v2.Compose([v2.Resize((side, side)), v2.RandomRotation(8),
                                      v2.RandomHorizontalFlip(), v2.ColorJitter(0.2, 0.2, 0.2, 0.2)])
 
     def __len__(self):
@@ -67,7 +70,7 @@ class PlainData(Dataset):
             with Image.open(path) as picture:
                 pictures.append(picture.convert("RGB"))
         planes = [to_tensor(picture) for picture in self.transform(pictures)]
-        streams = torch.stack(planes).split(self.counts)                 # (pictures, 3, size, size)
+        streams = torch.stack(planes).split(self.counts)                 # (pictures, 3, side, side)
         return [stream.flatten(0, 1) for stream in streams], i % len(NAMES)
 
 
@@ -86,99 +89,97 @@ def write_pictures(folder, streams):
     return samples
 
 
-def plain_loop(task, config, samples, device):
-    """A function turn(steps) → seconds of so many batches of the plain loop, after one to warm up.
-
-    DataLoader with one worker, fp32, contiguous layout, direct convolutions, Adam. Each turn has a worker of
-    its own, which has loaded all at the turn's end: it takes no time from the other loop.
-    """
-    torch.manual_seed(config.seed)
-    model = task.network(config)
-    spectral = model.conv1
-    model.conv1 = torch.nn.Conv2d(spectral.in_channels, spectral.out_channels, spectral.kernel_size)
-    model.conv1.load_state_dict(spectral.state_dict())
+def plain_turn(task, network, samples, device, steps):
+    """Seconds of `steps` batches after one to warm up: DataLoader with one worker, fp32, contiguous layout, direct
+    convolutions, Adam."""
+    torch.manual_seed(9)
+    model, _ = network.make(task.network_channels)
+    ours = model.conv1
+    model.conv1 = torch.nn.Conv2d(ours.in_channels, ours.out_channels, ours.kernel_size)
     model.to(device).train()
-    optimiser = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=1e-4)
-
-    def turn(steps):
-        data = PlainData(samples, task.channels, config.input_size, config.batch_size * (1 + steps))
-        started = time.perf_counter()
-        for i, (streams, labels) in enumerate(DataLoader(data, config.batch_size, num_workers=1)):
-            if i == 1:
-                started = time.perf_counter()
-            loss = me_loss(model(*(stream.to(device) for stream in streams)), labels.to(device))
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
-            loss.item()    # waits for the device
-        return time.perf_counter() - started
-
-    return turn
+    optimiser = torch.optim.Adam(model.parameters(), lr=1e-4)
+    data = PlainData(samples, task.channels, network.side, task.batch_size * (1 + steps))
+    for i, (streams, labels) in enumerate(DataLoader(data, task.batch_size, num_workers=1)):
+        if i == 1:
+            started = time.perf_counter()
+        loss = network.loss(model(*(stream.to(device) for stream in streams)), labels.to(device))
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        loss.item()    # waits for the device
+    return time.perf_counter() - started
 
 
-class TimedTrainer(Trainer):
-    """A Trainer that adds up the seconds of its evaluations; both ends of one wait for the device."""
+def race(task, folder, device, precision, steps, turns, quick=False, threads=0):
+    """Measure one task, epochs of about `steps` batches of ours (the first warms up) in turn with the plain loop's.
 
-    evaluating = 0.0
-
-    def _predict(self, model, rows, noise=None):
-        started = time.perf_counter()
-        outputs = super()._predict(model, rows, noise)
-        self.evaluating += time.perf_counter() - started
-        return outputs
-
-
-class Race:
-    """Called after each of our epochs: notes its time, then gives the plain loop its turn.
-
-    The first epoch warms up. `ours`, `evaluating`: seconds of each later epoch, without and of its two
-    evaluations. `plain`: seconds of each of the plain loop's turns. `memory`: the most bytes that one of our
-    epochs had on a GPU, the plain loop's weights among them; 0 on a CPU.
+    Ours include the two evaluations of TEST_CLIPS clips after each epoch; the plain loop has none. Returns: Result.
     """
+    network = Network(task.model, len(NAMES), quick=quick, pretrained=False)
+    per_class = max(1, round(steps * task.batch_size / PER_CLASS))
+    clips, streams = generated([TEST_CLIPS, len(NAMES) * per_class], task.channels, network.side)
+    samples, plain_steps = write_pictures(folder, streams), min(steps, PLAIN_STEPS)
+    ours, plain, memory = [], [], [0]
 
-    def __init__(self, plain, steps, turns, device):
-        self.plain_turn, self.steps, self.turns, self.device = plain, steps, turns, device
-        self.ours, self.evaluating, self.plain, self.memory = [], [], [], 0
+    def turn(epoch):
+        if device.type == "cuda":
+            memory.append(torch.cuda.max_memory_allocated(device))
+        if epoch.number > 1:
+            ours.append(epoch.images_per_second)
+        if epoch.number <= turns:
+            plain.append(task.batch_size * plain_steps / plain_turn(task, network, samples, device, plain_steps))
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
 
-    def run(self, trainer, data_sub, seed):
-        """Train a fold, turn by turn."""
-        self.trainer, self.resumed = trainer, time.perf_counter()
-        trainer.train(data_sub, seed)
-
-    def __call__(self, data_sub, epoch):
-        now = time.perf_counter()
-        if epoch > 0:
-            self.evaluating.append(self.trainer.evaluating)
-            self.ours.append(now - self.resumed - self.trainer.evaluating)
-        if self.device.type == "cuda":
-            self.memory = max(self.memory, torch.cuda.max_memory_allocated(self.device))
-        if epoch < self.turns:
-            self.plain.append(self.plain_turn(self.steps))
-        if self.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self.device)
-        self.trainer.evaluating, self.resumed = 0.0, time.perf_counter()
+    training = Training(network, 1 + turns, task.batch_size, 1e-4, 0.9, 9, precision, threads)
+    train_fold(Pictures(clips, streams, network, device), clips.subjects[0], training, turn)
+    return Result(task, max(ours), max(plain), flops_of_image(task, network, device), max(memory))
 
 
-def race(task, folder, device, steps, turns, batch_size=None, **options):
-    """Measure one task. steps: about so many batches an epoch of ours.
+def flops_of_image(task, network, device):
+    """FLOPs of training on one image, forward and backward, every convolution counted as a direct one."""
+    model = network.make(task.network_channels)[0].to(device).train()
+    # One image is below the batch at which the large convolution is done by spectra.
+    inputs = [torch.rand(1, count, network.side, network.side, device=device) for count in task.channels]
+    with FlopCounterMode(display=False) as counter:
+        network.loss(model(*inputs), torch.zeros(1, dtype=torch.int64, device=device)).backward()
+    return counter.get_total_flops()
 
-    batch_size: None for the task's own. options: of the Config. Files go to `folder`.
-    Returns: namespace of ours, plain (images/s, each in its fastest turn), ratio, evaluation (seconds of both
-    evaluations of TEST_CLIPS clips), memory (see Race), config, and the task.
-    """
-    config = configured(folder, device=str(device), epochs=1 + turns,
-                        batch_size=batch_size or task.batch_size, **options)
-    per_class = max(1, round(steps * config.batch_size / PER_CLASS))
-    clips, streams = generated([TEST_CLIPS, len(NAMES) * per_class], task.channels, config.input_size)
-    plain = plain_loop(task, config, write_pictures(folder, streams), device)
+
+def matmul_peak(device, precision, side, repeats=5):
+    """FLOP/s of the fastest of some products of two square matrices, in "fp32" (on a GPU TF32) or "bf16"."""
+    kind = torch.bfloat16 if precision == "bf16" else torch.float32
+    left, right = torch.randn(2, side, side, device=device, dtype=kind)
+    products, seconds = 10 if device.type == "cuda" else 1, []
+    for _ in range(1 + repeats):    # the first one warms up
+        wait(device)
+        started = time.perf_counter()
+        for _ in range(products):
+            torch.matmul(left, right)
+        wait(device)
+        seconds.append(time.perf_counter() - started)
+    return 2 * side**3 * products / min(seconds[1:])
+
+
+def wait(device):
+    """Return when the device has done all it was given."""
     if device.type == "cuda":
-        plain(0)    # chooses its kernels, which would give the worker of the first turn a start
-    plain_steps = min(steps, PLAIN_STEPS)
-    timed = Race(plain, plain_steps, turns, device)
-    experiment = Experiment(config, clips, {})
-    trainer = TimedTrainer(experiment, streams, lambda: task.network(config), me_loss, device, timed)
-    timed.run(trainer, clips.subjects[0], config.seed)
-    ours = PER_CLASS * per_class / min(timed.ours)
-    rate = config.batch_size * plain_steps / min(timed.plain)
-    return SimpleNamespace(task=task, ours=ours, plain=rate, ratio=ours / rate, config=config,
-                           evaluation=min(timed.evaluating), memory=timed.memory)
+        torch.cuda.synchronize(device)
+
+
+def growth(device, precision, steps, threads=1):
+    """What a small run costs and one with twice the folds, clips, epochs: {name: (images trained on, seconds)}.
+
+    The 2-D --quick network on generated data, 3·`steps` batches of 15 an epoch.
+    """
+    network, found = Network("resnet", len(NAMES), quick=True, pretrained=False), {}
+    base = Training(network, 1, 15, 1e-4, 0.9, 9, precision, threads)
+    sizes = {"warm-up": (1, steps, 1), "base": (1, steps, 1), "folds doubled": (2, steps, 1),
+             "clips doubled": (1, 2 * steps, 1), "epochs doubled": (1, steps, 2)}
+    for name, (folds, clips_each, epochs) in sizes.items():
+        clips, streams = generated([len(NAMES) * clips_each] * 4, (3,), network.side)
+        pictures, started = Pictures(clips, streams, network, device), time.perf_counter()
+        for data_sub in clips.subjects[:folds]:
+            train_fold(pictures, data_sub, replace(base, epochs=epochs))
+        found[name] = 3 * PER_CLASS * folds * clips_each * epochs, time.perf_counter() - started
+    return found

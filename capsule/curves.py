@@ -1,56 +1,51 @@
-"""What a fold leaves behind epoch by epoch: its predictions and loss, and TensorBoard curves of them."""
+"""TensorBoard curves of one fold. A curve that cannot be written loses no trained fold."""
 
 import shutil
 import warnings
 
-from capsule.evaluations import Meter
-
-EVALUATIONS = ("paper", "strict")
+SCALARS = ("loss", "train_uf1", "train_uar", "held_out_loss", "learning_rate", "images_per_second")
 
 
 class Curves:
-    """Collects one fold's epochs; with `folder`, writes TensorBoard event files there.
+    """Context manager: `add(Epoch)` writes event files into `folder` (None: nothing).
 
-    What an interrupted run left in the folder is removed first.
-
-    `labels`: true classes of the fold's clips, used for the curves' figures alone.
+    What an interrupted run left in the folder is removed first; the files are closed however the fold ends.
     """
 
-    def __init__(self, labels, classes, folder=None):
-        self.labels, self.classes = list(labels), classes
-        self.loss = []
-        self.predictions = {name: [] for name in EVALUATIONS}  # [epoch][clip]
-        self.writer = None
-        if folder is not None:
-            self.writer = _event_writer(folder)
+    def __init__(self, folder=None):
+        self.folder, self.writer = folder, None
 
-    def add(self, loss, learning_rate, images_per_second, **predictions):
-        """One epoch: mean training loss; `paper` and `strict` predictions, int tensors (clips,)."""
-        self.loss.append(round(float(loss), 8))
-        for name in EVALUATIONS:
-            self.predictions[name].append([int(label) for label in predictions[name]])
+    def __enter__(self):
+        if self.folder is not None:
+            self._try(self._open)
+        return self
+
+    def add(self, epoch):
+        """The scalars of one epoch (capsule.fold.Epoch)."""
         if self.writer is not None:
-            epoch = len(self.loss)
-            self.writer.add_scalar("loss/train", loss, epoch)
-            self.writer.add_scalar("learning_rate", learning_rate, epoch)
-            self.writer.add_scalar("images_per_second", images_per_second, epoch)
-            for name in EVALUATIONS:
-                meter = Meter(self.classes)
-                meter.add(self.labels, self.predictions[name][-1])
-                self.writer.add_scalar(f"accuracy/{name}", meter.accuracy, epoch)
-                self.writer.add_scalar(f"uf1/{name}", meter.uf1, epoch)
+            self._try(self._write, epoch)
 
-    def close(self):
-        """Finish the event files. Returns: dict of loss, paper and strict, as the fold's JSON stores them."""
+    def __exit__(self, *error):
         if self.writer is not None:
-            self.writer.close()
-        return {"loss": self.loss, **self.predictions}
+            self._try(self.writer.close)
 
+    def _open(self):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            from torch.utils.tensorboard import SummaryWriter
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.writer = SummaryWriter(str(self.folder), max_queue=1000, flush_secs=600)
 
-def _event_writer(folder):
-    """A TensorBoard writer into `folder`, emptied."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        from torch.utils.tensorboard import SummaryWriter
-    shutil.rmtree(folder, ignore_errors=True)
-    return SummaryWriter(str(folder), max_queue=1000, flush_secs=600)
+    def _write(self, epoch):
+        for name in SCALARS:
+            self.writer.add_scalar(name, getattr(epoch, name), epoch.number)
+        for name in epoch.uf1:
+            self.writer.add_scalar(f"uf1/{name}", epoch.uf1[name], epoch.number)
+            self.writer.add_scalar(f"accuracy/{name}", epoch.accuracy[name], epoch.number)
+
+    def _try(self, action, *arguments):
+        try:
+            action(*arguments)
+        except (OSError, RuntimeError) as error:
+            warnings.warn(f"{self.folder}: no curves of this fold ({error})", stacklevel=2)
+            self.writer = None

@@ -6,6 +6,8 @@ import torch
 
 from common.errors import InputError
 
+BF16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16")    # CPUs without them are slower in bf16 than in fp32
+
 
 def choose_device(name):
     """torch.device for "auto" (CUDA where there is one), "cpu", "cuda" or "cuda:N".
@@ -49,3 +51,28 @@ def tune_convolutions(wanted):
     It costs seconds for each new batch size, so it is for those that come again and again.
     """
     torch.backends.cudnn.benchmark = wanted and not torch.are_deterministic_algorithms_enabled()
+
+
+def choose_precision(device, precision):
+    """"fp32" or "bf16" for a device; `precision` "auto" takes bf16 where the device computes it fast.
+
+    In bf16 the convolutions and matrix products read bf16 numbers and add in float32; weights, optimiser and
+    capsules stay float32. Raises: InputError for an unknown precision, or bf16 on a GPU without it.
+    """
+    if precision not in ("auto", "fp32", "bf16"):
+        raise InputError(f"--precision {precision}: unknown; use auto, fp32 or bf16")
+    if precision == "fp32":
+        return "fp32"
+    if device.type == "cuda":
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+        if precision == "bf16" and not fast:
+            raise InputError(f"--precision bf16: {torch.cuda.get_device_name(device)} has no bf16; use fp32")
+    else:
+        capabilities = torch.cpu.get_capabilities()
+        fast = any(capabilities.get(name, False) for name in BF16_INSTRUCTIONS)
+    return "bf16" if fast or precision == "bf16" else "fp32"
+
+
+def autocast_for(device, precision):
+    """Context manager: operations run in `precision`, "fp32" or "bf16"."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")

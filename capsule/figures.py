@@ -1,11 +1,9 @@
-"""Figures of one experiment, for a paper: confusion matrix, accuracy by subject, learning curves.
+"""Figures as PNG and PDF: the confusion matrix and learning curves of an experiment, Grad-CAM of clips.
 
-Each is written as PNG and as PDF.
-
-Colours are from the Okabe-Ito palette, which colour-blind readers can tell apart; the evaluations differ in
-line style or mark as well.
+Colours are from the Okabe-Ito palette, which colour-blind readers can tell apart; lines differ in style too.
 """
 
+import functools
 import io
 from pathlib import Path
 
@@ -13,22 +11,19 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from capsule.evaluations import Meter
-from capsule.results import EVALUATIONS, predictions, scores
-from capsule.tables import PART_NAMES, PLAIN_NAMES
+from capsule.metrics import uf1_of_rounds
+from capsule.results import EVALUATIONS, meter, predictions
+from capsule.tables import class_names, cut
 from common.files import write_bytes
 
-BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#999999"
-DATABASE_COLOURS = {"casme": BLUE, "smic": ORANGE, "samm": GREEN, "synthetic": GREY}
+BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#999999"
 STYLE = {"font.size": 9, "axes.titlesize": 9, "axes.labelsize": 9, "xtick.labelsize": 8,
          "ytick.labelsize": 8, "legend.fontsize": 8, "legend.frameon": False, "axes.spines.top": False,
-         "axes.spines.right": False, "pdf.fonttype": 42, "svg.hashsalt": "figures"}
+         "axes.spines.right": False, "pdf.fonttype": 42, "text.parse_math": False}
 PIXELS_PER_INCH = 200
 FULL_WIDTH = 7.1    # inches: two columns of a conference paper
-MOST_SUBJECT_NAMES = 80
 YAWS_SHOWN = ((0, -30), (3, -15), (6, 0), (9, 15), (12, 30))    # place in the stack of views, degrees
 MAP_COLOURS = "inferno"
-LEAK_LABEL = "each subject's best test epoch (leaks)"
 
 
 def save_figure(figure, path):
@@ -49,8 +44,7 @@ def save_figure(figure, path):
 
 def run_figures(run, folder):
     """Write every figure of `run` (a results.Run with a finished fold) into `folder`. Returns the paths."""
-    drawn = {f"confusion_{evaluation}": confusion_figure(run, evaluation) for evaluation in EVALUATIONS}
-    drawn |= {"accuracy_by_subject": subject_figure(run), "learning_curves": curve_figure(run)}
+    drawn = {"confusion_strict": confusion_figure(run), "learning_curves": curve_figure(run)}
     return [path for name, figure in drawn.items() for path in save_figure(figure, Path(folder) / name)]
 
 
@@ -58,78 +52,41 @@ def heading(run):
     """What stands over each figure: the experiment, what it must not be taken for, how much is there."""
     done, count = len(run.finished), len(run.folds)
     marks = [*run.labels, *([f"{done} of {count} folds"] if run.missing else [])]
-    return run.name + (("\n" if len(run.name) > 40 else " · ") + " · ".join(marks) if marks else "")
-
-
-def _new_figure(width, height):
-    with matplotlib.rc_context(STYLE):
-        return Figure(figsize=(width, height), layout="constrained")
+    return cut(run.name, 80) + (("\n" if len(run.name) > 40 else " · ") + " · ".join(marks) if marks else "")
 
 
 def _styled(draw):
-    """Decorator: `draw` runs with the project's sizes and fonts."""
+    """Decorator: `draw` runs with the project's sizes and fonts, and takes all text as it is written."""
+    @functools.wraps(draw)
     def styled(*arguments):
         with matplotlib.rc_context(STYLE):
             return draw(*arguments)
-    styled.__doc__ = draw.__doc__
     return styled
 
 
+def _new_figure(width, height):
+    return Figure(figsize=(width, height), layout="constrained")
+
+
 @_styled
-def confusion_figure(run, evaluation):
-    """Confusion matrix over the finished folds: counts, and per cent of each true class. Returns: Figure."""
-    table, classes = predictions(run, evaluation), run.classes
-    counts = np.zeros((classes, classes), dtype=int)
-    np.add.at(counts, (table["y_true"], table["y_pred"]), 1)
+def confusion_figure(run):
+    """Confusion matrix, strict, over the finished folds: counts, and per cent of each true class."""
+    pooled, classes, names = meter(predictions(run, "strict"), run.classes), run.classes, class_names(run)
+    counts = pooled.confusion()
     share = counts / np.maximum(counts.sum(1, keepdims=True), 1) * 100    # (C, C) per cent of a row
-    accuracy, uf1, uar = scores(table, classes)
     figure = _new_figure(1.9 + 0.6 * classes, 1.35 + 0.6 * classes)
     axes = figure.subplots()
     image = axes.imshow(share, cmap="Blues", vmin=0, vmax=100)
     for row, column in np.ndindex(classes, classes):
         axes.text(column, row, f"{counts[row, column]}\n{share[row, column]:.0f} %", ha="center", va="center",
                   color="white" if share[row, column] > 60 else "black", fontsize=8)
-    names = run.facts["class_names"]
     axes.set_xticks(range(classes), names, rotation=30, ha="right", rotation_mode="anchor")
     axes.set_yticks(range(classes), names)
     axes.set(xlabel="predicted", ylabel="true")
     axes.spines[:].set_visible(False)
     figure.colorbar(image, ax=axes, label="% of the true class", fraction=0.046, pad=0.04)
-    figure.suptitle(f"{heading(run)}\n{PLAIN_NAMES[evaluation]}\n"
-                    f"UF1 {uf1:.3f}, UAR {uar:.3f}, accuracy {accuracy:.3f}", fontsize=8)
-    return figure
-
-
-@_styled
-def subject_figure(run):
-    """Accuracy of each finished subject, strict as bars, the best test epoch as marks. Returns: Figure."""
-    tables = {name: predictions(run, name) for name in EVALUATIONS}
-    accuracy = {name: (table["y_true"] == table["y_pred"]).groupby(table["data_sub"], sort=False).mean()
-                for name, table in tables.items()}
-    subjects, counts = accuracy["strict"].index, tables["strict"]["data_sub"].value_counts()
-    database = tables["strict"].groupby("data_sub", sort=False)["data"].first()
-    width = max(3.5, min(FULL_WIDTH, 1.2 + 0.16 * len(subjects)))
-    figure = _new_figure(width, 2.8)
-    axes = figure.subplots()
-    places = np.arange(len(subjects))
-    for name in dict.fromkeys(database):
-        own = (database == name).to_numpy()
-        colour = DATABASE_COLOURS.get(name, GREY)
-        label = f"strict, {PART_NAMES.get(name, name)}"
-        axes.bar(places[own], accuracy["strict"].to_numpy()[own], color=colour, label=label)
-    crowded = len(subjects) > 40
-    axes.plot(places, accuracy["paper"].to_numpy(), linestyle="none", marker="D",
-              markersize=2.5 if crowded else 3.5, color="black", markerfacecolor="white",
-              label=PLAIN_NAMES["paper"], clip_on=False)
-    axes.axhline((tables["strict"]["y_true"] == tables["strict"]["y_pred"]).mean(), color="black",
-                 linewidth=0.8, linestyle=":", label="strict, all clips")
-    if len(subjects) <= MOST_SUBJECT_NAMES:
-        names = [f"{subject.split('_', 1)[-1]} ({counts[subject]})" for subject in subjects]
-        axes.set_xticks(places, names, rotation=90, fontsize=6 if crowded else 7)
-    axes.set(xlabel="subject (clips)", ylabel="accuracy", ylim=(0, 1.02))
-    axes.margins(x=0.01)
-    figure.legend(loc="outside lower center", ncols=3 if width > 5 else 1)
-    figure.suptitle(heading(run), fontsize=8)
+    figure.suptitle(f"{heading(run)}\nstrict (last epoch)\nUF1 {pooled.uf1:.3f}, UAR {pooled.uar:.3f}, "
+                    f"accuracy {pooled.accuracy:.3f}", fontsize=8)
     return figure
 
 
@@ -137,13 +94,8 @@ def pooled_uf1(run, evaluation):
     """UF1 over the finished folds when each stops at the same epoch: (E,), E the shortest fold's epochs."""
     folds = list(run.finished.values())
     epochs = min(len(fold.loss) for fold in folds)
-    values = []
-    for epoch in range(epochs):
-        meter = Meter(run.classes)
-        for fold in folds:
-            meter.add(fold.y_true, fold.predictions[evaluation][epoch])
-        values.append(meter.uf1)
-    return np.array(values)
+    rounds = np.concatenate([fold.predictions[evaluation][:epochs] for fold in folds], axis=1)    # (E, N)
+    return uf1_of_rounds(np.concatenate([fold.y_true for fold in folds]), rounds, run.classes)
 
 
 @_styled
@@ -152,20 +104,16 @@ def curve_figure(run):
     losses = [fold.loss for fold in run.finished.values()]
     epochs = min(len(loss) for loss in losses)
     losses, axis = np.stack([loss[:epochs] for loss in losses]), np.arange(1, epochs + 1)    # (folds, E)
-    figure = _new_figure(FULL_WIDTH, 2.9)
+    figure, mark = _new_figure(FULL_WIDTH, 2.9), "." if epochs < 40 else ""
     left, right = figure.subplots(1, 2)
-    left.plot(axis, losses.mean(0), color="black", marker="." if epochs < 40 else "")
-    left.fill_between(axis, losses.min(0), losses.max(0), color=GREY, alpha=0.35, linewidth=0,
-                      label="lowest to highest fold")
-    left.set(xlabel="epoch", ylabel="training loss (mean of folds)", ylim=(0, None))
-    left.legend(loc="best")
-    uf1 = {name: pooled_uf1(run, name) for name in EVALUATIONS}
-    right.plot(axis, uf1["strict"], color=BLUE, marker="." if epochs < 40 else "",
-               label="strict: picture as it is")
-    right.plot(axis, uf1["paper"], color=ORANGE, linestyle="--", marker="x" if epochs < 40 else "",
-               markersize=4, label="paper: randomly rotated")
-    right.axhline(scores(predictions(run, "paper"), run.classes)[1], color=ORANGE, linestyle=":",
-                  label=f"paper, {LEAK_LABEL}")
+    left.plot(axis, losses.mean(0), color="black", marker=mark)
+    left.fill_between(axis, losses.min(0), losses.max(0), color=GREY, alpha=0.35, linewidth=0)
+    left.set(xlabel="epoch", ylabel="training loss (mean, range of folds)", ylim=(0, None))
+    for name, colour, line in zip(EVALUATIONS, (BLUE, ORANGE), "-:", strict=True):
+        label = {"strict": "strict: picture as it is", "paper": "paper: randomly rotated"}[name]
+        right.plot(axis, pooled_uf1(run, name), color=colour, linestyle=line, marker=mark, label=label)
+    right.axhline(meter(predictions(run, "paper"), run.classes).uf1, color=ORANGE, linestyle="--",
+                  label="paper, each subject's best test epoch (leaks)")
     right.set(xlabel="epoch (the same for every fold)", ylabel="UF1, finished folds pooled", ylim=(0, 1))
     for axes in (left, right):
         axes.xaxis.get_major_locator().set_params(integer=True)
@@ -176,19 +124,20 @@ def curve_figure(run):
 
 @_styled
 def clip_figure(run, clip):
-    """Where the network looked in one clip (a gradcam.ClipMaps): onset, apex, map, lengths, views. Figure."""
-    names, views = run.facts["class_names"], "views" in clip.maps
+    """Where the network looked in one clip (a gradcam.ClipMaps): onset, apex, map, outputs, views. Figure.
+
+    The views may be grey (13, S, S) or in colour (13, S, S, 3): texture, motion.
+    """
+    names, views = class_names(run), "views" in clip.maps
     figure = _new_figure(FULL_WIDTH, 4.4 if views else 2.4)
     top, *below = figure.subfigures(1 + views, 1, squeeze=False, height_ratios=[1.25, 1][:1 + views])[:, 0]
     onset, apex, overlay, bars = top.subplots(1, 4, width_ratios=[1, 1, 1, 1.15])
     _picture(onset, clip.onset, "onset", "not on disk")
     _picture(apex, clip.apex, "apex")
-    if "crop" in clip.maps:
-        shown = _overlay(overlay, clip.apex, clip.maps["crop"], "map on the apex")
-    else:      # a network that sees the views alone
-        shown = _overlay(overlay, clip.views[6], clip.maps["views"], "map on the frontal view")
-    model = run.facts["config"].get("model")
-    _length_bars(bars, clip, names, "network output" if model in ("VGG", "ResNet") else "capsule length")
+    stream = next(iter(clip.maps))    # "views" comes first only in a network that sees the views alone
+    shown = _overlay(overlay, clip.views[6] if stream == "views" else clip.apex, clip.maps[stream],
+                     f"map on the {'frontal view' if stream == 'views' else 'apex'}")
+    _length_bars(bars, clip, names)
     if views:
         for axes, (place, yaw) in zip(below[0].subplots(1, len(YAWS_SHOWN)), YAWS_SHOWN, strict=True):
             shown = _overlay(axes, clip.views[place], clip.maps["views"], f"view at {yaw}°")
@@ -235,18 +184,15 @@ def _overlay(axes, image, found, title):
     return axes.imshow(found, cmap=MAP_COLOURS, vmin=0, vmax=1, alpha=0.15 + 0.6 * found)
 
 
-def _length_bars(axes, clip, names, what):
-    """The network's output for each class; the true class is named in bold, the predicted one is filled.
-
-    `what`: what the output is.
-    """
+def _length_bars(axes, clip, names):
+    """The network's output for each class; the true class is named in bold, the predicted one is filled."""
     places = np.arange(len(names))
     colours = [BLUE if label == clip.prediction else "white" for label in places]
     axes.barh(places, clip.lengths, color=colours, edgecolor=BLUE)
     axes.set_yticks(places, names, fontsize=7)
     axes.get_yticklabels()[clip.truth].set_fontweight("bold")
     low, high = min(0.0, float(clip.lengths.min())), max(1.0, float(clip.lengths.max()))
-    axes.set(xlim=(low, high + 0.3 * (high - low)), title=what)
+    axes.set(xlim=(low, high + 0.3 * (high - low)), title="network output")
     for place, length in zip(places, clip.lengths, strict=True):
         axes.text(max(length, 0) + 0.03 * (high - low), place, f"{length:.3f}", va="center", fontsize=7)
     axes.xaxis.get_major_locator().set_params(nbins=3)
@@ -257,7 +203,7 @@ def _length_bars(axes, clip, names, what):
 @_styled
 def mean_map_figure(run, means):
     """The mean map of each predicted class and stream; `means`: gradcam.mean_maps' dict. Returns: Figure."""
-    names = run.facts["class_names"]
+    names = class_names(run)
     streams = sorted({stream for stream, _ in means})
     figure = _new_figure(max(3.5, 1.0 + 1.5 * len(names)), 0.8 + 1.6 * len(streams))
     grid = figure.subplots(len(streams), len(names), squeeze=False)

@@ -4,10 +4,8 @@ Selvaraju et al., "Grad-CAM: Visual Explanations from Deep Networks via Gradient
 2017; computed by the grad-cam package.
 """
 
-import dataclasses
-import pickle
-import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,16 +13,11 @@ from pytorch_grad_cam import GradCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import nn
 
-from capsule.config import Config
-from capsule.data import augment
-from capsule.modules import VGG, MECapsuleNet, MECapsuleNetDual, MECapsuleNetDualCA, ResNet
+from capsule.data import load_clips
+from capsule.inputs import face_crops, thirteen_views
+from capsule.modules import MECapsuleNet, MECapsuleNetDual, ResNet
 from capsule.results import check_inside
 from common.errors import InputError
-
-CHANNELS = {"crop": 3, "views": 39}      # of each stream: RGB, thirteen views as RGB
-# What torch.load raises for a file that is damaged, no state dict, or holds code.
-UNREADABLE = (pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError, OSError, ValueError,
-              LookupError, TypeError, AttributeError, ImportError, OverflowError, MemoryError)
 
 
 @dataclass(frozen=True)
@@ -32,64 +25,14 @@ class ClipMaps:
     """What a figure shows of one clip; S is the side of the pictures."""
 
     key: str                  # "<data>/<subject>/<clip>"
-    truth: int
+    truth: int | None
     prediction: int
     lengths: np.ndarray       # (C,) capsule lengths (or class probabilities)
     apex: np.ndarray          # (S, S, 3) uint8
     onset: np.ndarray | None  # the same; None where the onset frame is not on disk
-    views: np.ndarray | None  # (13, S, S) uint8 grey; None for a network without views
+    views: np.ndarray | None  # (13, S, S) uint8 grey or (13, S, S, 3); None for a network without views
     maps: dict                # stream ("crop", "views") → (S, S) in [0, 1]; all 0: no evidence for the class
     side: int                 # side of the layer that the maps come from
-
-
-def config_of(run, data_root, device):
-    """The Config that `run` (a results.Run) was made with, on this machine's folders and device.
-
-    Raises: InputError, naming experiment.json, when it holds values that no run could have.
-    """
-    stored, values = run.facts["config"], {}
-    for option in dataclasses.fields(Config):
-        value = stored.get(option.name)
-        if not option.metadata["identity"] or value is None:    # None: a run without views, say
-            continue
-        if type(value) is not type(option.default):
-            path = run.folder / "experiment.json"
-            raise InputError(f"{path}: config {option.name} is {value!r:.40}, not as a run writes it; "
-                             "train the experiment again with --save-models")
-        values[option.name] = value
-    return Config(**values, data_root=str(data_root), result_root=str(run.folder.parent),
-                  experiment=run.name, device=device)
-
-
-def streams_of(run):
-    """The kinds of pictures that the networks of `run` take, in order: "crop", "views" or both.
-
-    Raises: InputError when experiment.json does not say.
-    """
-    streams = run.facts["config"].get("streams")
-    if streams not in (["crop"], ["views"], ["crop", "views"]):
-        raise InputError(f"{run.folder / 'experiment.json'}: does not say which pictures the network takes; "
-                         "train it again with --save-models")
-    return tuple(streams)
-
-
-def build_network(config, streams, classes):
-    """An untrained network as the training scripts make it. Returns: nn.Module.
-
-    Raises: InputError for a model that does not go with the streams.
-    """
-    options = {"pretrained": False, "width": config.width}
-    size = (config.input_size, config.input_size)
-    if len(streams) == 2:
-        networks = {"MECapsuleNetDualCA": MECapsuleNetDualCA, "MECapsuleNetDual": MECapsuleNetDual}
-        if config.model in networks:
-            return networks[config.model](classes, input_size=size, **options)
-    elif config.model in ("resnet", "vgg"):
-        return MECapsuleNet((CHANNELS[streams[0]], *size), classes, conv_name=config.model, **options)
-    elif config.model in ("ResNet", "VGG"):
-        return {"ResNet": ResNet, "VGG": VGG}[config.model](classes, config.logits, **options)
-    raise InputError(f"model {config.model!r} with {' and '.join(streams)}: no such network; "
-                     "train the experiment again with --save-models")
 
 
 def model_path(run, data_sub):
@@ -97,33 +40,8 @@ def model_path(run, data_sub):
     return check_inside(run.folder.parent, run.folder / "models" / f"{data_sub}.pt")
 
 
-def load_model(run, data_sub, config, device):
-    """The network that was trained without `data_sub`, in eval mode on `device`.
-
-    Only tensors are read: a file that holds code is refused and nothing in it runs.
-    Raises: InputError, naming the file, when it is missing, unsafe, damaged or of another network.
-    """
-    path = model_path(run, data_sub)
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; train the experiment with --save-models")
-    try:
-        state = torch.load(path, map_location=device, weights_only=True)
-    except UNREADABLE as error:
-        reason = str(error).strip().split("\n")[0][:120]
-        raise InputError(f"{path}: not a state dict that can be read safely ({reason}); nothing in it was "
-                         "run; remove it and train the fold again with --save-models") from error
-    model = build_network(config, streams_of(run), run.classes)
-    try:
-        model.load_state_dict(state)
-    except (RuntimeError, TypeError, AttributeError) as error:
-        reason = " ".join(str(error).split())[:160]
-        raise InputError(f"{path}: the weights of another network ({reason}); remove it and train the fold "
-                         "again with --save-models") from error
-    return model.to(device).eval()
-
-
-def chosen_clips(run, clips, key=None, every=False):
-    """The part of `clips` (capsule.data.protocol.Clips) to draw, with the labels that the run was made with.
+def clips_of(run, data_root, key=None, every=False):
+    """The clips to draw, as Clips with the labels that the run was made with.
 
     `key`: "<data>/<subject>/<clip>"; `every`: all clips whose fold has a model; neither: the first of those.
     Raises: InputError when there is no such clip, no model, or the clip is not in the data root.
@@ -136,23 +54,30 @@ def chosen_clips(run, clips, key=None, every=False):
     if not wanted:
         raise InputError(f"{run.folder / 'models'}: no fold has a model there; train the experiment with "
                          "--save-models")
-    wanted = wanted if every else wanted[:1]
+    config = run.facts["config"]
+    if config["dataset"] == "synthetic" and not (Path(data_root) / "synthetic").is_dir():
+        raise InputError(f"--data-root {data_root}: no synthetic database there; give the one of the training")
+    clips = load_clips(config["dataset"], data_root, run.classes, config["protocol"], config["subset"])
     places = {name: place for place, name in enumerate(clips.keys)}
+    wanted = wanted if every else wanted[:1]
     missing = [name for name in wanted if name not in places]
     if missing:
         raise InputError(f"{missing[0]}: not in the clip list of this data root; choose the --data-root that "
                          "the experiment was trained on")
-    table = clips.table.iloc[[places[name] for name in wanted]].reset_index(drop=True)
-    table = table.assign(label=[own[name][4] for name in wanted])
-    return dataclasses.replace(clips, table=table, notes={**clips.notes, "name": f"{clips.name}_grad_cam"})
+    table = clips.table.iloc[[places[name] for name in wanted]].sort_values("data_sub", kind="stable")
+    table = table.reset_index(drop=True)
+    labels = [own[key][4] for key in replace(clips, table=table).keys]
+    return replace(clips, table=table.assign(label=labels))
 
 
-def apexes(clips, crops):
-    """List of (row of the clip table, place of its apex in `crops`, key), subjects together."""
-    place = {int(clip): i for i, (clip, offset) in enumerate(zip(crops.clip, crops.offset, strict=True))
-             if offset == 0}
-    rows = list(enumerate(clips.table.itertuples(index=False)))
-    return [(row, place[i], clips.keys[i]) for i, row in sorted(rows, key=lambda pair: pair[1].data_sub)]
+def pictures_of_clips(clips, trained, device):
+    """The crops of `clips` and the FrameImages of each stream of `trained`: (crops, {kind: FrameImages})."""
+    crops = face_crops(clips)
+    views = [kind for kind in trained.kinds if kind != "crop"]
+    stacks = {"crop": crops}
+    if views:
+        stacks[views[0]] = thirteen_views(crops, trained.reconstructor, trained.paint, device)
+    return crops, stacks
 
 
 def differences(run, drawn):
@@ -210,19 +135,30 @@ def activation_maps(model, inputs, label=None):
     return maps, outputs, side
 
 
-def explain(model, size, streams, key, truth, pictures, onset=None):
-    """The ClipMaps of one clip for its predicted class.
+def explain(trained, key, truth, pictures, crop, onset=None):
+    """The ClipMaps of one clip or picture for its predicted class.
 
-    `size`: side of the network's input. `streams`: what it takes, of "crop" and "views". `pictures`: stream →
-    uint8 tensor (C, 224, 224) of the apex, "crop" always. `onset`: uint8 (224, 224, 3) or None.
+    trained: capsule.trained.Trained. truth: its class, or None. pictures: a uint8 tensor (1, C, H, W) a stream.
+    crop: uint8 (3, S, S). onset: the same, or None.
     """
-    device = next(model.parameters()).device
-    inputs = augment.strict_batch([pictures[name][None].to(device) for name in streams], size)
-    maps, outputs, side = activation_maps(model, inputs)
-    crop = pictures["crop"].permute(1, 2, 0).numpy()     # (3, S, S) → (S, S, 3)
-    maps = {name: _resized(found, len(crop)) for name, found in zip(streams, maps, strict=True)}
-    views = pictures["views"].numpy() if "views" in pictures else None
-    return ClipMaps(key, truth, int(outputs.argmax()), outputs, crop, onset, views, maps, side)
+    maps, outputs, side = activation_maps(trained.model, trained.network.prepared(trained.inputs(pictures)))
+    apex = np.ascontiguousarray(crop.transpose(1, 2, 0))                    # (3, S, S) → (S, S, 3)
+    names = ["crop" if kind == "crop" else "views" for kind in trained.kinds]
+    if trained.network.joined:    # one map for all channels
+        maps = maps * len(names)
+    maps = {name: _resized(found, len(apex)) for name, found in zip(names, maps, strict=True)}
+    views = next((_shown(stack, kind) for stack, kind in zip(pictures, trained.kinds, strict=True) if kind != "crop"),
+                 None)
+    onset = None if onset is None else np.ascontiguousarray(onset.transpose(1, 2, 0))
+    return ClipMaps(key, truth, int(outputs.argmax()), outputs, apex, onset, views, maps, side)
+
+
+def _shown(stack, kind):
+    """Views (1, 13 or 39 or 3, H, W) as a figure shows them: (13, H, W) grey or (13, H, W, 3)."""
+    if kind == "views":
+        return stack[0].numpy()
+    colours = stack[0].unflatten(0, (-1, 3)).permute(0, 2, 3, 1).numpy()    # (13·3, H, W) → (13, H, W, 3)
+    return colours if len(colours) == 13 else np.repeat(colours, 13, 0)
 
 
 def _resized(image, size):
@@ -241,7 +177,12 @@ def mean_maps(clips):
     groups = {}
     for clip in clips:
         for stream, found in clip.maps.items():
-            picture = clip.apex if stream == "crop" else np.repeat(clip.views[6][:, :, None], 3, 2)
+            picture = clip.apex if stream == "crop" else _rgb(clip.views[6])
             groups.setdefault((stream, clip.prediction), []).append((picture, found))
     return {name: (np.mean([picture for picture, _ in group], 0).round().astype(np.uint8),
                    np.mean([found for _, found in group], 0), len(group)) for name, group in groups.items()}
+
+
+def _rgb(picture):
+    """A grey picture (H, W) as (H, W, 3); a coloured one as it is."""
+    return picture if picture.ndim == 3 else np.repeat(picture[:, :, None], 3, 2)

@@ -1,26 +1,31 @@
-"""What the runs left under `result/`, read and checked, and the two tables of SPEC section 8.
+"""What the runs left under `result/`, read once and checked once, and the tables that are written from it.
 
-A result folder may come from somewhere else, so nothing in it is trusted: only JSON is opened, every value is
-checked before use, and no name or link leads out of the folder.
+A file is used when it is JSON of this very experiment; anything else is named in a note and counts as
+missing. Only JSON is opened, and no name or link leads out of the folder.
 """
 
 import json
-import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from capsule.evaluations import Meter
+from capsule.metrics import Meter, uf1_of_rounds
 from common.errors import InputError
 from common.files import read_json
+from common.names import plain_name
 
 EVALUATIONS = ("strict", "paper")     # strict first: it is the default wherever one number is shown
 DATABASES = ("casme", "smic", "samm")
 LOG_COLUMNS = ["experiment", "dataset", "evaluation", "subject", "clips", "accuracy", "uf1", "uar"]
 PREDICTION_COLUMNS = ["experiment", "evaluation", "data", "subject", "clip", "y_true", "y_pred", "epoch"]
+CLASS_COLUMNS = ["experiment", "dataset", "evaluation", "class", "clips", "predicted", "precision", "recall",
+                 "f1"]
 KEY = ["data", "subject", "clip"]
+# What looking into a JSON value of another shape can raise.
+OTHER_SHAPE = (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError)
 
 
 @dataclass(frozen=True)
@@ -32,7 +37,7 @@ class Fold:
     y_true: np.ndarray            # (n,) int64
     predictions: dict             # evaluation -> (E, n) int64
     loss: np.ndarray              # (E,) mean training loss of each epoch
-    lengths: np.ndarray           # (n, C) capsule lengths, or class probabilities; strict, last epoch
+    lengths: np.ndarray           # (n, C) capsule lengths, class probabilities or logits; strict, last epoch
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,9 @@ class Run:
     finished: dict                # data_sub -> Fold, in the order of `folds`
     failed: dict                  # data_sub -> reason
     notes: tuple
+    clip_list: str                # equal for runs that are judged on the same clips
+    family: str                   # equal for runs that differ in their seed alone
+    remarks: tuple                # what a reader of the numbers should know: (line, number of clips)
 
     @property
     def classes(self):
@@ -78,7 +86,7 @@ def read_runs(root):
     """
     root = Path(root)
     runs, broken = [], {}
-    for name in sorted(path.parent.name for path in root.glob("*/experiment.json")):
+    for name in sorted(path.parent.name for path in root.glob("[!.]*/experiment.json")):
         try:
             runs.append(read_run(root, name))
         except InputError as error:
@@ -98,7 +106,7 @@ def select(runs, broken, names):
     for name in names:
         if name not in there:
             known = ", ".join(there)
-            raise InputError(broken.get(name, f"--experiment {name}: no such experiment; there are {known}"))
+            raise InputError(broken.get(name, f"{name}: no such experiment; there are {known}"))
     return [there[name] for name in dict.fromkeys(names)] if names else list(runs)
 
 
@@ -107,131 +115,147 @@ def read_run(root, name):
 
     Raises: InputError, naming the file, when experiment.json is missing, broken or contradicts itself.
     """
-    _check_name(name, f"{root}: folder")
-    folder = Path(root) / name
+    folder = Path(root) / plain_name(name, root)
     path = check_inside(root, folder / "experiment.json")
     facts = read_json(path)
-    clips = _check_facts(facts, path)
+    try:
+        checked = _check_facts(facts, path)
+    except OTHER_SHAPE as error:
+        raise InputError(f"{path}: not an experiment file ({_reason(error)}); remove the folder or run the "
+                         "experiment again") from error
+    folds, failures = _files(folder / "folds"), _files(folder / "failed")
     finished, failed, notes = {}, {}, []
     for data_sub in facts["folds"]:
-        path = folder / "folds" / f"{data_sub}.json"
-        failure = folder / "failed" / f"{data_sub}.json"
         try:
-            if path.exists():
-                finished[data_sub] = read_fold(check_inside(root, path), data_sub, facts, clips)
-            elif failure.exists():
-                failed[data_sub] = _failure(read_json(check_inside(root, failure)))
+            if data_sub in folds:
+                finished[data_sub] = read_fold(check_inside(root, folds[data_sub]), data_sub, facts,
+                                               checked["clips"])
+            elif data_sub in failures:
+                failed[data_sub] = _failure(check_inside(root, failures[data_sub]))
         except InputError as error:
             notes.append(f"{error} (fold left out, counted as missing)")
-    known = set(facts["folds"])
-    notes += [f"{path}: not a fold of this experiment (left out)"
-              for path in sorted((folder / "folds").glob("*.json")) if path.stem not in known]
-    return Run(name, folder, facts, clips, tuple(facts["folds"]), finished, failed, tuple(notes))
+    notes += [f"{one_line(path)}: not a fold of this experiment (left out)"
+              for data_sub, path in folds.items() if data_sub not in facts["folds"]]
+    return Run(name, folder, facts, folds=tuple(facts["folds"]), finished=finished, failed=failed,
+               notes=tuple(notes), **checked)
 
 
-def read_fold(path, data_sub, facts, clips):
-    """The fold file `path` as a Fold, checked against the experiment's `facts` and clip table.
-
-    Raises: InputError, naming the file, for anything that is not a whole fold of this very experiment.
-    """
-    value = read_json(path)
-    rows = clips[clips["data_sub"] == data_sub].set_index(KEY)["label"]
-
-    def need(holds, what):
-        if not holds:
-            raise InputError(f"{path}: {what}; remove it and run the experiment again")
-
-    need(isinstance(value, dict), "not a fold file")
-    need(value.get("config") == facts["config"], "made with another configuration than experiment.json's")
-    need(value.get("experiment") == facts["experiment"] and value.get("data_sub") == data_sub,
-         "belongs to another experiment or subject")
-    listed = value.get("clips")
-    need(isinstance(listed, list) and all(isinstance(c, dict) for c in listed), "has no list of clips")
-    keys = tuple(tuple(clip.get(part) for part in KEY) for clip in listed)
-    need(all(isinstance(part, str) for key in keys for part in key), "has clips without a name")
-    need(len(set(keys)) == len(keys) and set(keys) == set(rows.index), "its clips are not this subject's")
-    n, classes = len(keys), facts["classes"]
-    y_true = value.get("y_true")
-    need(_is_labels(y_true, n, classes), f"y_true is not {n} labels from 0 to {classes - 1}")
-    need(y_true == [int(rows[key]) for key in keys], "its labels are not the experiment's")
-    loss = value.get("loss")
-    need(isinstance(loss, list) and loss and _is_numbers(loss), "loss is not a list of numbers")
-    for evaluation in EVALUATIONS:
-        rounds = value.get(evaluation)
-        need(isinstance(rounds, list) and len(rounds) == len(loss)
-             and all(_is_labels(row, n, classes) for row in rounds),
-             f"{evaluation} is not {len(loss)} epochs of {n} labels from 0 to {classes - 1}")
-    lengths = value.get("lengths")
-    need(isinstance(lengths, list) and len(lengths) == n
-         and all(isinstance(row, list) and len(row) == classes and _is_numbers(row) for row in lengths),
-         f"lengths is not {n} lists of {classes} numbers")
-    predictions = {name: np.array(value[name], dtype=np.int64) for name in EVALUATIONS}
-    return Fold(data_sub, keys, np.array(y_true, dtype=np.int64), predictions,
-                np.array(loss, dtype=float), np.array(lengths, dtype=float))
+def _files(folder):
+    """The JSON files of a folder by their stem, in order; leftovers of killed writers begin with a dot."""
+    return {path.stem: path for path in sorted(folder.glob("[!.]*.json"))}
 
 
 def check_inside(root, path):
     """`path`, when it lies in `root` after links are followed. Raises: InputError otherwise."""
-    if not path.resolve().is_relative_to(Path(root).resolve()):
+    try:
+        inside = path.resolve().is_relative_to(Path(root).resolve())
+    except (OSError, RuntimeError) as error:    # a circle of links
+        raise InputError(f"{path}: a link that leads nowhere; remove it") from error
+    if not inside:
         raise InputError(f"{path}: a link that leads out of {root}; copy the folder there instead")
     return path
 
 
-def _check_name(name, where):
-    """Raise InputError unless `name` is a plain, printable file name."""
-    plain = isinstance(name, str) and name.isprintable() and name not in ("", ".", "..")
-    if not plain or any(mark in name for mark in "/\\"):
-        raise InputError(f"{where}: {name!r} is not a plain name")
-
-
 def _check_facts(facts, path):
-    """The clip table of an experiment.json value, which is checked. Raises: InputError naming `path`."""
+    """Check an experiment.json value. Returns: dict of Run's clips, clip_list, family and remarks.
 
-    def need(holds, what):
-        if not holds:
-            raise InputError(f"{path}: {what}; remove the folder or run the experiment again")
-
-    need(isinstance(facts, dict), "not an experiment file")
-    for name in ("experiment", "script", "dataset"):
-        _check_name(facts.get(name), f"{path}: {name}")
-    need(all(isinstance(facts.get(name), bool) for name in ("synthetic", "quick")),
-         "synthetic and quick must be true or false")
-    classes, names = facts.get("classes"), facts.get("class_names")
-    need(_is_labels([classes], 1, 100) and classes > 1, "classes is not a number of classes")
-    need(isinstance(names, list) and len(names) == classes, f"class_names is not {classes} names")
-    need(_is_labels([facts.get("seed")], 1, math.inf), "seed is not a whole number")
-    need(isinstance(facts.get("config"), dict), "has no config")
-    rows, folds = facts.get("clips"), facts.get("folds")
-    need(isinstance(rows, list) and rows and all(isinstance(row, dict) for row in rows), "has no clip list")
-    need(isinstance(folds, list) and folds, "has no list of folds")
-    for name in [*names, *folds, *(row.get(part) for row in rows for part in (*KEY, "data_sub"))]:
-        _check_name(name, path)
-    need(_is_labels([row.get("label") for row in rows], len(rows), classes),
-         f"a clip's label is not from 0 to {classes - 1}")
-    clips = pd.DataFrame(rows)[[*KEY, "data_sub", "label"]]
-    need(not clips.duplicated(KEY).any(), "names a clip twice")
-    need(len(set(folds)) == len(folds) and set(folds) == set(clips["data_sub"]),
-         "its folds are not the subjects of its clips")
-    return clips
+    Raises: InputError or one of OTHER_SHAPE when it is no such value.
+    """
+    _need(all(type(facts[name]) is list for name in ("class_names", "folds")), "has no lists of names")
+    for name in (facts["experiment"], facts["script"], facts["dataset"], *facts["class_names"],
+                 *facts["folds"]):
+        plain_name(name, path)
+    clips = pd.DataFrame(facts["clips"])[[*KEY, "data_sub", "label"]]
+    for name in pd.unique(clips[[*KEY, "data_sub"]].to_numpy().ravel()):
+        plain_name(name, path)
+    classes = facts["classes"]
+    _need(type(classes) is int and classes == len(facts["class_names"]) > 1, "classes and class_names differ")
+    _labels(clips["label"].to_list(), (len(clips),), classes, "label")
+    _need(type(facts["seed"]) is int, "seed is not a whole number")
+    _need(not clips.duplicated(KEY).any(), "names a clip twice")
+    _need(sorted(facts["folds"]) == sorted(set(clips["data_sub"])), "its folds are not its clips' subjects")
+    clip_list = json.dumps([facts["dataset"], facts["synthetic"], facts["class_names"],
+                            sorted(clips.astype(str).agg("/".join, axis=1))])
+    config = {name: value for name, value in facts["config"].items() if name != "seed"}
+    family = json.dumps([clip_list, facts["script"], facts["quick"], config], sort_keys=True)
+    return {"clips": clips, "clip_list": clip_list, "family": family, "remarks": _remarks(facts)}
 
 
-def _failure(value):
-    """The reason that a failed fold's file gives, as one printable line."""
-    reason = str(value.get("reason", "no reason given")) if isinstance(value, dict) else "no reason given"
-    seed = value.get("fold_seed") if isinstance(value, dict) else None
-    text = " ".join("".join(c if c.isprintable() else " " for c in reason).split())
+def _remarks(facts):
+    """Run's remarks from experiment.json's notes, and from weights that were asked for and not found."""
+    told = [(one_line(note["what"]), int(note["count"])) for note in facts.get("notes") or ()]
+    weights = facts.get("weights") or {}
+    asked, found = weights.get("asked"), weights.get("found")
+    return (*told, *([(one_line(f"weights: {asked} asked for, {found} found"), 0)] if asked != found else []))
+
+
+def _failure(path):
+    """The reason that a failed fold's file gives, as one line. Raises: InputError when it is not JSON."""
+    value = read_json(path)
+    reason, seed = value.get("reason"), value.get("fold_seed")
+    text = one_line(reason) if isinstance(reason, str) else "no reason given"
     return f"{text} (fold seed {seed})" if isinstance(seed, int) else text
 
 
-def _is_labels(values, count, classes):
-    """Whether `values` is a list of `count` whole numbers from 0 to classes - 1."""
-    return (isinstance(values, list) and len(values) == count
-            and all(type(value) is int and 0 <= value < classes for value in values))
+def read_fold(path, data_sub, facts, clips):
+    """The fold file `path` as a Fold of the experiment that `facts` and its clip table describe.
+
+    facts: needs experiment, config (as JSON gives it) and classes. clips: DataFrame with data, subject, clip,
+    data_sub, label.
+    Raises: InputError, naming the file, for anything that is not a whole fold of this very experiment.
+    """
+    value = read_json(path)
+    try:
+        return _fold(value, data_sub, facts, clips[clips["data_sub"] == data_sub].set_index(KEY)["label"])
+    except OTHER_SHAPE as error:
+        raise InputError(f"{path}: not a fold of {facts['experiment']} ({_reason(error)}); remove it or run "
+                         "the experiment again") from error
 
 
-def _is_numbers(values):
-    """Whether every value is a number that a float can hold (not nan, not infinite)."""
-    return all(type(value) in (int, float) and -1e300 < value < 1e300 for value in values)
+def _fold(value, data_sub, facts, labels):
+    """A fold file's value as a Fold; `labels`: the subject's labels by clip. Raises: one of OTHER_SHAPE."""
+    _need(value["config"] == facts["config"], "made with another configuration than experiment.json's")
+    _need((value["experiment"], value["data_sub"]) == (facts["experiment"], data_sub),
+          "of another experiment or subject")
+    keys = tuple(tuple(clip[part] for part in KEY) for clip in value["clips"])
+    _need(sorted(keys) == sorted(labels.index), "its clips are not this subject's")
+    n, epochs, classes = len(keys), len(value["loss"]), facts["classes"]
+    y_true = _labels(value["y_true"], (n,), classes, "y_true")
+    _need(y_true.tolist() == [labels[key] for key in keys], "its labels are not the experiment's")
+    predictions = {name: _labels(value[name], (epochs, n), classes, name) for name in EVALUATIONS}
+    return Fold(data_sub, keys, y_true, predictions, _numbers(value["loss"], (max(epochs, 1),), "loss"),
+                _numbers(value["lengths"], (n, classes), "lengths"))
+
+
+def _need(holds, what):
+    if not holds:
+        raise ValueError(what)
+
+
+def _labels(values, shape, classes, what):
+    """`values` as int64 of `shape`, each from 0 to classes − 1. Raises: ValueError."""
+    found = np.array(values)
+    _need(found.shape == shape and found.dtype == np.int64 and ((found >= 0) & (found < classes)).all(),
+          f"{what} is not {' × '.join(map(str, shape))} labels from 0 to {classes - 1}")
+    return found
+
+
+def _numbers(values, shape, what):
+    """`values` as float64 of `shape`, finite. Raises: ValueError, TypeError, OverflowError."""
+    found = np.array(values)
+    _need(found.shape == shape and found.dtype.kind in "if" and np.isfinite(found).all(),
+          f"{what} is not {' × '.join(map(str, shape))} finite numbers")
+    return found.astype(float)
+
+
+def one_line(text):
+    """`text` as one printable line of at most 200 characters."""
+    return " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())[:200]
+
+
+def _reason(error):
+    """What was wrong with a JSON value, from one of OTHER_SHAPE."""
+    return one_line(f"no {error}" if isinstance(error, KeyError) else error)
 
 
 def epoch_used(fold, evaluation, classes):
@@ -243,26 +267,21 @@ def epoch_used(fold, evaluation, classes):
     rounds = fold.predictions[evaluation]
     if evaluation == "strict":
         return len(rounds)
-    uf1 = [_meter(fold.y_true, row, classes).uf1 for row in rounds]
-    return max(range(len(rounds)), key=lambda epoch: (uf1[epoch], epoch)) + 1
-
-
-def _meter(y_true, y_pred, classes):
-    meter = Meter(classes)
-    meter.add(y_true, y_pred)
-    return meter
+    uf1 = uf1_of_rounds(fold.y_true, rounds, classes).round(12)
+    return int(np.flatnonzero(uf1 == uf1.max())[-1]) + 1
 
 
 def predictions(run, evaluation):
     """The pooled predictions of the finished folds: DataFrame with PREDICTION_COLUMNS and data_sub, one row
-    a clip, in the order of the folds."""
+    a clip, in the order of the folds; empty for an evaluation that the run lacks."""
     rows = []
     for fold in run.finished.values():
-        epoch = epoch_used(fold, evaluation, run.classes)
-        labels = zip(fold.clips, fold.y_true.tolist(), fold.predictions[evaluation][epoch - 1].tolist(),
-                     strict=True)
-        rows += [(run.name, evaluation, *clip, true, predicted, epoch, fold.data_sub)
-                 for clip, true, predicted in labels]
+        if evaluation in fold.predictions:
+            epoch = epoch_used(fold, evaluation, run.classes)
+            labels = zip(fold.clips, fold.y_true.tolist(), fold.predictions[evaluation][epoch - 1].tolist(),
+                         strict=True)
+            rows += [(run.name, evaluation, *clip, true, predicted, epoch, fold.data_sub)
+                     for clip, true, predicted in labels]
     return pd.DataFrame(rows, columns=[*PREDICTION_COLUMNS, "data_sub"])
 
 
@@ -276,29 +295,28 @@ def parts(run, table):
     return whole + [(name, table[table["data"] == name]) for name in there]
 
 
-def scores(table, classes):
-    """(accuracy, UF1, UAR) of a table with y_true and y_pred, over all classes."""
-    meter = _meter(table["y_true"].to_numpy(), table["y_pred"].to_numpy(), classes)
-    return meter.accuracy, meter.uf1, meter.uar
-
-
-def subject_scores(table, classes):
-    """(accuracy, UF1, UAR) of one subject: over the classes that occur (UAR: in its truth)."""
-    meter = _meter(table["y_true"].to_numpy(), table["y_pred"].to_numpy(), classes)
-    return meter.accuracy, meter.subject_uf1, meter.subject_uar
+def meter(table, classes):
+    """The Meter of a table with y_true and y_pred."""
+    return Meter(classes, table["y_true"].to_numpy(int), table["y_pred"].to_numpy(int))
 
 
 def result_log(runs):
-    """SPEC section 8's result_log.csv: DataFrame with LOG_COLUMNS; each run's subjects, then its totals."""
+    """SPEC section 8's result_log.csv: DataFrame with LOG_COLUMNS; each run's subjects, then its totals.
+
+    A subject's UF1 and UAR are over the classes that occur, those of the totals over all classes.
+    """
     rows = []
     for run in runs:
         for evaluation in EVALUATIONS:
             table = predictions(run, evaluation)
             start = (run.name, run.dataset, evaluation)
-            rows += [(*start, data_sub, len(own), *subject_scores(own, run.classes))
-                     for data_sub, own in table.groupby("data_sub", sort=False)]
-            rows += [(*start, name, len(own), *scores(own, run.classes))
-                     for name, own in parts(run, table) if len(own)]
+            for data_sub, own in table.groupby("data_sub", sort=False):
+                one = meter(own, run.classes)
+                rows.append((*start, data_sub, len(own), one.accuracy, one.subject_uf1, one.subject_uar))
+            for name, own in parts(run, table):
+                pooled = meter(own, run.classes)
+                if len(own):
+                    rows.append((*start, name, len(own), pooled.accuracy, pooled.uf1, pooled.uar))
     return pd.DataFrame(rows, columns=LOG_COLUMNS).round(6)
 
 
@@ -308,13 +326,23 @@ def prediction_log(runs):
     return pd.concat(tables, ignore_index=True)[PREDICTION_COLUMNS]
 
 
-def clip_list_key(run):
-    """What two runs share when they are judged on the same clips: text."""
-    return json.dumps([run.facts["dataset"], run.facts["synthetic"], run.facts["class_names"],
-                       sorted(run.clips.astype(str).agg("/".join, axis=1))])
+def class_log(runs):
+    """class_log.csv: DataFrame with CLASS_COLUMNS, one row a run, evaluation and class; `clips` are those of
+    the class, `predicted` those that were taken for it, both among the finished folds."""
+    rows = []
+    for run in runs:
+        for evaluation in EVALUATIONS:
+            table = predictions(run, evaluation)
+            if table.empty:
+                continue
+            pooled = meter(table, run.classes)
+            counts = pooled.confusion()
+            values = zip(run.facts["class_names"], counts.sum(1).tolist(), counts.sum(0).tolist(),
+                         pooled.precision, *pooled.value(), strict=True)
+            rows += [(run.name, run.dataset, evaluation, *row) for row in values]
+    return pd.DataFrame(rows, columns=CLASS_COLUMNS).round(6)
 
 
-def sibling_key(run):
-    """What two runs share when only their seeds differ: text."""
-    config = {name: value for name, value in run.facts["config"].items() if name != "seed"}
-    return json.dumps([clip_list_key(run), run.facts["script"], run.facts["quick"], config], sort_keys=True)
+def stem(run):
+    """The run's name without its seed."""
+    return re.sub(r"[-_]?seed\d+$", "", run.name)

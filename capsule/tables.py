@@ -1,171 +1,181 @@
-"""The printed table: every run beside its clip list's baselines and, where comparable, published numbers."""
+"""The printed tables: every run beside its clip list's baselines and, where comparable, published numbers."""
 
-import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from scipy.stats import binom
 
-from capsule.evaluations import bootstrap_uf1
-from capsule.results import EVALUATIONS, clip_list_key, parts, predictions, scores, sibling_key
+from capsule.metrics import bootstrap_uf1
+from capsule.results import meter, one_line, parts, predictions, stem
 
-LEAK = "best test epoch: leaks the test fold"
-PLAIN_NAMES = {"strict": "strict (last epoch)", "paper": LEAK}
-PART_NAMES = {"ALL": "Full", "casme": "CASME II", "smic": "SMIC", "samm": "SAMM"}
-METRICS = ("UF1", "UAR", "accuracy")
-GROUPS = (("", ("result", "seed", "folds", "clips of")), *((PLAIN_NAMES[e], METRICS) for e in EVALUATIONS))
-NOTHING = "–"
+SHOWN = {"strict": "strict (last epoch)", "paper": "best test epoch*"}    # as rows name the evaluations
+BOTH = {"casme": "CASME II\nUF1 / UAR", "smic": "SMIC\nUF1 / UAR", "samm": "SAMM\nUF1 / UAR"}
+COLUMNS = ["result", "seed", "folds", "evaluation", "UF1", "UAR", "accuracy", *BOTH.values(), "notes"]
+NOTHING = "-"
 NAMES_IN_A_NOTE = 8
 FEWEST_SUBJECTS = 3    # for a bootstrap interval over subjects
-SPREAD = "[low, high]: 95 % bootstrap interval over subjects; ±: standard deviation over seeds."
+LEAK = "*: chosen for each subject on its own test clips, which leaks the test fold"
+LEGEND = ("strict: pictures as they are, the last epoch; quote this one.",
+          f"{LEAK}; only beside numbers that were published that way.",
+          "[low, high]: 95 % bootstrap interval over subjects. ±: standard deviation over seeds.")
 
-PUBLISHED_GROUPS = (("", ("published", "Full", "SMIC", "CASME II", "SAMM", "epoch choice seen in its code")),)
-PUBLISHED = (    # SPEC section 9: UF1 / UAR on the MEGC 2019 composite
-    ("LBP-TOP", ".5882/.5785", ".2000/.5280", ".7026/.7429", ".3954/.4102", NOTHING),
-    ("Bi-WOOF", ".6296/.6227", ".5727/.5829", ".7805/.8026", ".5211/.5139", NOTHING),
-    ("CapsuleNet (its log)", ".6520/.6506", ".5820/.5877", ".7068/.7018", ".6209/.5990", "best test epoch"),
-    ("Dual-Inception", ".7322/.7278", ".6645/.6726", ".8621/.8560", ".5868/.5663", NOTHING),
-    ("STSTNet (its log)", ".7353/.7186", ".6801/.6703", ".8382/.8190", ".6588/.6415", "last epoch"),
-    ("EMR", ".7885/.7824", ".7461/.7530", ".8293/.8209", ".7754/.7152", NOTHING),
-    ("RCN", ".7432/.7190", ".6326/.6441", ".8512/.8123", ".7601/.6715", NOTHING),
-    ("FeatRef", ".7838/.7832", ".7011/.7083", ".8915/.8873", ".7372/.7155", NOTHING),
-    ("HTNet (paper)", ".8603/.8475", ".8049/.7905", ".9532/.9516", ".8131/.8124", "best test epoch"),
-)
+PUBLISHED = Path(__file__).with_name("published.csv")    # SPEC section 9, on the MEGC 2019 composite
 PUBLISHED_NOTES = (
-    "UF1/UAR as published, on lists of 435 to 442 clips.",
+    "published: UF1/UAR as published, on lists of 435 to 442 clips, with the epoch choice seen in its code.",
     "CapsuleNet: recomputed from its public log of 435 clips.",
-    "STSTNet: from its own log; the paper's .7605 \"UAR\" is its macro-precision.",
-    "HTNet: its released predictions give .8313/.8175.",
+    'STSTNet: from its own log; the paper\'s .7605 "UAR" is its macro-precision.',
+    "HTNet: its released predictions give .8313/.8175; users who rerun it report UF1 .655.",
+    'meb\'s reruns (tvaranka/meb, notebook "Early stopping"): the last epoch is the leak-free number.',
+    "On a test set that nobody had seen (4DMR challenge 2025) UF1 was .536.",
 )
 
 
 @dataclass(frozen=True)
 class Table:
-    """Text cells under grouped columns: `groups` is a tuple of (group name, column names)."""
+    """A DataFrame of text cells, a title above, notes below. A line break in a column's name is one in a
+    terminal alone."""
 
     title: str
-    groups: tuple
-    rows: tuple
+    cells: pd.DataFrame
     notes: tuple = ()
 
 
 def report(runs, problems=()):
-    """The list of Table for `runs`: one for each clip list, the published numbers, then what to know.
+    """The list of Table for `runs`: two for each clip list, one of scores and one of classes.
 
     `problems`: lines about folders that could not be read; they become notes of the last table.
     """
     tables, lists = [], {}
     for run in runs:
-        lists.setdefault(clip_list_key(run), []).append(run)
+        lists.setdefault(run.clip_list, []).append(run)
     for members in lists.values():
-        tables.append(_list_table(members))
-        if any(_is_megc(run) for run in members):
-            rows = tuple((f"published: {row[0]}", *row[1:]) for row in PUBLISHED)
-            tables.append(Table("MEGC 2019 composite, published", PUBLISHED_GROUPS, rows, PUBLISHED_NOTES))
-    last = tables[-1]
-    tables[-1] = Table(last.title, last.groups, last.rows, (*last.notes, *problems))
-    return tables
+        families = {}
+        for run in members:
+            families.setdefault(run.family, []).append(run)
+        families = [sorted(family, key=lambda run: run.facts["seed"]) for family in families.values()]
+        tables += [_score_table(families), _class_table([run for family in families for run in family])]
+    return [*tables[:-1], replace(tables[-1], notes=(*tables[-1].notes, *problems))]
 
 
-def _list_table(members):
-    """The Table of the runs on one clip list."""
-    families, rows = {}, []
-    for run in members:
-        families.setdefault(sibling_key(run), []).append(run)
-    for family in families.values():
-        rows += _family_rows(sorted(family, key=lambda run: (run.facts["seed"], run.name)))
-    return Table(_title(members[0]), GROUPS, tuple(rows + _baseline_rows(members[0])),
-                 (SPREAD, *(note for run in members for note in _notes(run))))
+def render(tables, form="text"):
+    """The tables as one text; `form` is "text", "markdown" or "latex" (needs the booktabs package)."""
+    texts = []
+    for table in tables:
+        cells = table.cells.rename(columns=lambda name: name if form == "text" else name.replace("\n", " "))
+        if form == "text":
+            body = cells.to_markdown(index=False, tablefmt="simple", disable_numparse=True)
+            lines = [table.title, *body.split("\n"), *table.notes]
+        elif form == "markdown":
+            body = cells.to_markdown(index=False, disable_numparse=True)
+            lines = [f"**{table.title}**", "", body, "", *(f"- {note}" for note in table.notes)]
+        else:
+            body = cells.to_latex(index=False, escape=True).rstrip()
+            lines = [f"% {table.title}", body, *(f"% {note}" for note in table.notes)]
+        texts.append("\n".join(line.rstrip() for line in lines).rstrip() + "\n")
+    return "\n".join(texts)
+
+
+def cut(name, most=24):
+    """`name`, shortened to `most` characters."""
+    return name if len(name) <= most else name[:most - 3] + "..."
+
+
+def class_names(run):
+    """The names of the run's classes, each short enough for a column or an axis."""
+    return [cut(name) for name in run.facts["class_names"]]
+
+
+def _score_table(families):
+    """The Table of the runs on one clip list, with guessing and the published numbers about it."""
+    runs, rows = [], []
+    for family in families:
+        runs += family
+        rows += _mean_rows(family) + [row for run in family for row in _rows(run)]
+    cells = pd.DataFrame(rows + _baseline_rows(runs[0]), columns=COLUMNS)
+    notes = [*LEGEND, *_remarks(runs), *(note for run in runs for note in _notes(run))]
+    if any(_is_megc(run) for run in runs):
+        cells = pd.concat([cells, pd.read_csv(PUBLISHED, dtype=str).rename(columns=BOTH)])
+        notes += PUBLISHED_NOTES
+    without = [column for column in BOTH.values() if cells[column].isna().all()]
+    return Table(_title(runs[0]), cells.drop(columns=without).fillna(NOTHING), tuple(notes))
 
 
 def _title(run):
     """What the clip list is: dataset, protocol, counts."""
     config, counts = run.facts["config"], run.clips["label"].value_counts()
-    kind = ", ".join(str(config[name]) for name in ("protocol", "subset")
+    kind = ", ".join(cut(one_line(config[name]), 60) for name in ("protocol", "subset")
                      if config.get(name) and not run.facts["synthetic"])
-    each = ", ".join(f"{counts.get(label, 0)} {name}" for label, name in enumerate(run.facts["class_names"]))
+    each = ", ".join(f"{counts.get(label, 0)} {name}" for label, name in enumerate(class_names(run)))
     mark = "SYNTHETIC (invented faces; says nothing about people): " if run.facts["synthetic"] else ""
     return (f"{mark}{run.dataset}{f' ({kind})' if kind else ''}: {len(run.clips)} clips, "
             f"{len(run.folds)} subjects; {each}")
 
 
-def _family_rows(family):
-    """Rows of runs that differ in their seeds alone: their mean first, where two or more are complete."""
-    seeds = {}
-    for run in family:
-        if not run.missing:
-            seeds.setdefault(run.facts["seed"], run)
-    rows = _mean_rows(list(seeds.values())) if len(seeds) > 1 else []
-    for run in family:
-        rows += _run_rows(run, interval=len(seeds) < 2)
-    return rows
+def _scores(run, table):
+    """dict of part → (UF1, UAR, accuracy) over all classes, of a table with y_true and y_pred."""
+    pooled = {part: meter(own, run.classes) for part, own in parts(run, table)}
+    return {part: (one.uf1, one.uar, one.accuracy) for part, one in pooled.items()}
 
 
-def _mean_rows(runs):
-    """Mean ± standard deviation (n - 1) over complete runs of different seeds, a row for each part."""
-    seeds = ", ".join(str(seed) for seed in sorted(run.facts["seed"] for run in runs))
-    name = re.sub(r"[-_]?seed\d+$", "", runs[0].name)
-    measured = [[_measure(run, evaluation) for evaluation in EVALUATIONS] for run in runs]
-    rows = []
-    for part in measured[0][0]:
-        values = np.array([[list(found[part]) for found in pair] for pair in measured])    # (seeds, 2, 3)
-        cells = [f"{mean:.4f} ± {deviation:.4f}" for mean, deviation
-                 in zip(values.mean(0).ravel(), values.std(0, ddof=1).ravel(), strict=True)]
-        # UF1 and UAR stand before accuracy in the table, so reorder each evaluation's (accuracy, UF1, UAR)
-        cells = [cells[i] for i in (1, 2, 0, 4, 5, 3)]
-        rows.append((_marked(f"{name}: mean of {len(runs)} seeds", runs[0]), seeds, "all", PART_NAMES[part],
-                     *cells))
-    return rows
+def _cells(scores):
+    """dict of column → text, from a dict of part → (UF1, UAR, accuracy)."""
+    cells = dict(zip(("UF1", "UAR", "accuracy"), (f"{value:.4f}" for value in scores["ALL"]), strict=True))
+    return cells | {BOTH[part]: f"{scores[part][0]:.4f} / {scores[part][1]:.4f}" for part in scores
+                    if part != "ALL"}
 
 
-def _measure(run, evaluation):
-    """dict of part name → (accuracy, UF1, UAR) over the finished folds."""
-    return {name: scores(own, run.classes)
-            for name, own in parts(run, predictions(run, evaluation)) if len(own)}
-
-
-def _run_rows(run, interval):
-    """One run's rows, a part each; `interval`: with the bootstrap interval of UF1 over subjects."""
+def _rows(run):
+    """One run's rows, an evaluation each, UF1 with its interval."""
     done, count = len(run.finished), len(run.folds)
-    folds = f"{done}/{count}" + (f" ({count - done} missing)" if run.missing else "")
-    start = (_marked(run.name, run), str(run.facts["seed"]), folds)
-    if not done:
-        return [(*start, NOTHING, *[NOTHING] * 6)]
-    tables = [dict(parts(run, predictions(run, evaluation))) for evaluation in EVALUATIONS]
+    start = {"result": _marked(run.name, run), "seed": str(run.facts["seed"]),
+             "folds": f"{done}/{count}" + (f" ({count - done} missing)" if run.missing else ""),
+             "notes": str(sum(n for _, n in run.remarks))}
     rows = []
-    for part in tables[0]:
-        cells = []
-        for own in (table[part] for table in tables):
-            accuracy, uf1, uar = scores(own, run.classes)
-            spread = _interval(own, run.classes) if interval else ""
-            cells += [f"{uf1:.4f}{spread}", f"{uar:.4f}", f"{accuracy:.4f}"]
-        rows.append((*start, PART_NAMES[part], *cells))
-    return rows
+    for evaluation, name in SHOWN.items():
+        table = predictions(run, evaluation)
+        if len(table):
+            cells = _cells(_scores(run, table))
+            cells["UF1"] += _interval(table, run.classes)
+            rows.append({**start, "evaluation": name, **cells})
+    return rows or [start]
 
 
 def _interval(table, classes):
     """95 % bootstrap interval over subjects of UF1 as text; "" for too few subjects to say anything."""
     if table["data_sub"].nunique() < FEWEST_SUBJECTS:
         return ""
-    low, high = bootstrap_uf1(table["y_true"].to_numpy(), table["y_pred"].to_numpy(),
-                              table["data_sub"].to_numpy(), classes=classes)
+    low, high = bootstrap_uf1(table["y_true"], table["y_pred"], table["data_sub"], classes)
     return f" [{low:.3f}, {high:.3f}]"
+
+
+def _mean_rows(family):
+    """Mean ± standard deviation (n - 1) over the complete runs of two or more seeds, an evaluation each."""
+    runs = list({run.facts["seed"]: run for run in family if not run.missing}.values())
+    if len(runs) < 2:
+        return []
+    name, rows = _marked(f"{stem(runs[0])}: mean of {len(runs)} seeds", runs[0]), []
+    for evaluation, shown in SHOWN.items():
+        scores = [_scores(run, predictions(run, evaluation)) for run in runs]
+        cells = _cells({part: np.mean([one[part] for one in scores], axis=0) for part in scores[0]})
+        spread = np.std([one["ALL"] for one in scores], axis=0, ddof=1)
+        for column, value in zip(("UF1", "UAR"), spread[:2], strict=True):
+            cells[column] += f" ± {value:.4f}"
+        rows.append({"result": name, "evaluation": shown, **cells})
+    return rows
 
 
 def _baseline_rows(run):
     """What guessing gives on the whole clip list: the most frequent class, and each class equally often."""
     table = run.clips.rename(columns={"label": "y_true"})
-    majority = int(table["y_true"].value_counts().sort_index().idxmax())
-    rows = []
-    for name, own in parts(run, table):
-        accuracy, uf1, uar = scores(own.assign(y_pred=majority), run.classes)
-        rows.append((f"majority class ({run.facts['class_names'][majority]})", name, uf1, uar, accuracy))
-    for name, own in parts(run, table):
-        uf1 = random_uf1(own["y_true"].to_numpy(), run.classes)
-        recall = own["y_true"].nunique() / run.classes / run.classes
-        rows.append(("random guess (expected)", name, uf1, recall, 1 / run.classes))
-    return [(_marked(name, run, words=("SYNTHETIC",)), NOTHING, NOTHING, PART_NAMES[part],
-             *(f"{value:.4f}" for value in values), *[NOTHING] * 3) for name, part, *values in rows]
+    most, n = int(table["y_true"].value_counts().sort_index().idxmax()), run.classes
+    guessed = {part: (random_uf1(own["y_true"].to_numpy(), n), own["y_true"].nunique() / n**2, 1 / n)
+               for part, own in parts(run, table)}
+    found = {f"majority class ({class_names(run)[most]})": _scores(run, table.assign(y_pred=most)),
+             "random guess (expected)": guessed}
+    return [{"result": _marked(name, run, words=("SYNTHETIC",)), **_cells(scores)}
+            for name, scores in found.items()]
 
 
 def random_uf1(y_true, classes):
@@ -184,6 +194,20 @@ def random_uf1(y_true, classes):
     return float(np.mean(values))
 
 
+def _class_table(runs):
+    """The Table of each class's strict scores, one row a run."""
+    counts = runs[0].clips["label"].value_counts()
+    columns = ["result", *(f"{name}\n{counts.get(label, 0)} clips"
+                           for label, name in enumerate(class_names(runs[0])))]
+    rows = []
+    for run in runs:
+        pooled = meter(predictions(run, "strict"), run.classes)
+        each = zip(pooled.precision, *pooled.value(), pooled.confusion().sum(0), strict=True)
+        rows.append((_marked(run.name, run), *(f"{p:.3f} / {r:.3f} / {f:.3f} ({n})" for p, r, f, n in each)))
+    return Table("strict, class by class: precision / recall / F1 (clips predicted as it)",
+                 pd.DataFrame(rows, columns=columns))
+
+
 def _marked(name, run, words=("SYNTHETIC", "quick")):
     """`name` with the words that must stand beside it."""
     marks = [word for word in run.labels if word in words]
@@ -197,74 +221,29 @@ def _is_megc(run):
             and config.get("protocol") == "megc2019" and config.get("subset", "all") == "all")
 
 
+def _remarks(runs):
+    """What the runs noted while they were made, each line once with the runs that it is about."""
+    told = {}
+    for run in runs:
+        for remark in run.remarks:
+            told.setdefault(remark, {})[stem(run)] = None    # seeds of one name say it together
+    return [f"{what}{f': {count}' if count else ''} ({_names(list(names))})"
+            for (what, count), names in told.items()]
+
+
+def _names(names):
+    """A list of names, the first few."""
+    more = len(names) - NAMES_IN_A_NOTE
+    return ", ".join(names[:NAMES_IN_A_NOTE]) + (f" and {more} more" if more > 0 else "")
+
+
 def _notes(run):
     """Lines that a person should read about one run."""
     notes = [f"{run.name}: fold {name} failed: {reason}" for name, reason in run.failed.items()]
     if run.missing:
-        names = ", ".join(run.missing[:NAMES_IN_A_NOTE])
-        more = len(run.missing) - NAMES_IN_A_NOTE
-        notes.append(f"{run.name}: incomplete, {len(run.missing)} of {len(run.folds)} folds missing: {names}"
-                     + (f" and {more} more" if more > 0 else ""))
+        notes.append(f"{run.name}: incomplete, {len(run.missing)} of {len(run.folds)} folds missing: "
+                     f"{_names(run.missing)}")
     if run.facts["dataset"] == "composite" and not run.facts["synthetic"] and not _is_megc(run):
         notes.append(f"{run.name}: no published row is about this clip list; "
                      "train with --protocol megc2019 to compare")
     return [*notes, *run.notes]
-
-
-def render(tables, form="text"):
-    """The tables as one text; `form` is "text", "markdown" or "latex"."""
-    return "\n".join({"text": _text, "markdown": _markdown, "latex": _latex}[form](table) for table in tables)
-
-
-def _columns(table):
-    """All column names, in order."""
-    return [name for _, names in table.groups for name in names]
-
-
-def _text(table):
-    """Aligned columns for a terminal, the group names in a line above them."""
-    cells = [_columns(table), *table.rows]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
-    above, first = "", 0
-    for group, names in table.groups:
-        width = sum(widths[first:first + len(names)]) + 2 * (len(names) - 1)
-        widths[first + len(names) - 1] += max(0, len(group) - width)
-        above += group.ljust(max(width, len(group))) + "  "
-        first += len(names)
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-             for row in cells]
-    rule = "-" * max(len(line) for line in lines)
-    lines = [table.title, *([above.rstrip()] if above.strip() else []), lines[0], rule, *lines[1:]]
-    return "\n".join([*lines, *table.notes]) + "\n"
-
-
-def _markdown(table):
-    """A Markdown table; each column says its group."""
-    names = [f"{name}, {group}" if group else name for group, names in table.groups for name in names]
-    rows = [names, ["---"] * len(names), *table.rows]
-    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
-    notes = [f"- {note}" for note in table.notes]
-    return "\n".join([f"**{table.title}**", "", *lines, *([""] if notes else []), *notes]) + "\n"
-
-
-def _latex(table):
-    """A LaTeX table (needs the booktabs package)."""
-    spans, rules, first = [], [], 1
-    for group, names in table.groups:
-        spans.append(f"\\multicolumn{{{len(names)}}}{{l}}{{{_escape(group)}}}")
-        rules += [f"\\cmidrule(lr){{{first}-{first + len(names) - 1}}}"] if group else []
-        first += len(names)
-    head = [" & ".join(spans) + " \\\\", " ".join(rules)] if rules else []
-    rows = [" & ".join(_escape(cell) for cell in row) + " \\\\" for row in table.rows]
-    names = " & ".join(_escape(name) for name in _columns(table)) + " \\\\"
-    notes = [f"% {note}" for note in table.notes]
-    return "\n".join(["\\begin{table}", "\\centering", f"\\caption{{{_escape(table.title)}}}",
-                      f"\\begin{{tabular}}{{{'l' * (first - 1)}}}", "\\toprule", *head, names, "\\midrule",
-                      *rows, "\\bottomrule", "\\end{tabular}", "\\end{table}", *notes]) + "\n"
-
-
-def _escape(text):
-    """`text` with LaTeX's special characters made plain."""
-    special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
-               "±": r"$\pm$", "–": "--", **{mark: "\\" + mark for mark in "&%$#_{}"}}
-    return "".join(special.get(mark, mark) for mark in text)

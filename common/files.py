@@ -3,10 +3,17 @@
 import contextlib
 import json
 import os
+import platform
+import re
 import tempfile
+import time
 from pathlib import Path
 
 from common.errors import InputError
+
+_HOST = re.sub(r"[^A-Za-z0-9]", "", platform.node())[:20]
+_LEFTOVER = re.compile(r"\..+\.([A-Za-z0-9]*)-([0-9]+)\.\w+\.part(\.\w+)?")
+DAY = 86_400    # seconds
 
 
 @contextlib.contextmanager
@@ -22,7 +29,7 @@ def whole_file(path):
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        prefix, suffix = f".{path.name[:40]}.", f".part{path.suffix}"
+        prefix, suffix = f".{path.name[:40]}.{_HOST}-{os.getpid()}.", f".part{path.suffix}"
         handle, temporary = tempfile.mkstemp(prefix=prefix, suffix=suffix, dir=path.parent)
         os.close(handle)
         os.chmod(temporary, 0o666 & ~_umask())
@@ -35,6 +42,30 @@ def whole_file(path):
         if temporary is not None:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(temporary)
+
+
+def sweep(folder):
+    """Remove what killed writers left in `folder` and below: temporary files of `whole_file` whose process is gone,
+    or, of another machine, that are a day old. Links are not followed; what cannot be removed is left."""
+    for place, _, names in os.walk(folder):
+        for name in names:
+            match = _LEFTOVER.fullmatch(name)
+            path = os.path.join(place, name)
+            with contextlib.suppress(OSError):
+                if match and (_is_gone(match[1], int(match[2])) or time.time() - os.lstat(path).st_mtime > DAY):
+                    os.unlink(path)
+
+
+def _is_gone(host, pid):
+    if host != _HOST:
+        return False
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return True
+    except OSError:
+        pass
+    return False
 
 
 def _umask():
@@ -64,9 +95,17 @@ def write_csv(path, table):
     write_text(path, table.to_csv(index=False, lineterminator="\n"))
 
 
-def read_json(path):
-    """The value in the JSON file `path`. Raises: InputError, naming the file, when it is not JSON."""
+def read_json(path, kind=dict):
+    """The value in the JSON file `path`, of type `kind`.
+
+    Raises: InputError, naming the file, when it is not such a JSON value.
+    """
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        if not Path(path).is_file():
+            raise OSError("no such file")
+        value = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: not a readable JSON file ({error}); remove it and run again") from error
+    if not isinstance(value, kind):
+        raise InputError(f"{path}: not a JSON {kind.__name__}; remove it and run again")
+    return value

@@ -61,3 +61,22 @@ def write_image(path, image, quality=95):
     options = {"quality": quality} if Path(path).suffix.lower() in (".jpg", ".jpeg") else {}
     with whole_file(path) as temporary:
         picture.save(temporary, **options)
+
+
+def find_pictures(paths):
+    """The picture files among `paths`, folders searched (sorted, everything below them).
+
+    Raises: InputError when a path does not exist or a folder holds no picture.
+    """
+    found = []
+    for path in map(Path, paths):
+        if path.is_dir():
+            below = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+            if not below:
+                raise InputError(f"{path}: no picture ({', '.join(IMAGE_SUFFIXES)}) in this folder")
+            found += below
+        elif path.exists():
+            found.append(path)
+        else:
+            raise InputError(f"{path}: no such file or folder; check the path")
+    return found

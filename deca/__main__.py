@@ -15,6 +15,7 @@ import torch
 from scipy.spatial.transform import Rotation
 from tqdm import tqdm
 
+from capsule.inputs.views import RECONSTRUCTORS, choose_reconstructor, make_reconstructor
 from common.errors import InputError
 from common.files import write_json
 from common.images import IMAGE_SUFFIXES, read_image, write_image
@@ -32,7 +33,6 @@ from deca.landmarks import (
 )
 from deca.renderer import YAWS
 from deca.sheet import ROWS, contact_sheet
-from deca.views import RECONSTRUCTORS, choose_reconstructor, make_reconstructor
 
 SHEET_CROP = ROWS * CROP_SIZE       # pixels of the crop that the sheet shows
 OVERLAY = 0.75                      # share of the head in the last tile of the sheet

@@ -29,6 +29,7 @@ def write_run(root, name="fake", rows=None, seed=9, epochs=3, skill=0.6, missing
     description = {"experiment": name, "script": "train_fake", "dataset": "synthetic", "synthetic": True,
                    "classes": classes, "class_names": list(NAMES[:classes]), "seed": seed, "quick": True,
                    "reconstructor": None, "pretrained": False, "config": config, "clips": rows,
+                   "weights": {"asked": "none", "found": "none"}, "notes": [],
                    "folds": list(dict.fromkeys(row["data_sub"] for row in rows)), **facts}
     folder = root / name
     write_json(folder / "experiment.json", description)
@@ -54,6 +55,7 @@ def make_fold(description, data_sub, draws, epochs=3, skill=0.6):
             "pretrained": False, "clips": [{k: row[k] for k in ("data", "subject", "clip")} for row in rows],
             "y_true": true.tolist(), "loss": [round(0.9 / (e + 1) + 0.05 * draws.random(), 4)
                                               for e in range(epochs)],
+            "train_uf1": [round(0.3 + 0.5 * e / epochs, 4) for e in range(epochs)],
             "paper": [guess(e) for e in range(epochs)], "strict": [guess(e) for e in range(epochs)],
             "lengths": draws.random((len(true), classes)).round(4).tolist(), "seconds": 1.0,
             "images_per_second": 10.0, "date": "2026-01-01T00:00:00+00:00"}

@@ -2,36 +2,40 @@
 
     python -m capsule.data casme --classes 5 --data-root data
 
-reads the owners' sheets under the data root (the pictures may be missing), writes
-<data-root>/annotations/<dataset>_<classes>[_megc2019][_glasses].csv and prints clips, subjects, clips
-per class, and how many of their apex frames are on disk. Takes a few seconds.
+reads the owners' sheets under the data root, or a clip list of yours (--protocol FILE), writes
+<data-root>/annotations/<dataset>_<classes>[_<protocol>][_glasses].csv and prints clips, subjects, clips per
+class, and how many of their apex frames are on disk. Takes a few seconds. Exit code 2 when none is.
 """
 
 import argparse
-from pathlib import Path
 
 import pandas as pd
 
 from capsule.config import run_main
-from capsule.data.protocol import DATABASES, PROTOCOLS, SUBSETS, load_clips
+from capsule.data.databases import DATABASES
+from capsule.data.protocol import PROTOCOLS, SUBSETS, load_clips
+from common.errors import InputError
 from common.files import write_csv
 
 
 def main(argv=None):
-    """Parse `argv`, write the table, print the counts. Raises: InputError, see `load_clips`."""
+    """Parse `argv`, write the table, print the counts. Raises: InputError, see `load_clips`, or no frames."""
     parser = argparse.ArgumentParser(prog="python -m capsule.data", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("dataset", choices=tuple(DATABASES), help="database, or the composite of the three")
+    parser.add_argument("dataset", help=f"{', '.join(DATABASES)}, or as you write them")
     parser.add_argument("--classes", type=int, choices=(3, 5), default=3, help="5: CASME II only [3]")
-    parser.add_argument("--protocol", choices=PROTOCOLS, default="dsnca", help="clip list [dsnca]")
+    parser.add_argument("--protocol", default=PROTOCOLS[0], metavar="NAME|FILE",
+                        help=f"clip list: {', '.join(PROTOCOLS)}, or a .csv file of clips [{PROTOCOLS[0]}]")
     parser.add_argument("--subset", choices=SUBSETS, default="all", help="only subjects with glasses? [all]")
     parser.add_argument("--data-root", default="data", help="folder of the databases [data]")
-    config = parser.parse_args(argv)
-    config.skip_missing = False
-    clips = load_clips(config)
-    path = Path(config.data_root) / "annotations" / f"{clips.name}.csv"
+    parser.add_argument("--skip-missing", action="store_true", help="drop clips without an apex frame")
+    parser.add_argument("--frames", default="", help="part of the name of the folder to take frames from")
+    clips = load_clips(**vars(parser.parse_args(argv)))
+    path = clips.data_root / "annotations" / f"{clips.name}.csv"
     write_csv(path, clips.table)
     print(f"\n{count_table(clips)}\n\nwritten: {path}")
+    if not clips.apex_on_disk.any():
+        raise InputError(f"no apex frame is on disk: {clips.notes['missing']}; see data/README.md")
 
 
 def count_table(clips):

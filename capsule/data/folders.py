@@ -1,113 +1,213 @@
-"""Frames on disk: every layout that the databases come in (SPEC section 1)."""
+"""Frames on disk: one walk finds a database's clips, however they lie there (SPEC section 1)."""
 
+import difflib
 import os
 import re
 from pathlib import Path
 
+from capsule.data.databases import BLOCKS, squeeze
 from common.errors import InputError
 from common.images import IMAGE_SUFFIXES
+from common.names import plain_name
 
-# Where a database's subject folders may lie under its own folder, in the order in which they are tried.
-FOLDER = {"casme": "casme2", "smic": "smic", "samm": "samm", "synthetic": "synthetic"}
-_CASME_BASES = (("CASME2_RAW_selected",), ("CASME2_RAW_selected", "CASME2_RAW_selected"), (), ("Cropped",))
-BASES = {
-    "casme": _CASME_BASES,
-    "synthetic": _CASME_BASES,
-    "smic": (("SMIC_HS_E",), ("HS_long", "SMIC_HS_E"), ()),
-    "samm": (("SAMM",), ()),
-}
+OURS = ("annotations", "crops", "views", "motion", "result")    # what the programs write under the data root
+DEEPEST = 12        # folders below the data root
+SHOWN = 8           # folders that a message names
 
 
-class Folders:
-    """The frames of clips under one data root. Every folder is listed once in the life of this object.
+class ClipFolders:
+    """Where the clips of one database lie.
 
-    Names are matched without regard to case; folders may be symbolic links. Paths are built from the root's
-    name as given, so that `relative` works through links.
+    A clip is a folder `<subject>/.../<clip>` at any depth below the database's folder, or below the data root
+    where no folder has the database's name; a subject is its number, with or without zeros, after sub, s or
+    nothing. Case does not matter; folders may be symbolic links. Nothing outside the data root is looked at
+    but what such links lead to. A clip's pictures are listed when they are asked for.
+
+    data: key of BLOCKS. wanted: (subject, clip) pairs as the clip table writes them. prefer: part of a
+    folder's name: only clips below such a folder count (`--frames`).
+    Raises: InputError for names that could lead out of the data root, or when no folder fits `prefer`.
     """
 
-    def __init__(self, data_root):
-        self.root = Path(data_root)
-        self._children = {}
+    def __init__(self, data, wanted, data_root, prefer=""):
+        self.data, self.root = data, Path(data_root)
+        self._wanted = {}           # clip in lower case → {subject number: the pair as the table writes it}
+        for subject, clip in wanted:
+            pair = (plain_name(subject, f"{data}: subject"), plain_name(clip, f"{data}, {subject!r}: clip"))
+            self._wanted.setdefault(clip.casefold(), {})[subject_number(subject)] = pair
+        self._found = {}            # (subject, clip) → [(source, folder)], the best first
+        self._seen, self._unreadable, self._pictures = [], [], {}
+        sources = set()
+        for places in _places(data, self.root):
+            for place in places:
+                self._walk(place, frozenset(), ())
+            sources |= {source for candidates in self._found.values() for source, _ in candidates}
+            self._choose(prefer)
+            if self._found:
+                break
+        if prefer and not self._found:
+            near = difflib.get_close_matches(prefer, sources, n=1, cutoff=0)
+            raise InputError(f"--frames {prefer}: no such folder holds clips of {data} under {self.root}; "
+                             f"these do: {_listed(sorted(sources)) or 'none'}"
+                             + (f"; nearest: {near[0]}" if near else ""))
 
-    def frames(self, data, subject, clip, wanted=None):
-        """{frame number: path} of a clip, ascending; empty when the clip is not on disk.
+    def frames(self, subject, clip, number=None):
+        """{frame number: path} of a clip, ascending; empty when it is not on disk.
 
-        `data`, `subject`, `clip` as in the clip table. A clip that lies in two layouts (CASME II raw and
-        cropped) is taken whole from the first that has frame `wanted`, or else from the first with any frame.
-        Raises: InputError for a name that could lead out of the data root, or a folder that cannot be read.
+        Of several folders with this clip, the first that has frame `number`, else the first with any frame:
+        see `source`.
         """
-        if not (is_plain_name(clip) and is_plain_name(subject)):
-            raise InputError(f"{data}/{subject}/{clip}: not a plain folder name; correct it in the sheet")
-        first = {}
-        for base in BASES[data]:
-            for name in _subject_folders(data, subject):
-                folder = self._descend(self.root, (FOLDER[data], *base, name, clip))
-                numbered = numbered_images(self._entries(folder).values()) if folder is not None else {}
-                if wanted in numbered or (wanted is None and numbered):
-                    return numbered
-                first = first or numbered
-        return first
+        return self._pick(subject, clip, number)[1]
+
+    def source(self, subject, clip, number=None):
+        """The folder above the subjects, relative to the root, from which `frames` takes it; "" for none."""
+        return self._pick(subject, clip, number)[0]
+
+    @property
+    def sources(self):
+        """{folder above the subjects: clips found there}, in the order of preference."""
+        counts = {}
+        everything = [candidate for candidates in self._found.values() for candidate in candidates]
+        for source, _ in sorted(everything, key=self._preference):
+            counts[source] = counts.get(source, 0) + 1
+        return counts
+
+    def explain(self, subject, clip, number):
+        """One line on a clip whose frame `number` was not found: what was looked for, seen and nearest."""
+        folders = [folder for _, folder in self._found.get((subject, clip), ())]
+        if folders:
+            there = list(self._list(folders[0]))
+            held = f"frames {there[0]} to {there[-1]}" if there else "no pictures"
+            return (f"{self.data}/{subject}/{clip}: frame {number} was looked for, "
+                    f"{self.relative(folders[0])} holds {held}")
+        tails = {"/".join(path.parts[-2:]): path for path in self._seen}
+        near = difflib.get_close_matches(f"{subject}/{clip}", tails, n=1)
+        tops = sorted({"/".join(path.parts[:2]) for path in self._seen})
+        n = subject_number(subject)
+        return (f"{self.data}/{subject}/{clip}: looked for <sub{n:02d}, s{n} or {n}>/.../{clip}/*{number}.jpg"
+                f" under {self.root}; folders seen: {_listed(tops) or 'none'}"
+                + (f"; nearest: {tails[near[0]].as_posix()}" if near else "")
+                + (f"; could not be read: {_listed(self._unreadable)}" if self._unreadable else ""))
 
     def relative(self, path):
-        """`path` of a frame relative to the data root, with forward slashes; "" for None."""
+        """`path` relative to the data root, with forward slashes; "" for None."""
         return "" if path is None else path.relative_to(self.root).as_posix()
 
-    def _descend(self, folder, names):
-        for name in names:
-            folder = self._entries(folder).get(name.casefold())
-            if folder is None:
-                return None
-        return folder
+    def _pick(self, subject, clip, number):
+        first = ("", {})
+        for source, folder in self._found.get((subject, clip), ()):
+            frames = self._list(folder)
+            if number in frames or (number is None and frames):
+                return source, frames
+            if frames and not first[1]:
+                first = (source, frames)
+        return first
 
-    def _entries(self, folder):
-        """{name in lower case: path} of what lies in `folder`; empty for what is not a folder."""
-        if folder not in self._children:
-            self._children[folder] = _list(folder)
-        return self._children[folder]
+    def _list(self, folder):
+        if folder not in self._pictures:
+            self._pictures[folder] = list_frames(folder)
+        return self._pictures[folder]
 
+    def _walk(self, folder, subjects, above):
+        """Note the wanted clips below `folder`. subjects: numbers of the folders above that may be a subject;
+        above: identities of the folders above, against links that lead back."""
+        try:
+            status = os.stat(folder)
+            entries = sorted(entry.name for entry in os.scandir(folder) if _is(entry, "dir"))
+        except OSError:
+            self._unreadable.append(self.relative(folder))
+            return
+        identity = (status.st_dev, status.st_ino)
+        if identity in above or len(above) > DEEPEST:
+            return
+        number = subject_number(folder.name)
+        subjects = subjects if number is None or folder == self.root else subjects | {number}
+        for name in entries:
+            path = folder / name
+            owners = subjects & self._wanted.get(name.casefold(), {}).keys()
+            for owner in owners:
+                pair = self._wanted[name.casefold()][owner]
+                self._found.setdefault(pair, []).append((self._above_subject(path, owner), path))
+            other = re.fullmatch(BLOCKS[self.data].other_parts, squeeze(name))
+            if name.startswith(".") or other or (folder == self.root and _claimed(self.data, name)):
+                continue
+            self._seen.append(path.relative_to(self.root))
+            if not owners:
+                self._walk(path, subjects, (*above, identity))
 
-def numbered_images(paths):
-    """{frame number: path}, ascending, of the pictures among `paths`.
+    def _above_subject(self, path, number):
+        parts = path.relative_to(self.root).parts
+        depth = next(i for i, part in enumerate(parts) if subject_number(part) == number)
+        return "/".join(parts[:depth]) or "."
 
-    The frame number is the last run of digits of the name without its ending. Where two pictures carry one
-    number, the first in alphabetical order is taken.
-    """
-    found = {}
-    for path in sorted(paths, key=lambda path: path.name):
-        runs = re.findall(r"[0-9]+", path.stem)
-        if runs and path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith("."):
-            found.setdefault(int(runs[-1][-18:]), path)
-    return dict(sorted(found.items()))
+    def _choose(self, prefer):
+        """Keep the candidates that fit `prefer`, the best first."""
+        for pair, candidates in list(self._found.items()):
+            kept = [c for c in candidates if prefer.casefold() in self.relative(c[1].parent).casefold()]
+            self._found[pair] = sorted(kept, key=self._preference)
+            if not kept:
+                del self._found[pair]
+
+    def _preference(self, candidate):
+        """Raw before cropped frames, then the shortest way down, then by name."""
+        source, path = candidate[0].casefold(), self.relative(candidate[1]).casefold()
+        return "crop" in path, source.count("/"), source, path
 
 
 def list_frames(folder):
-    """{frame number: path}, ascending, of one clip's folder. Raises: InputError when it cannot be read."""
-    return numbered_images(_list(Path(folder)).values())
+    """{frame number: path}, ascending, of the pictures in one clip's folder.
 
-
-def find_child(folder, name):
-    """The entry of `folder` called `name`, whatever its case; None when there is none or no folder."""
-    return _list(Path(folder)).get(name.casefold()) if folder is not None else None
-
-
-def is_plain_name(name):
-    """Whether `name` is the name of one file or folder: no separators, no "..", nothing unprintable."""
-    plain = re.fullmatch(r"[\w .+()\[\]-]{1,120}", name) is not None
-    return plain and not name.startswith(".") and name == name.strip()
-
-
-def _subject_folders(data, subject):
-    """The names that a subject's folder may have."""
-    if data == "smic":      # the owners write s03; copies with s3 circulate
-        return dict.fromkeys((f"s{int(subject):02d}", f"s{int(subject)}"))
-    return (subject,)
-
-
-def _list(folder):
-    """{name in lower case: path}; of two names that differ only in case, the upper-case one wins (sorted)."""
+    The number is the last run of digits of the name without its ending. Where two pictures carry one number,
+    the first in alphabetical order is taken. Hidden files and what is no file are left out.
+    Raises: InputError when the folder cannot be read.
+    """
+    folder, found = Path(folder), {}
     try:
-        return {name.casefold(): folder / name for name in sorted(os.listdir(folder), reverse=True)}
-    except (FileNotFoundError, NotADirectoryError):
-        return {}
+        names = sorted(entry.name for entry in os.scandir(folder) if _is(entry, "file"))
     except OSError as error:
         raise InputError(f"{folder}: cannot be listed ({error.strerror}); check its permissions") from error
+    for name in names:
+        stem, suffix = os.path.splitext(name)
+        runs = re.findall(r"[0-9]+", stem)
+        if runs and suffix.lower() in IMAGE_SUFFIXES and not name.startswith("."):
+            found.setdefault(int(runs[-1][-18:]), folder / name)
+    return dict(sorted(found.items()))
+
+
+def database_folders(data, root):
+    """The folders directly under `root` that carry a name of database `data`, the surest name first."""
+    return [path for places in _places(data, Path(root))[:-1] for path in places]
+
+
+def subject_number(name):
+    """The number in a subject's name (sub01, s1, 006), None for any other name."""
+    match = re.fullmatch(r"(?:subject|sub|s)?[ _-]?0*([0-9]{1,6})", name, re.IGNORECASE)
+    return int(match[1]) if match else None
+
+
+def _places(data, root):
+    """Lists of folders to walk, in order, until one list has clips: by name, then the data root itself."""
+    try:
+        names = sorted(entry.name for entry in os.scandir(root) if _is(entry, "dir"))
+    except OSError:
+        names = []
+    named = [[root / name for name in names if re.match(pattern, squeeze(name))]
+             for pattern in BLOCKS[data].folders]
+    return [*named, [] if data == "synthetic" else [root]]
+
+
+def _claimed(data, name):
+    """Whether a folder in the data root is known not to hold database `data`."""
+    others = [pattern for other, block in BLOCKS.items() if other != data for pattern in block.folders]
+    return name.casefold() in OURS or any(re.match(pattern, squeeze(name)) for pattern in others)
+
+
+def _is(entry, kind):
+    """Whether a directory entry is, or links to, a folder (kind "dir") or a file ("file")."""
+    if entry.is_symlink():
+        return getattr(os.path, f"is{kind}")(entry.path)
+    return getattr(entry, f"is_{kind}")(follow_symlinks=False)
+
+
+def _listed(names):
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more

@@ -1,50 +1,32 @@
-"""The clips of an experiment: from the owners' sheets to one checked table (SPEC section 1)."""
+"""The clips of an experiment: from the owners' sheets or a list to one checked table (SPEC section 1)."""
 
-from dataclasses import dataclass, field
+import hashlib
+import json
+import re
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from capsule.data.folders import Folders, find_child
-from capsule.data.sheets import SHEETS, find_sheet, frame_number, read_apexes, read_sheet
+from capsule.data.databases import (
+    BLOCKS,
+    DATABASES,
+    FIVE,
+    NO_APEX,
+    NOT_IN_MEGC2019,
+    SADNESS_TO_SURPRISE,
+    THREE,
+    database_name,
+)
+from capsule.data.folders import ClipFolders, subject_number
+from capsule.data.sheets import FRAMES, checked, find_sheet, read_columns, read_sheet, subject_names
 from common.errors import InputError
 
-DATABASES = {"casme": ("casme",), "smic": ("smic",), "samm": ("samm",),
-             "composite": ("casme", "smic", "samm"), "synthetic": ("synthetic",)}
 PROTOCOLS = ("dsnca", "megc2019")
 SUBSETS = ("all", "glasses")
 COLUMNS = ["data", "subject", "clip", "label", "onset_frame", "apex_frame", "offset_frame",
            "onset_frame_path", "apex_frame_path", "offset_frame_path", "data_sub", "emotion"]
-THREE = ("negative", "positive", "surprise")
-FIVE = ("disgust", "happiness", "surprise", "repression", "others")
-
-# What each coded emotion counts as; None = not part of the clip list. Any other word is an error.
-_CASME_3 = {"disgust": 0, "repression": 0, "happiness": 1, "surprise": 2,
-            "others": None, "other": None, "sadness": None, "fear": None}
-_CASME_5 = {"disgust": 0, "happiness": 1, "surprise": 2, "repression": 3, "others": 4, "other": 4,
-            "sadness": None, "fear": None}
-LABELS = {
-    ("casme", 3): _CASME_3, ("synthetic", 3): _CASME_3, ("casme", 5): _CASME_5,
-    ("smic", 3): {"negative": 0, "positive": 1, "surprise": 2},
-    ("samm", 3): {"anger": 0, "contempt": 0, "disgust": 0, "fear": 0, "sadness": 0, "happiness": 1,
-                  "surprise": 2, "other": None, "others": None},
-}
-
-# Three clips of CASME II are coded sadness; the published clip lists count them as surprise.
-SADNESS_TO_SURPRISE = {("sub24", "ep07_01"), ("sub24", "ep07_04f"), ("sub24", "ep10_03")}
-# One clip of CASME II has "/" for its apex: the published lists take its offset frame.
-NO_APEX = {("sub04", "ep12_01f")}
-# The MEGC 2019 list lacks five clips of CASME II.
-NOT_IN_MEGC2019 = SADNESS_TO_SURPRISE | {("sub04", "ep12_01f"), ("sub05", "ep09_05f")}
-
-# Subjects filmed with glasses.
-GLASSES = {
-    "casme": {f"sub{n:02d}" for n in (3, 6, 12, 13, 14, 15, 16, 20, 22, 23, 24, 25, 26)},
-    "smic": {str(n) for n in (1, 4, 5, 6, 8, 9, 12, 15, 18, 19)},
-    "samm": {f"{n:03d}" for n in (10, 20, 21, 32, 37)},
-}
-
 # What SPEC section 1 gives for a clip list: clips, subjects, clips per class.
 EXPECTED = {
     ("casme", 3, "dsnca", "all"): (150, 24, (90, 32, 28)),
@@ -56,23 +38,23 @@ EXPECTED = {
     **{("smic", 3, protocol, "all"): (157, 16, (66, 51, 40)) for protocol in PROTOCOLS},
     **{("samm", 3, protocol, "all"): (133, 28, (92, 26, 15)) for protocol in PROTOCOLS},
 }
-
-SHOWN = 10      # notices of one kind that are printed; all are in the notes
+SHOWN = 10      # clips of one remark that are printed; all are in the notes
 
 
 @dataclass(frozen=True)
 class Clips:
-    """The clips of one experiment, in the order of the sheets.
+    """The clips of one experiment, in the order of the sheets or the list.
 
-    table: one row a clip, columns `COLUMNS`; frame paths are relative to the data root, "" where not on disk.
-    notes: what a reader of the results should know (JSON types only): name, protocol, subset, clips (how
-    many), expected, check, sheets, rows, duplicates, corrections, order (rows whose frames are out of order),
-    skipped.
+    table: one row a clip, columns `COLUMNS`; frame paths are relative to `data_root`, "" where not on disk.
+    notes: JSON types: name, protocol, subset, clips (how many), check, sheets, frames ({database: {folder:
+    clips taken from it}}), missing (one line on apex frames that are not on disk, or ""), list_digest (of a
+    `--protocol FILE`), and said: [{"what", "count", "clips"}], what a reader of the results should know.
     """
 
     table: pd.DataFrame
     dataset: str
     class_names: tuple
+    data_root: Path
     notes: dict = field(default_factory=dict)
 
     @property
@@ -109,225 +91,248 @@ class Clips:
         """What its files are called: dataset, classes, and the protocol and subset where not the default."""
         return self.notes["name"]
 
+    @property
+    def identity(self):
+        """16 hex digits of the clips, labels and onset, apex and offset numbers, in order."""
+        numbers = self.table[["label", *(f"{name}_frame" for name in FRAMES)]].to_numpy(np.int64)
+        return hashlib.sha256(json.dumps([self.keys, numbers.tolist()]).encode()).hexdigest()[:16]
 
-def load_clips(config):
-    """The clips of `config.dataset` by `config.protocol` and `config.subset`, checked against SPEC section 1.
 
-    Prints the counts, and whether they are the protocol's, before it returns. A sheet that has as many rows
-    as the owners' must give the published counts; another sheet's differences are only said. With
-    `config.skip_missing`, clips without an apex frame on disk are dropped, said, and listed in
-    notes["skipped"].
-    A synthetic database that is not there yet is made.
-    Raises: InputError for a wrong option, a missing or unusable sheet, a label outside the classes, or counts
-    that contradict the protocol.
+def load_clips(dataset, data_root="data", classes=3, protocol="dsnca", subset="all", skip_missing=False,
+               frames=""):
+    """The clips of one experiment; the counts, whether they are the protocol's, and remarks are printed.
+
+    dataset: a database or the composite, as people write it. data_root: folder of the databases. classes:
+    3, or 5 for CASME II. protocol: dsnca, megc2019, or a CSV file of clips (there, or in `annotations/`) with
+    the first seven of `COLUMNS`. subset: all or glasses. skip_missing: drop clips without an apex frame,
+    coded and on disk. frames: part of the name of the folder to take pictures from, where there are several.
+    A sheet with as many rows as the owners' must give the published counts; another's differences are said.
+    The pictures may be missing. A synthetic database that is not there yet is made.
+    Raises: InputError for a wrong option, an unusable sheet or list, or counts that contradict the protocol.
     """
-    _check_options(config)
-    root = Path(config.data_root)
-    if config.dataset == "synthetic" and find_sheet("synthetic", root) is None:
+    dataset, root = database_name(dataset), Path(data_root)
+    check_list(dataset, classes, protocol, subset)
+    if dataset == "synthetic" and find_sheet("synthetic", root) is None:
         from synthetic.database import ensure  # only here: it needs the whole 3-D package
 
-        ensure(config.data_root)
-    parts = [_read_database(data, root, config) for data in DATABASES[config.dataset]]
-    table = pd.concat([table for table, _ in parts], ignore_index=True)
-    notes = _merged_notes(config, [notes for _, notes in parts])
-    class_names = FIVE if config.classes == 5 else THREE
-    clips = Clips(annotation_table(table, root), config.dataset, class_names, notes)
-    _check_counts(clips, config)
+        ensure(data_root)
+    _check_root(root)
+    read = _from_sheets if protocol in PROTOCOLS else _from_list
+    table, said, sheets, official = read(dataset, root, classes, protocol)
+    if subset == "glasses":
+        table = table[[subject_number(row.subject) in BLOCKS[row.data].glasses for row in table.itertuples()]]
+    if table.empty:
+        raise InputError(f"{sheets[0]}: no clip is left for --subset {subset}")
+    uncoded = table[table["apex_frame"] < 0]
+    if len(uncoded) and not skip_missing:
+        remedy = "run smic_processing.py" if "smic" in set(uncoded["data"]) else "correct the sheet"
+        raise InputError(f"{', '.join(sheets)}: no apex frame for {len(uncoded)} clips ("
+                         f"{', '.join(uncoded['clip'][:5])}); {remedy}, or leave them out (--skip-missing)")
+    table, places, missing = with_paths(table, root, frames)
+    notes = {"name": _name(dataset, classes, protocol, subset), "protocol": str(protocol), "subset": subset,
+             "sheets": sheets, "frames": places, "missing": missing}
+    clips = Clips(table, dataset, FIVE if classes == 5 else THREE, root, notes)
+    notes["check"] = _compared(clips, EXPECTED.get((dataset, classes, protocol, subset)), official)
+    notes["said"] = said + _remarks(clips, skip_missing)
+    if skip_missing:
+        if not clips.apex_on_disk.any():
+            raise InputError(f"{root}: no apex frame of any clip is on disk; {missing}")
+        clips = replace(clips, table=table[clips.apex_on_disk].reset_index(drop=True))
+    notes["clips"] = len(clips.table)
+    if protocol not in PROTOCOLS:
+        notes["list_digest"] = clips.identity
     print(summary(clips), flush=True)
-    return _drop_missing(clips) if config.skip_missing else clips
+    return clips
+
+
+def check_list(dataset, classes, protocol, subset):
+    """Raise InputError for options that no clip list has. dataset: as `database_name` returns it."""
+    for name, value, choices in (("classes", classes, (3, 5)), ("subset", subset, SUBSETS)):
+        if value not in choices:
+            raise InputError(f"--{name} {value}: no such {name}; choose from {', '.join(map(str, choices))}")
+    if protocol not in PROTOCOLS and not Path(protocol).suffix:
+        raise InputError(f"--protocol {protocol}: no such protocol; choose from {', '.join(PROTOCOLS)}, or "
+                         "give a .csv file")
+    if classes == 5 and dataset != "casme":
+        raise InputError(f"--classes 5 --dataset {dataset}: only casme has 5 classes; use --classes 3")
+    if classes == 5 and protocol == "megc2019":
+        raise InputError("--classes 5 --protocol megc2019: MEGC 2019 has 3 classes; use --protocol dsnca")
+    if dataset == "synthetic" and (subset != "all" or protocol != "dsnca"):
+        raise InputError("--dataset synthetic has one clip list; leave out --subset and --protocol")
+
+
+def protocol_name(protocol):
+    """`protocol` as a part of a file's name: that of a list is its own file's, made plain."""
+    return protocol if protocol in PROTOCOLS else re.sub(r"[^\w-]+", "-", Path(protocol).stem).strip("-")[:60]
 
 
 def summary(clips):
-    """The counts, the check and the notices as a few lines of text."""
+    """The counts, the check and the remarks as a few lines of text."""
     classes = ", ".join(f"{name} {n}" for name, n in zip(clips.class_names, clips.per_class, strict=True))
     title = f"{clips.dataset} ({clips.notes['protocol']}, subset {clips.notes['subset']})"
     counts = f"{len(clips.table)} clips, {len(clips.subjects)} subjects; {classes}"
     lines = [f"{title}: {counts}; {clips.notes['check']}"]
-    said = {"corrections": "corrected as in the published lists", "duplicates": "repeated row, used once",
-            "order": "frames out of order"}
-    for name, text in said.items():
-        items = clips.notes[name]
-        if items:
-            more = f" and {len(items) - SHOWN} more" if len(items) > SHOWN else ""
-            lines.append(f"  {text}: {'; '.join(items[:SHOWN])}{more}")
+    for remark in clips.notes["said"]:
+        more = " ..." if len(remark["clips"]) > SHOWN else ""
+        lines.append(f"  {remark['what']} ({remark['count']}): {', '.join(remark['clips'][:SHOWN])}{more}")
+    lines += [f"  {clips.notes['missing']}"] if clips.notes["missing"] else []
     return "\n".join(lines)
 
 
-def annotation_table(table, data_root):
-    """`table` with the three path columns filled from the disk ("" where a frame is not there), in `COLUMNS`
-    order: what is written under annotations/. Paths are relative to `data_root`."""
-    folders = Folders(data_root)
-    table = table.copy()
-    found = [folders.frames(row.data, row.subject, row.clip, row.apex_frame) for row in table.itertuples()]
-    for moment in ("onset", "apex", "offset"):
-        wanted = table[f"{moment}_frame"]
-        table[f"{moment}_frame_path"] = [folders.relative(frames.get(number))
-                                         for frames, number in zip(found, wanted, strict=True)]
-    return table[COLUMNS]
+def with_paths(table, data_root, frames=""):
+    """(`table` in `COLUMNS` order, its paths filled in from the disk, "" where a frame is not there;
+    {database: {folder above its subjects: clips taken from it}}; a line on the missing apex frames, or "").
+    """
+    parts, places, lines = [], {}, []
+    for data, part in table.groupby("data", sort=False):
+        clips = list(zip(part["subject"], part["clip"], part["apex_frame"], strict=True))
+        folders = ClipFolders(data, [clip[:2] for clip in clips], data_root, frames)
+        found = [folders.frames(*clip) for clip in clips]
+        part = part.assign(**{f"{name}_frame_path": [
+            folders.relative(there.get(number))
+            for there, number in zip(found, part[f"{name}_frame"], strict=True)] for name in FRAMES})
+        taken = [folders.source(*clip) for clip in clips]
+        places[data] = {source: taken.count(source) for source in folders.sources}
+        lost = [clip for clip, path in zip(clips, part["apex_frame_path"], strict=True) if not path]
+        if lost:
+            lines.append(f"{data}: {len(part) - len(lost)} of {len(part)} apex frames are on disk; "
+                         f"{folders.explain(*lost[0])}")
+        parts.append(part)
+    return pd.concat(parts, ignore_index=True)[COLUMNS], places, "; ".join(lines)
 
 
 def smic_onsets(data_root):
-    """SMIC's clips without apexes, for smic_processing.py: a DataFrame with columns data, subject, clip,
-    label, onset_frame, offset_frame, data_sub, emotion. With an `apex_frame` column added, `annotation_table`
-    completes it.
-
-    Raises: InputError when the data root or the sheet is not there or not usable.
+    """SMIC's clips for smic_processing.py: a table with `COLUMNS` but the paths; apex_frame is what an
+    edition of the sheet codes, else -1. Raises: InputError when the data root or the sheet is not usable.
     """
-    _check_root(data_root)
-    sheet, notes = read_sheet("smic", Path(data_root))
-    return _coded("smic", 3, sheet, notes)[0].drop(columns=["apex"], errors="ignore")
+    _check_root(Path(data_root))
+    return _coded("smic", Path(data_root), 3, "dsnca")[0]
 
 
-def expected_counts(config):
-    """(clips, subjects, clips per class) that SPEC section 1 gives for this clip list, or None."""
-    return EXPECTED.get((config.dataset, config.classes, config.protocol, config.subset))
+def read_spotted(path):
+    """{clip in lower case: apex frame} of a table of spotted apexes (columns subject, clip, apex_frame).
+
+    Raises: InputError naming the file and row of a frame that is no number, or two apexes of one clip.
+    """
+    table, _ = checked(path, read_columns(path, ("subject", "clip", "apex")), ("apex",))
+    return dict(zip(table["clip"].str.casefold(), table["apex"], strict=True))
 
 
-def _check_options(config):
-    options = {"dataset": tuple(DATABASES), "classes": (3, 5), "protocol": PROTOCOLS, "subset": SUBSETS}
-    for name, choices in options.items():
-        value = getattr(config, name)
-        if value not in choices:
-            raise InputError(f"--{name} {value}: no such {name}; choose from {', '.join(map(str, choices))}")
-    if config.classes == 5 and config.dataset != "casme":
-        raise InputError(f"--classes 5 --dataset {config.dataset}: only casme is coded in 5 classes; "
-                         "use --classes 3")
-    if config.classes == 5 and config.protocol == "megc2019":
-        raise InputError("--classes 5 --protocol megc2019: MEGC 2019 has 3 classes; use --protocol dsnca")
-    if config.dataset == "synthetic" and (config.subset != "all" or config.protocol != "dsnca"):
-        raise InputError("--dataset synthetic has one clip list; leave out --subset and --protocol")
-    if config.dataset != "synthetic":
-        _check_root(config.data_root)
+def _check_root(root):
+    if not root.is_dir():
+        raise InputError(f"--data-root {root}: no such folder; put the databases there (data/README.md)")
 
 
-def _check_root(data_root):
-    if not Path(data_root).is_dir():
-        raise InputError(f"--data-root {data_root}: no such folder; put the databases there as "
-                         "data/README.md says")
+def _from_sheets(dataset, root, classes, protocol):
+    """(table without paths, remarks, the sheets, whether they have all rows) by the owners' sheets."""
+    tables, said, sheets, official = [], [], [], True
+    for data in DATABASES[dataset]:
+        table, remarks, sheet, rows = _coded(data, root, classes, protocol)
+        sheets.append(str(sheet))
+        official &= rows == BLOCKS[data].rows
+        spotted = [path for path in (root / "annotations" / "smic_apex.csv",
+                                     sheet.parent / "smic_apex_frames.csv") if path.is_file()]
+        uncoded = table["apex_frame"] < 0
+        if data == "smic" and uncoded.any() and spotted:
+            sheets.append(str(spotted[0]))
+            apexes = table["clip"].str.casefold().map(read_spotted(spotted[0])).fillna(-1).astype("int64")
+            table["apex_frame"] = table["apex_frame"].mask(uncoded, apexes)
+        tables.append(table)
+        said += remarks
+    return pd.concat(tables, ignore_index=True), said, sheets, official
 
 
-def _read_database(data, root, config):
-    """(table without paths, notes) of one database, its exclusions and subset applied."""
-    sheet, notes = read_sheet(data, root)
-    table, notes = _coded(data, config.classes, sheet, notes)
-    if data == "smic":
-        table, notes["apexes"] = _with_smic_apexes(table, root, Path(notes["sheet"]))
-    else:
-        table["apex_frame"] = [_apex(data, notes["sheet"], row) for row in table.itertuples()]
-    table = table.drop(columns=["apex"], errors="ignore")
-    if data == "casme" and config.protocol == "megc2019":
-        table = table[[key not in NOT_IN_MEGC2019 for key in _pairs(table)]]
-    if config.subset == "glasses":
-        table = table[table["subject"].isin(GLASSES[data])]
-    ordered = (table["onset_frame"] <= table["apex_frame"]) & (table["apex_frame"] <= table["offset_frame"])
-    notes["order"] = [f"{row.data}/{row.subject}/{row.clip}: onset {row.onset_frame}, apex {row.apex_frame}, "
-                      f"offset {row.offset_frame}" for row in table[~ordered].itertuples()]
-    return table, notes
+def _coded(data, root, classes, protocol):
+    """(the clips of a sheet that belong to a class, with label and frames; remarks; the sheet; its rows)."""
+    table, repeated, sheet = read_sheet(data, root)
+    words, rows, casme = BLOCKS[data].labels[classes], len(table) + len(repeated), data == "casme"
+    pairs = pd.Series(list(zip(table["subject"], table["clip"].str.casefold(), strict=True)), table.index)
+    if casme and protocol == "megc2019":
+        table, pairs = table[~pairs.isin(NOT_IN_MEGC2019)], pairs[~pairs.isin(NOT_IN_MEGC2019)]
+    for row, emotion in table["emotion"][~table["emotion"].isin(words)].items():
+        raise InputError(f"{sheet} row {row}: {table['subject'][row]} {table['clip'][row]} is coded "
+                         f"{emotion!r}; known emotions are {', '.join(words)}: correct the sheet")
+    corrected = casme & pairs.isin(SADNESS_TO_SURPRISE) & (table["emotion"] == "sadness")
+    no_apex = casme & pairs.isin(NO_APEX) & (table["apex"] < 0)
+    table = table.assign(data=data, data_sub=f"{data}_" + table["subject"],
+                         emotion=table["emotion"].mask(corrected, "surprise"),
+                         apex=table["apex"].mask(no_apex, table["offset"]))
+    said = [*_remark("sadness counted as surprise, as in the published lists", _keys(table[corrected])),
+            *_remark("row there twice, used once", [f"{data}/{clip}" for clip in repeated])]
+    table["label"] = table["emotion"].map(words)
+    table = table[table["label"].notna()].astype({"label": "int64"})
+    if table.empty:
+        raise InputError(f"{sheet}: no clip belongs to one of the {classes} classes; use the owners' sheet")
+    return table.rename(columns={name: f"{name}_frame" for name in FRAMES}), said, sheet, rows
 
 
-def _coded(data, classes, sheet, notes):
-    """Sheet rows → (the clips that belong to a class, with label, data_sub and frames; notes)."""
-    words, labels, corrections = LABELS[data, classes], [], []
-    emotions = list(sheet["emotion"])
-    for i, row in enumerate(sheet.itertuples()):
-        if row.emotion not in words:
-            raise InputError(f"{notes['sheet']} row {row.row}: {row.subject} {row.clip} is coded "
-                             f"{row.emotion!r}; known emotions are {', '.join(words)}: correct the sheet")
-        key = (row.subject, row.clip.casefold())
-        if data == "casme" and row.emotion == "sadness" and key in SADNESS_TO_SURPRISE:
-            emotions[i] = "surprise"
-            corrections.append(f"{row.subject} {row.clip}: sadness → surprise")
-        labels.append(words[emotions[i]])
-    table = sheet.rename(columns={"onset": "onset_frame", "offset": "offset_frame"}).drop(columns=["row"])
-    table = table.assign(data=data, emotion=emotions, data_sub=f"{data}_" + sheet["subject"])
-    kept = [label is not None for label in labels]
-    if not any(kept):
-        raise InputError(f"{notes['sheet']}: no clip belongs to one of the {classes} classes; "
-                         "put the owners' sheet in its place")
-    table = table[kept].assign(label=np.array([label for label in labels if label is not None], np.int64))
-    return table, {**notes, "corrections": corrections}
-
-
-def _apex(data, sheet, row):
-    """The apex frame of one row of a coded table."""
-    if data == "casme" and row.apex == "/" and (row.subject, row.clip.casefold()) in NO_APEX:
-        return row.offset_frame
-    return frame_number(row.apex, f"{sheet}: {row.subject} {row.clip}: the apex frame")
-
-
-def _with_smic_apexes(table, root, sheet_path):
-    """(table with apex_frame from smic_processing.py or the spotted table beside the sheet, path of that)."""
-    annotations = find_child(root, "annotations")
-    path = find_child(annotations, "smic_apex.csv")
-    path = path or find_child(sheet_path.parent, "smic_apex_frames.csv")
+def _from_list(dataset, root, classes, protocol):
+    """(table without paths, remarks, [file], False) by a list of clips: its labels and frame numbers."""
+    places = (Path(protocol), root / "annotations" / protocol, root / protocol)
+    path = next((path for path in places if path.is_file()), None)
     if path is None:
-        raise InputError(f"{root}: SMIC is coded without apex frames, and neither annotations/smic_apex.csv "
-                         "nor smic_apex_frames.csv beside its sheet is there; run smic_processing.py")
-    apexes = read_apexes(path)
-    missing = [clip for clip in table["clip"] if clip.casefold() not in apexes]
-    if missing:
-        raise InputError(f"{path}: no apex frame for {len(missing)} clips ({', '.join(missing[:5])}); "
-                         "run smic_processing.py")
-    return table.assign(apex_frame=[apexes[clip.casefold()] for clip in table["clip"]]), str(path)
+        raise InputError(f"--protocol {protocol}: no such file, nor in {root / 'annotations'}; give a list "
+                         f"with the columns {', '.join(COLUMNS[:7])}, or one of {', '.join(PROTOCOLS)}")
+    wanted = ("data", "subject", "clip", "label", *FRAMES, "emotion")
+    table = read_columns(path, wanted, optional=("emotion",))
+    try:
+        table["data"] = table["data"].map(database_name)
+    except InputError as error:
+        raise InputError(f"{path}: column data, {str(error).removeprefix('--dataset ')}") from error
+    here = table["data"].isin(DATABASES[dataset])
+    others, table = table["data"][~here], table[here]
+    if table.empty:
+        raise InputError(f"{path}: no clip of {dataset}; it has {', '.join(others.unique())}")
+    for data, part in table.groupby("data"):
+        table.loc[part.index, "subject"] = subject_names(path, part["subject"], BLOCKS[data].subject)
+    table, repeated = checked(path, table, ("label", *FRAMES))
+    for row, label in table["label"][table["label"] >= classes].items():
+        raise InputError(f"{path} row {row}: the label is {label}; --classes {classes} has 0-{classes - 1}")
+    names = table["label"].map(dict(enumerate(FIVE if classes == 5 else THREE)))
+    emotion = table["emotion"].mask(table["emotion"] == "", names) if "emotion" in table else names
+    table = table.assign(data_sub=table["data"] + "_" + table["subject"], emotion=emotion)
+    said = [*_remark("rows of other databases left out", list(others.unique()), len(others)),
+            *_remark("row there twice, used once", repeated)]
+    return table.rename(columns={name: f"{name}_frame" for name in FRAMES}), said, [str(path)], False
 
 
-def _merged_notes(config, parts):
-    """The notes of one or several databases as one dict."""
-    name = "_".join([config.dataset, str(config.classes),
-                     *([config.protocol] if config.protocol != "dsnca" else []),
-                     *([config.subset] if config.subset != "all" else [])])
-    notes = {"name": name, "protocol": config.protocol, "subset": config.subset, "skipped": [],
-             "sheets": [part["sheet"] for part in parts], "rows": [part["rows"] for part in parts]}
-    for key in ("duplicates", "corrections", "order"):
-        notes[key] = [item for part in parts for item in part.get(key, ())]
-    if config.protocol == "megc2019":
-        notes["corrections"] = []   # the corrected clips are not in that list
-    return notes
+def _remarks(clips, skip_missing):
+    """What is to be said of the frames: not on disk, out of order, in several folders."""
+    table, there = clips.table, clips.apex_on_disk
+    said = _remark("dropped, no apex frame on disk (--skip-missing)" if skip_missing else
+                   "apex frame not on disk", _keys(table[~there]))
+    ordered = (table["onset_frame"] <= table["apex_frame"]) & (table["apex_frame"] <= table["offset_frame"])
+    said += _remark("frames out of order", _keys(table[~ordered & (table["apex_frame"] >= 0)]))
+    for data, places in clips.notes["frames"].items():
+        if len(places) > 1:
+            said += _remark(f"{data} lies in {len(places)} folders (--frames chooses); clips taken from",
+                            [f"{place}: {n}" for place, n in places.items()], sum(places.values()))
+    return said
 
 
-def _check_counts(clips, config):
-    """Write the comparison with SPEC section 1 into the notes. Raises: InputError, see `load_clips`."""
-    expected = expected_counts(config)
+def _compared(clips, expected, official):
+    """The counts against SPEC section 1, in words. Raises: InputError when whole sheets give others."""
+    def words(clips, subjects, per_class):
+        return f"{clips} clips, {subjects} subjects, {' / '.join(map(str, per_class))}"
+
     found = (len(clips.table), len(clips.subjects), clips.per_class)
-    official = [SHEETS[data].rows for data in DATABASES[config.dataset]]
-    clips.notes["clips"] = len(clips.table)
-    clips.notes["expected"] = expected and [*expected[:2], list(expected[2])]
-    if not len(clips.table):
-        raise InputError(f"{clips.notes['sheets'][0]}: no clip is left for --subset {config.subset}")
-    if expected is None:
-        clips.notes["check"] = "no published counts for this list"
-    elif found == expected:
-        clips.notes["check"] = "matches the protocol"
-    else:
-        published = f"the protocol has {expected[0]} clips, {expected[1]} subjects, {_slashed(expected[2])}"
-        clips.notes["check"] = f"differs: {published}"
-        if clips.notes["rows"] == official:
-            raise InputError(f"{', '.join(clips.notes['sheets'])}: gives {found[0]} clips, {found[1]} "
-                             f"subjects, {_slashed(found[2])}, but {published}; use the owners' sheets")
+    if expected is None or found == expected:
+        return "matches the protocol" if expected else "no published counts for this list"
+    if official:
+        raise InputError(f"{', '.join(clips.notes['sheets'])}: gives {words(*found)}, but the protocol has "
+                         f"{words(*expected)}; use the owners' sheets")
+    return f"differs: the protocol has {words(*expected)}"
 
 
-def _drop_missing(clips):
-    """The clips whose apex frame is on disk; the others are listed in the notes."""
-    there = clips.apex_on_disk
-    skipped = [key for key, on_disk in zip(clips.keys, there, strict=True) if not on_disk]
-    if not there.any():
-        raise InputError(f"{clips.notes['sheets'][0]}: no apex frame of any clip is on disk; lay the frames "
-                         "under the data root as data/README.md says")
-    if skipped:
-        print(f"  dropped by --skip-missing: {len(skipped)} clips without an apex frame on disk: "
-              f"{', '.join(skipped[:SHOWN])}{' ...' if len(skipped) > SHOWN else ''}", flush=True)
-    table = clips.table[there].reset_index(drop=True)
-    notes = {**clips.notes, "clips": len(table), "skipped": skipped}
-    return Clips(table, clips.dataset, clips.class_names, notes)
+def _name(dataset, classes, protocol, subset):
+    return "_".join([dataset, str(classes), *([protocol_name(protocol)] if protocol != "dsnca" else []),
+                     *([subset] if subset != "all" else [])])
+
+
+def _remark(what, clips, count=None):
+    """[the remark], or nothing when there is nothing to remark."""
+    return [{"what": what, "count": len(clips) if count is None else count, "clips": clips}] if clips else []
 
 
 def _keys(table):
     return [f"{row.data}/{row.subject}/{row.clip}" for row in table.itertuples()]
-
-
-def _pairs(table):
-    return [(row.subject, row.clip.casefold()) for row in table.itertuples()]
-
-
-def _slashed(numbers):
-    return " / ".join(map(str, numbers))

@@ -1,214 +1,156 @@
-"""The owners' annotation sheets: found under the data root, read in any spelling, checked row by row."""
+"""The owners' annotation sheets: found in any edition, read in any spelling, checked row by row."""
 
 import csv
 import re
-from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
-from capsule.data.folders import find_child, is_plain_name
+from capsule.data.databases import BLOCKS, squeeze
+from capsule.data.folders import database_folders
 from common.errors import InputError
+from common.names import is_plain_name
 
 SUFFIXES = (".xlsx", ".xlsm", ".xls", ".csv")
 HEADER_ROWS = 40        # the header is looked for in this many rows (SAMM's stands on row 14)
-
-
-@dataclass(frozen=True)
-class Sheet:
-    """How one database's owners ship their annotations."""
-
-    stem: str           # file name without its ending
-    folder: str         # the database's folder under the data root
-    columns: dict       # our name → the owners' name, other spellings after it
-    rows: int           # clips in the sheet as shipped
-    tab: str = ""       # the tab of the workbook; "" = the first
-
-
-_CASME = {"subject": ("Subject",), "clip": ("Filename",), "onset": ("OnsetFrame",), "apex": ("ApexFrame",),
-          "offset": ("OffsetFrame",), "emotion": ("Estimated Emotion", "Emotion")}
-_SMIC = {"subject": ("Subject",), "clip": ("Filename",), "onset": ("OnsetF", "OnsetFrame"),
-         "offset": ("OffsetF", "OffsetFrame"), "emotion": ("Emotion", "Estimated Emotion")}
-_APEX = {"subject": ("subject",), "clip": ("clip", "Filename"), "apex": ("apex_frame", "ApexF")}
-
-SHEETS = {
-    "casme": Sheet("CASME2-coding-20140508", "casme2", _CASME, 255),
-    "smic": Sheet("SMIC-HS-E_annotation", "smic", _SMIC, 157, tab="HS"),
-    "samm": Sheet("SAMM_Micro_FACS_Codes_v2", "samm", _CASME, 159),
-    "synthetic": Sheet("CASME2-coding-20140508", "synthetic", _CASME, 0),
-}
-SUBJECT_NAME = {"casme": "sub{:02d}", "synthetic": "sub{:02d}", "smic": "{:d}", "samm": "{:03d}"}
+# Our column → the names that it has in one sheet or another.
+COLUMNS = {"data": ("data",), "subject": ("Subject",), "clip": ("Filename", "clip"), "label": ("label",),
+           "onset": ("OnsetFrame", "OnsetF"), "apex": ("ApexFrame", "ApexF"),
+           "offset": ("OffsetFrame", "OffsetF"), "emotion": ("Estimated Emotion", "Emotion")}
+FRAMES = ("onset", "apex", "offset")
+USE_OWNERS = "put the owners' sheet in its place, as .xlsx or .csv"
 
 
 def find_sheet(data, root):
-    """The path of the sheet of database `data`: in `root`, its `annotations/`, or the database's folder.
+    """The path of database `data`'s sheet: in `root`, its `annotations/`, or the database's folder.
 
-    The synthetic database's sheet carries CASME II's file name, so it is looked for in its own folder only.
-    Returns None when there is none.
+    Of several in one place the newest edition, by name, is taken. The synthetic database's carries CASME II's
+    file name, so it is looked for in its own folder only. Returns None when there is none.
     """
-    sheet = SHEETS[data]
-    own = find_child(root, sheet.folder)
-    places = [own] if data == "synthetic" else [Path(root), find_child(root, "annotations"), own]
-    for place in filter(None, places):
-        for suffix in SUFFIXES:
-            path = find_child(place, sheet.stem + suffix)
-            if path is not None:
-                return path
+    root, own = Path(root), database_folders(data, root)
+    begins = re.sub(r"(v?[0-9]+)$", "", squeeze(BLOCKS[data].sheet))        # without the edition
+    places = own if data == "synthetic" else [root, root / "annotations", root / "Annotations", *own]
+    for place in places:
+        found = [path for path in (place.iterdir() if place.is_dir() else ())
+                 if path.suffix.lower() in SUFFIXES and squeeze(path.stem).startswith(begins)
+                 and not path.name.startswith((".", "~")) and path.is_file()]
+        if found:
+            return max(found, key=lambda path: (squeeze(path.stem), -SUFFIXES.index(path.suffix.lower())))
     return None
 
 
 def read_sheet(data, root):
     """The clips of database `data` as its owners coded them.
 
-    Returns: (DataFrame, notes). Columns: subject (as SPEC section 1 writes it), clip, onset, apex (text;
-    absent from SMIC), offset (int), emotion (lower case), row (line in the sheet). notes: sheet (path), rows
-    (int), duplicates (list of str: repeated identical rows, kept once).
+    Returns: (DataFrame, list of the clips with a second, identical row, path of the sheet). Columns: subject
+    (as SPEC section 1 writes it), clip, onset, apex (-1 where none is coded), offset (int), emotion (lower
+    case); the index is the line in the sheet.
     Raises: InputError, naming sheet and row or column, when the sheet is not there or not usable.
     """
-    path = find_sheet(data, root)
+    path, block = find_sheet(data, root), BLOCKS[data]
     if path is None:
-        sheet = SHEETS[data]
-        raise InputError(f"{root}: no annotation sheet {sheet.stem}.xlsx (or .csv) there, in annotations/ or "
-                         f"in {sheet.folder}/; put the owners' sheet there (data/README.md: where to get it)")
-    rows = read_columns(path, SHEETS[data].columns, SHEETS[data].tab)
-    records = [_record(data, path, row) for row in rows]
-    table, duplicates = _without_duplicates(path, records)
-    return table, {"sheet": str(path), "rows": len(records), "duplicates": duplicates}
+        raise InputError(f"{root}: no annotation sheet {block.sheet}.xlsx (.csv, or another edition) there, "
+                         f"in annotations/ or in {data}'s folder; data/README.md says where to get it")
+    table = read_columns(path, ("subject", "clip", *FRAMES, "emotion"), block.tab,
+                         optional=() if block.codes_apex else ("apex",))
+    table["subject"] = subject_names(path, table["subject"], block.subject)
+    table["emotion"] = [" ".join(text.casefold().split()) for text in table["emotion"]]
+    table["apex"] = table["apex"].replace(["", "/", "-"], -1) if "apex" in table else -1
+    return (*checked(path, table, FRAMES), path)
 
 
-def read_apexes(path):
-    """{clip name in lower case: apex frame} of a SMIC apex table (columns subject, clip, apex_frame).
+def checked(path, table, numbers):
+    """(`table` with plain clip names, whole `numbers` and each clip once; the clips of rows left out).
 
-    Raises: InputError naming the file and the row when a frame is not a number or a clip has two apexes.
+    Raises: InputError naming the row of a cell that is not so, or two rows of one clip that differ.
     """
-    apexes = {}
-    for row in read_columns(path, _APEX):
-        where = f"{path} row {row['row']}"
-        clip, apex = row["clip"].casefold(), frame_number(row["apex"], f"{where}: apex_frame")
-        if apexes.setdefault(clip, apex) != apex:
-            raise InputError(f"{where}: {row['clip']} has two different apex frames; remove one row, "
-                             "or run smic_processing.py again")
-    return apexes
+    for row, clip in table["clip"].items():
+        if not is_plain_name(clip):
+            raise InputError(f"{path} row {row}: Filename is {clip!r}; a clip must be a plain folder name: "
+                             "correct it in the sheet")
+    table = table.assign(**{name: whole_numbers(path, table, name) for name in numbers})
+    folded = table.assign(clip=table["clip"].str.casefold())
+    again = folded.duplicated()
+    key = [name for name in ("data", "subject", "clip") if name in table]
+    for _, rows in folded[~again].groupby(key):
+        if len(rows) > 1:
+            clip = table.loc[rows.index[0]]
+            raise InputError(f"{path} rows {rows.index[0]} and {rows.index[1]}: {clip['subject']} "
+                             f"{clip['clip']} is there twice with different values; remove the wrong row "
+                             "(of lists, give that of the apexes, not of their neighbours)")
+    return table[~again], [f"{row.subject}/{row.clip}" for row in table[again].itertuples()]
 
 
-def read_columns(path, columns, tab=""):
-    """The rows of a sheet as a list of dicts, our column names → stripped text, and `row` → its line number.
+def subject_names(path, texts, form):
+    """A column of subjects → their names in the form of their database: 1, "01" or "sub01" → "sub01"."""
+    numbers = texts.str.extract(r"^[A-Za-z_ ]*?([0-9]{1,6})(?:\.0*)?$")[0]
+    for row, text in texts[numbers.isna()].items():
+        raise InputError(f"{path} row {row}: Subject is {text!r}, not a number; correct it in the sheet")
+    return [form.format(int(number)) for number in numbers]
 
-    The header is the row that fits `columns` (our name → accepted names) best; case, spaces and
-    underscores in names do not matter. Rows whose wanted cells are all empty are left out.
+
+def whole_numbers(path, table, name):
+    """A column of text, "46" or "46.0", as int64; -1 stays. Raises: InputError naming the row."""
+    texts = table[name].astype(str)
+    wrong = ~(texts.str.fullmatch(r"[0-9]{1,15}(\.0*)?") | (table[name] == -1))
+    for row, text in texts[wrong].items():
+        raise InputError(f"{path} row {row} ({table['clip'][row]}): the {name} is {text!r}, not a whole "
+                         "number; correct it in the sheet")
+    return texts.str.replace(r"\.0*$", "", regex=True).astype("int64")
+
+
+def read_columns(path, wanted, tab="", optional=()):
+    """The `wanted` columns (keys of COLUMNS) of a sheet or CSV file as stripped text.
+
+    The header is the row that fits best; case, spaces, underscores in its names do not matter. Rows without
+    any wanted cell are left out. The index is the line in the sheet. An `optional` column may be missing.
     Raises: InputError naming the sheet and the column that is missing or there twice with different values.
     """
     grid = _read_csv(path) if path.suffix.lower() == ".csv" else _read_workbook(path, tab)
-    names = {ours: [_squeeze(name) for name in accepted] for ours, accepted in columns.items()}
-
-    def hits(row):
-        present = {_squeeze(cell) for cell in row}
-        return sum(any(name in present for name in accepted) for accepted in names.values())
-
-    head = max(range(min(len(grid), HEADER_ROWS)), key=lambda i: (hits(grid[i]), -i), default=None)
-    if head is None:
-        raise InputError(f"{path}: the sheet is empty; put the owners' sheet in its place")
-    position = {ours: _column(path, grid, head, accepted, columns[ours][0])
-                for ours, accepted in names.items()}
-    found = []
-    for i in range(head + 1, len(grid)):
-        cells = {ours: grid[i][column] if column < len(grid[i]) else "" for ours, column in position.items()}
-        if any(cells.values()):
-            found.append({**cells, "row": i + 1})
-    if not found:
-        raise InputError(f"{path}: the sheet has a header and no clips; put the owners' sheet in its place")
-    return found
-
-
-def frame_number(text, where):
-    """`text` as a frame number (int ≥ 0). Raises: InputError starting with `where`."""
-    match = re.fullmatch(r"([0-9]{1,15})(\.0*)?", text)
-    if match is None:
-        raise InputError(f"{where} is {text!r}, not a frame number; correct it in the sheet")
-    return int(match[1])
-
-
-def _column(path, grid, head, accepted, shown):
-    """The index of the column with the first of the `accepted` names that the header row has."""
-    header = [_squeeze(cell) for cell in grid[head]]
-    for name in accepted:
-        places = [i for i, cell in enumerate(header) if cell == name]
-        if not places:
-            continue
-        values = [[row[i] if i < len(row) else "" for row in grid[head + 1:]] for i in places]
-        if any(column != values[0] for column in values[1:]):
+    if grid.empty:
+        raise InputError(f"{path}: the sheet is empty; {USE_OWNERS}")
+    grid = grid.fillna("").astype(str).map(str.strip)
+    accepted = {name: [squeeze(text) for text in COLUMNS[name]] for name in wanted}
+    head = grid.head(HEADER_ROWS).map(squeeze)
+    fit = head.isin([text for texts in accepted.values() for text in texts]).sum(axis=1)
+    top = int(fit.to_numpy().argmax())
+    table = {}
+    for name, texts in accepted.items():
+        shown = COLUMNS[name][0]
+        places = next((p for p in (head.columns[head.iloc[top] == text] for text in texts) if len(p)), ())
+        if len(places) == 0 and name not in optional:
+            has = ", ".join(filter(None, grid.iloc[top])) or "nothing"
+            raise InputError(f"{path}: no column {shown!r} (row {top + 1} has: {has}); use the owners' sheet "
+                             "as shipped, or rename the column")
+        below = grid.iloc[top + 1:][list(places)]
+        if (below.nunique(axis=1) > 1).any():
             raise InputError(f"{path}: {len(places)} columns are called {shown!r} and differ; "
                              "remove the wrong one")
-        return places[0]
-    raise InputError(f"{path}: no column {shown!r} (row {head + 1} has: "
-                     f"{', '.join(cell for cell in grid[head] if cell) or 'nothing'}); "
-                     "use the owners' sheet as shipped, or rename the column")
-
-
-def _record(data, path, row):
-    """One checked row of an owners' sheet."""
-    where = f"{path} row {row['row']}"
-    match = re.fullmatch(r"[A-Za-z_ ]*?([0-9]{1,6})(\.0*)?", row["subject"])
-    if match is None:
-        raise InputError(f"{where}: Subject is {row['subject']!r}, not a number; correct it in the sheet")
-    clip = row["clip"]
-    if not is_plain_name(clip):
-        raise InputError(f"{where}: Filename is {clip!r}; a clip must be a plain folder name inside the "
-                         "data root: correct it in the sheet")
-    record = {"subject": SUBJECT_NAME[data].format(int(match[1])), "clip": clip,
-              "onset": frame_number(row["onset"], f"{where} ({clip}): the onset frame"),
-              "offset": frame_number(row["offset"], f"{where} ({clip}): the offset frame"),
-              "emotion": " ".join(row["emotion"].casefold().split()), "row": row["row"]}
-    if "apex" in row:
-        record["apex"] = row["apex"]
-    return record
-
-
-def _without_duplicates(path, records):
-    """Records → (table, notes on repeated rows). Two different rows of one clip raise InputError."""
-    seen, duplicates = {}, []
-    for record in records:
-        key = (record["subject"], record["clip"].casefold())
-        first = seen.setdefault(key, record)
-        if first is record:
-            continue
-        if any(first[name] != record[name] for name in record if name not in ("row", "clip")):
-            raise InputError(f"{path} rows {first['row']} and {record['row']}: {record['subject']} "
-                             f"{record['clip']} is there twice with different values; remove the wrong row")
-        duplicates.append(f"{record['subject']}/{record['clip']} (row {record['row']} repeats "
-                          f"row {first['row']})")
-    return pd.DataFrame(list(seen.values())), duplicates
-
-
-def _squeeze(name):
-    """A column name without case, spaces, underscores and punctuation."""
-    return re.sub(r"[\W_]", "", name.casefold())
+        if len(places):
+            table[name] = below[places[0]]
+    table = pd.DataFrame(table)
+    table.index += 1            # the grid counts from 0, a person from 1
+    table = table[(table != "").any(axis=1)]
+    if table.empty:
+        raise InputError(f"{path}: the sheet has a header and no clips; {USE_OWNERS}")
+    return table
 
 
 def _read_csv(path):
-    """A CSV file (comma, semicolon or tab; UTF-8 or Latin-1) → list of rows of stripped text."""
+    """A CSV file (comma, semicolon or tab; rows of any length) → DataFrame of text."""
     try:
-        raw = path.read_bytes()
-        try:
-            text = raw.decode("utf-8-sig")
-        except UnicodeDecodeError:
-            text = raw.decode("latin-1")
-        separator = max(",;\t", key=text.count)
-        return [[cell.strip() for cell in row] for row in csv.reader(text.splitlines(), delimiter=separator)]
+        text = path.read_text(encoding="utf-8-sig", errors="replace")
+        return pd.DataFrame(csv.reader(text.splitlines(), delimiter=max(",;\t", key=text.count)))
     except (OSError, csv.Error) as error:
         raise InputError(f"{path}: cannot be read as CSV ({error}); save the sheet anew") from error
 
 
 def _read_workbook(path, tab):
-    """One tab of an Excel workbook → list of rows of stripped text."""
-    if path.suffix.lower() == ".xls":
-        raise InputError(f"{path}: the old Excel format cannot be read; save it as .xlsx or .csv")
+    """One tab of an Excel workbook (the first where none is called `tab`) → DataFrame of text."""
     try:
         with pd.ExcelFile(path, engine="openpyxl") as book:
             tabs = {name.strip().casefold(): name for name in book.sheet_names}
-            name = tabs.get(tab.casefold(), book.sheet_names[0])
-            grid = book.parse(name, header=None, dtype=str).fillna("")
+            return book.parse(tabs.get(tab.casefold(), book.sheet_names[0]), header=None, dtype=str)
     except Exception as error:      # openpyxl lets many kinds of error through from a damaged file
-        raise InputError(f"{path}: cannot be read as an Excel workbook ({error}); "
-                         "put the owners' sheet in its place") from error
-    return [[str(cell).strip() for cell in row] for row in grid.itertuples(index=False)]
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path}: cannot be read as an Excel workbook ({reason}); {USE_OWNERS}") from error

@@ -23,12 +23,15 @@ class _Baseline(nn.Module):
 
 
 class ResNet(_Baseline):
-    """ResNet-18 for `classes`; `conv1 bn1 layer1` stay as they are.
+    """ResNet-18 for `classes`.
 
-    logits: give logits instead of probabilities. pretrained, width: as MECapsuleNet's.
+    logits: give logits instead of probabilities. is_freeze: keep `conv1 bn1 layer1` as they are where they are
+    pretrained. pretrained, width: as MECapsuleNet's.
     """
 
-    def __init__(self, classes, logits=False, pretrained=True, width=1.0):
+    first_layers = tuple(f"model.{name}" for name in FROZEN["resnet"])
+
+    def __init__(self, classes, logits=False, pretrained=True, width=1.0, is_freeze=True):
         super().__init__(logits)
         with torch.device("meta"):    # torchvision's wiring; every layer with weights is replaced below
             self.model = resnet18()
@@ -36,13 +39,16 @@ class ResNet(_Baseline):
             setattr(self.model, name, layer)
         self.model.fc = nn.Linear(scaled(512, width), classes)
         self.pretrained = bool(pretrained and width == 1 and load_imagenet(self.model, "resnet"))
-        freeze(self.model, FROZEN["resnet"])
+        if is_freeze and self.pretrained:
+            freeze(self, self.first_layers)
 
 
 class VGG(_Baseline):
-    """VGG-11 for `classes`, all layers trained. Options as ResNet's."""
+    """VGG-11 for `classes`, all layers trained (is_freeze has nothing to keep). Options as ResNet's."""
 
-    def __init__(self, classes, logits=False, pretrained=True, width=1.0):
+    first_layers = ()
+
+    def __init__(self, classes, logits=False, pretrained=True, width=1.0, is_freeze=False):
         super().__init__(logits)
         with torch.device("meta"):
             self.model = vgg11(init_weights=False)

@@ -45,7 +45,7 @@ class MECapsuleNet(CapsuleHead):
     """One stream: picture(s) → backbone → capsules.
 
     input_size: (C, H, W), C a multiple of 3. conv_name: "resnet" or "vgg". is_freeze: keep the backbone's
-    first layers as they are (never an inflated first convolution). pretrained: start from ImageNet weights
+    first layers as they are where they are pretrained (never an inflated first convolution). pretrained: start from ImageNet weights
     where they can be had; the attribute `pretrained` says whether they were. width: share of the channels
     (1: the paper's network).
     forward: (B, C, H, W), or (B, C/3, H, W) for grey pictures, in [0, 1] → capsule lengths (B, classes).
@@ -60,6 +60,11 @@ class MECapsuleNet(CapsuleHead):
         self.pretrained = self.conv.pretrained
         map_size = [self.conv.map_side(side) for side in sides]
         self._build_head(self.conv.out_channels, map_size, classes, routings, width)
+
+    @property
+    def first_layers(self):
+        """Names of the layers that freezing keeps as they are."""
+        return [f"conv.{name}" for name in self.conv.first_layers]
 
     def forward(self, x):
         return self._lengths(self.conv(x))

@@ -7,26 +7,32 @@ from capsule.modules.attention import CoordAttention
 from capsule.modules.backbone import Backbone
 from capsule.modules.capsule_net import CapsuleHead
 
-CROP_CHANNELS, VIEW_CHANNELS = 3, 39    # RGB; 13 views x RGB
+CHANNELS = (3, 39)    # an RGB crop; 13 views x RGB
 
 
 class MECapsuleNetDual(CapsuleHead):
     """Two ResNet backbones, their maps concatenated, one capsule head.
 
     forward(first_stream, second_stream): the crop (B, 3, H, W) and the views (B, 39, H, W), or (B, 13, H, W)
-    grey, all in [0, 1] → capsule lengths (B, classes). input_size: (H, W) of both; other options as
+    grey, all in [0, 1] → capsule lengths (B, classes). input_size: (H, W) of both; channels: of each; other options as
     MECapsuleNet's.
     """
 
     def __init__(self, classes, routings=3, is_freeze=True, pretrained=True, width=1.0,
-                 input_size=(224, 224)):
+                 input_size=(224, 224), channels=CHANNELS):
         super().__init__()
-        self.first_conv = Backbone(CROP_CHANNELS, "resnet", is_freeze, pretrained, width)
-        self.second_conv = Backbone(VIEW_CHANNELS, "resnet", is_freeze, pretrained, width)
+        self.first_conv = Backbone(channels[0], "resnet", is_freeze, pretrained, width)
+        self.second_conv = Backbone(channels[1], "resnet", is_freeze, pretrained, width)
         self.pretrained = self.first_conv.pretrained and self.second_conv.pretrained
         self.first_attention, self.second_attention = nn.Identity(), nn.Identity()
         map_size = [self.first_conv.map_side(side) for side in input_size]
         self._build_head(2 * self.first_conv.out_channels, map_size, classes, routings, width)
+
+    @property
+    def first_layers(self):
+        """Names of the layers that freezing keeps as they are."""
+        return [f"{stream}.{name}" for stream in ("first_conv", "second_conv")
+                for name in self.get_submodule(stream).first_layers]
 
     def forward(self, first_stream, second_stream):
         first = self.first_attention(self.first_conv(first_stream))
@@ -38,8 +44,8 @@ class MECapsuleNetDualCA(MECapsuleNetDual):
     """MECapsuleNetDual with coordinate attention on each stream before they are joined."""
 
     def __init__(self, classes, routings=3, is_freeze=True, pretrained=True, width=1.0,
-                 input_size=(224, 224)):
-        super().__init__(classes, routings, is_freeze, pretrained, width, input_size)
-        channels = self.first_conv.out_channels
-        self.first_attention = CoordAttention(channels, channels)
-        self.second_attention = CoordAttention(channels, channels)
+                 input_size=(224, 224), channels=CHANNELS):
+        super().__init__(classes, routings, is_freeze, pretrained, width, input_size, channels)
+        wide = self.first_conv.out_channels
+        self.first_attention = CoordAttention(wide, wide)
+        self.second_attention = CoordAttention(wide, wide)

@@ -5,7 +5,7 @@ import torch
 import torchvision.transforms.functional as TF
 from torchvision.transforms import ColorJitter, InterpolationMode
 
-from capsule.data import augment
+from capsule.inputs import augment
 
 SIZE = 48
 

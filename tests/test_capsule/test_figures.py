@@ -1,11 +1,13 @@
 """Figures of a run: what they say, where they lie, the same bytes twice."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from matplotlib.text import Text
 
-from capsule.figures import confusion_figure, curve_figure, heading, pooled_uf1, run_figures, subject_figure
-from capsule.results import read_run, result_log
+from capsule.figures import clip_figure, confusion_figure, curve_figure, heading, pooled_uf1, run_figures
+from capsule.results import read_run
 from common.images import read_image
 from tests.fake_runs import change_json, clip_list, write_run
 
@@ -22,7 +24,7 @@ def words(figure):
 
 
 def test_confusion_matrix_holds_each_clip_once_and_row_per_cents(run):
-    figure = confusion_figure(run, "strict")
+    figure = confusion_figure(run)
     cells = [text.split("\n") for text in words(figure) if "\n" in text and text.endswith(" %")]
     assert len(cells) == 9
     counts = np.array([int(count) for count, _ in cells]).reshape(3, 3)
@@ -36,18 +38,8 @@ def test_confusion_matrix_holds_each_clip_once_and_row_per_cents(run):
 
 def test_every_figure_says_synthetic_quick_and_incomplete(run):
     assert heading(run) == "fake · SYNTHETIC · quick · 3 of 4 folds"
-    for figure in (confusion_figure(run, "paper"), subject_figure(run), curve_figure(run)):
+    for figure in (confusion_figure(run), curve_figure(run)):
         assert any("SYNTHETIC · quick · 3 of 4 folds" in text for text in words(figure))
-
-
-def test_bars_are_the_subjects_accuracies_of_the_log(run):
-    axes = subject_figure(run).axes[0]
-    log = result_log([run])
-    own = log[log["subject"].str.startswith("synthetic_")]
-    for evaluation, drawn in (("strict", [bar.get_height() for bar in axes.patches]),
-                              ("paper", axes.lines[0].get_ydata())):
-        expected = own[own["evaluation"] == evaluation]["accuracy"]
-        assert list(drawn) == pytest.approx(expected.tolist(), abs=1e-6)
 
 
 def test_curves_pool_the_folds_at_each_epoch_by_hand(tmp_path):
@@ -66,7 +58,7 @@ def test_curves_pool_the_folds_at_each_epoch_by_hand(tmp_path):
 def test_files_are_png_and_pdf_and_the_same_bytes_twice(run, tmp_path):
     first = run_figures(run, tmp_path / "a")
     second = run_figures(run, tmp_path / "b")
-    names = ("confusion_strict", "confusion_paper", "accuracy_by_subject", "learning_curves")
+    names = ("confusion_strict", "learning_curves")
     assert {path.name for path in first} == {name + end for name in names for end in (".png", ".pdf")}
     for one, two in zip(first, second, strict=True):
         assert one.read_bytes() == two.read_bytes()
@@ -77,3 +69,24 @@ def test_files_are_png_and_pdf_and_the_same_bytes_twice(run, tmp_path):
             assert (border == 255).all()      # nothing touches the edge: no label is clipped
         else:
             assert one.read_bytes().startswith(b"%PDF")
+
+
+def test_text_is_plain_and_long_names_are_cut(tmp_path):
+    write_run(tmp_path, "price", class_names=["a" * 90, "positive", "surprise"])
+    run = read_run(tmp_path, "price")
+    run.facts["class_names"][1] = r"$\frac{1"      # no mathematics, whatever it looks like
+    paths = run_figures(run, tmp_path / "figures")
+    assert all(path.stat().st_size < 300_000 for path in paths)
+    assert "a" * 21 + "..." in words(confusion_figure(run))
+
+
+@pytest.mark.parametrize("views", [None, (13, 32, 32), (13, 32, 32, 3)])
+def test_clip_figure_takes_grey_and_coloured_views(run, tmp_path, views):
+    picture, found = np.full((32, 32, 3), 90, np.uint8), np.linspace(0, 1, 1024).reshape(32, 32)
+    maps = {"views": found} if views else {"crop": found}
+    clip = SimpleNamespace(key="casme/sub01/EP01_01f", truth=0, prediction=1, apex=picture, onset=None,
+                           lengths=np.array([-0.1, 0.7, 0.3]), maps=maps, side=28,
+                           views=None if views is None else np.full(views, 9, np.uint8))
+    figure = clip_figure(run, clip)
+    assert f"map on the {'frontal view' if views else 'apex'}" in words(figure)
+    figure.savefig(tmp_path / "clip.png", dpi=40)

@@ -5,13 +5,13 @@ import torch
 
 from benchmarks.generated import configured, generated
 from benchmarks.precision_agreement import compare, differences
-from capsule import loso
-from capsule.data import augment
+from capsule import run as loso
 from capsule.device import set_arithmetic, tune_convolutions
 from capsule.experiment import Experiment
-from capsule.loso import Trainer
+from capsule.inputs import augment
 from capsule.loss import me_loss
 from capsule.modules import MECapsuleNet, MECapsuleNetDualCA
+from capsule.run import Trainer
 from capsule.step import make_step, predict
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")

@@ -13,8 +13,8 @@ import torch
 from benchmarks.generated import configured, generated
 from capsule import parallel
 from capsule.experiment import Experiment
-from capsule.loso import Trainer, train_in_turn
 from capsule.loss import me_loss
+from capsule.run import Trainer, train_in_turn
 from common.errors import InputError
 from tests.scripts import folds
 

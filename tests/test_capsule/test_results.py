@@ -10,17 +10,19 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from capsule.evaluations import Meter
+from capsule.metrics import Meter
 from capsule.results import (
+    CLASS_COLUMNS,
     LOG_COLUMNS,
     PREDICTION_COLUMNS,
+    class_log,
     epoch_used,
     prediction_log,
+    read_fold,
     read_run,
     read_runs,
     result_log,
     select,
-    sibling_key,
 )
 from capsule.tables import LEAK, random_uf1, render, report
 from common.errors import InputError
@@ -57,6 +59,16 @@ def test_result_log_has_the_columns_and_values_computed_by_hand(tmp_path):
     # pooled: F1 of 0: 2/(2+1+1) = 1/2; of 1: 2/(2+1+1) = 1/2; of 2: 1. recalls 1/2 1/2 1
     assert strict.loc["ALL", ["clips", "accuracy", "uf1", "uar"]].tolist() == pytest.approx(
         [5, 3 / 5, 2 / 3, 2 / 3], abs=1e-6)
+
+
+def test_class_log_has_the_columns_and_values_computed_by_hand(tmp_path):
+    two_subjects(tmp_path)
+    log = class_log([read_run(tmp_path, "known")])
+    assert list(log.columns) == CLASS_COLUMNS
+    # strict: truth 0 0 1 1 2, predicted 0 1 1 0 2
+    strict = log[log["evaluation"] == "strict"].drop(columns=["experiment", "dataset", "evaluation"])
+    assert strict.values.tolist() == [["negative", 2, 2, .5, .5, .5], ["positive", 2, 2, .5, .5, .5],
+                                      ["surprise", 1, 1, 1, 1, 1]]
 
 
 def test_predictions_name_the_epoch_that_was_used(tmp_path):
@@ -97,27 +109,28 @@ def test_published_scores_come_from_the_public_predictions(tmp_path):
     assert totals["clips"].tolist() == [435, 157, 145, 133]
     text = render(report([run]))
     assert "published: RCN" in text
-    assert "0.6520 [" in text
+    assert "0.6520 [" in text and "0.5820 / 0.5877" in text
 
 
 @pytest.mark.parametrize(("change", "words"), [
     ({"y_true": [0, 1]}, "y_true is not 5 labels"),
     ({"y_true": [0, 1, 2, 0, 3]}, "y_true is not 5 labels from 0 to 2"),
     ({"y_true": [2, 1, 0, 2, 1]}, "labels are not the experiment's"),
-    ({"strict": [[0, 0, 0, 0, 0]]}, "strict is not 3 epochs"),
-    ({"paper": [[0, 0, 0, 0, -1]] * 3}, "paper is not 3 epochs"),
-    ({"paper": [[0, 0, 0, 0, True]] * 3}, "paper is not 3 epochs"),
-    ({"paper": None}, "paper is not 3 epochs"),
-    ({"loss": [float("nan")] * 3}, "loss is not a list of numbers"),
-    ({"loss": [10**400] * 3}, "loss is not a list of numbers"),
-    ({"loss": []}, "loss is not a list of numbers"),
-    ({"lengths": [[0.1, 0.2]] * 5}, "lengths is not 5 lists of 3 numbers"),
+    ({"strict": [[0, 0, 0, 0, 0]]}, "strict is not 3 × 5 labels"),
+    ({"paper": [[0, 0, 0, 0, -1]] * 3}, "paper is not 3 × 5 labels from 0 to 2"),
+    ({"paper": [[0, 0, 0, 0, 0.5]] * 3}, "paper is not 3 × 5"),
+    ({"paper": None}, "paper is not 3 × 5"),
+    ({"loss": [float("nan")] * 3}, "loss is not 3 finite numbers"),
+    ({"loss": [10**400] * 3}, "loss is not 3 finite numbers"),
+    ({"loss": []}, "strict is not 0 × 5 labels"),
+    ({"lengths": [[0.1, 0.2]] * 5}, "lengths is not 5 × 3 finite numbers"),
     ({"clips": []}, "its clips are not this subject's"),
     ({"clips": [{"data": "synthetic", "subject": "s09", "clip": "c0"}] * 5}, "its clips are not"),
-    ({"clips": [["synthetic", "s00", "c0"]]}, "has no list of clips"),
-    ({"clips": [{"data": [], "subject": {}, "clip": 1}]}, "clips without a name"),
+    ({"clips": [["synthetic", "s00", "c0"]]}, "not a fold of fake"),
+    ({"clips": [{"data": [], "subject": {}, "clip": 1}]}, "not a fold of fake"),
+    ({"clips": [{"data": "synthetic"}]}, "no 'subject'"),
     ({"config": {"seed": 10}}, "another configuration"),
-    ({"data_sub": "synthetic_s01"}, "another experiment or subject"),
+    ({"data_sub": "synthetic_s01"}, "of another experiment or subject"),
 ])
 def test_a_fold_that_cannot_be_right_is_named_and_counted_as_missing(tmp_path, change, words):
     folder = write_run(tmp_path)
@@ -132,6 +145,7 @@ def test_a_fold_that_cannot_be_right_is_named_and_counted_as_missing(tmp_path, c
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[" * 100_000, b"\xff\xfe\x00", b"[]", b"null", b"12",
+                                     b'{"config":' + b"[" * 900 + b"]" * 900 + b"}", b"{}",
                                      b"\x80\x04c__builtin__\neval\n."])
 def test_a_fold_file_that_is_no_fold_is_named(tmp_path, content):
     folder = write_run(tmp_path)
@@ -141,13 +155,37 @@ def test_a_fold_file_that_is_no_fold_is_named(tmp_path, content):
     assert "synthetic_s02.json" in run.notes[0]
 
 
+def test_training_reads_a_fold_through_the_same_gate(tmp_path):
+    folder = write_run(tmp_path)
+    run, path = read_run(tmp_path, "fake"), folder / "folds/synthetic_s01.json"
+    fold = read_fold(path, "synthetic_s01", run.facts, run.clips)
+    assert fold.lengths.shape == (5, 3) and fold.predictions["strict"].shape == (3, 5)
+    for facts in ({**run.facts, "config": {"seed": 1}}, {**run.facts, "experiment": "x"}):
+        with pytest.raises(InputError, match=r"synthetic_s01\.json"):
+            read_fold(path, "synthetic_s01", facts, run.clips)
+    value = json.loads(path.read_text())
+    del value["train_uf1"]    # as older runs wrote it
+    path.write_text(json.dumps(value))
+    assert read_fold(path, "synthetic_s01", run.facts, run.clips).clips == fold.clips
+
+
+def test_leftovers_of_killed_writers_never_appear(tmp_path):
+    folder = write_run(tmp_path)
+    (folder / "folds/.synthetic_s00.json.x1.part.json").write_text("{")
+    (folder / ".experiment.json.x1.part.json").write_text("{")
+    (tmp_path / ".gone").mkdir()
+    (tmp_path / ".gone/experiment.json").write_text("{")
+    runs, broken = read_runs(tmp_path)
+    assert not broken and not runs[0].notes and not runs[0].missing
+
+
 JSON = st.recursive(st.none() | st.booleans() | st.integers(-3, 5) | st.floats() | st.text(max_size=3),
                     lambda inner: st.lists(inner, max_size=3)
                     | st.dictionaries(st.sampled_from(["data", "clip", "label", "seed"]), inner, max_size=3),
                     max_leaves=6)
 KEYS = ["experiment", "data_sub", "config", "clips", "y_true", "loss", "paper", "strict", "lengths"]
 FACTS = ["experiment", "dataset", "synthetic", "quick", "classes", "class_names", "seed", "config", "clips",
-         "folds"]
+         "folds", "notes", "weights"]
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -170,10 +208,12 @@ def test_any_value_in_an_experiment_file_is_either_used_or_named(tmp_path, key, 
     except InputError as error:
         assert "experiment.json" in str(error)
     else:
-        assert render(report([run])).count(" Full ") >= 2      # the two baselines at least
+        assert render(report([run])).count("majority class") == 1
+        assert len(class_log([run])) in (0, 6)      # 0: the folds are of another configuration
 
 
-@pytest.mark.parametrize("name", ["../outside", "a/b", "", "..", "two\nlines", "\x1b[31mred"])
+@pytest.mark.parametrize("name", ["../outside", "a/b", "", "..", "two\nlines", "\x1b[31mred", ".hidden",
+                                  "\udcff", 7])
 def test_names_that_leave_the_folder_or_the_line_are_refused(tmp_path, name):
     rows = clip_list(subjects=2)
     for row in rows[5:]:
@@ -233,37 +273,69 @@ def test_incomplete_runs_say_which_folds_are_missing_and_why(tmp_path):
 def test_a_run_without_any_finished_fold_is_still_shown(tmp_path):
     write_run(tmp_path, missing=tuple(f"synthetic_s{i:02d}" for i in range(4)))
     run = read_run(tmp_path, "fake")
-    assert result_log([run]).empty and prediction_log([run]).empty
+    assert result_log([run]).empty and prediction_log([run]).empty and class_log([run]).empty
     assert "0/4 (4 missing)" in render(report([run]))
+
+
+def scores(runs):
+    """The cells of the first table of scores, by result and evaluation."""
+    return report(runs)[0].cells.set_index(["result", "evaluation"])
 
 
 def test_each_database_of_a_composite_has_its_own_total(tmp_path):
     write_run(tmp_path, rows=clip_list(("casme", "smic", "samm"), 2), dataset="composite", synthetic=False)
     run = read_run(tmp_path, "fake")
     log = result_log([run])
-    totals = log[(log["evaluation"] == "strict") & ~log["subject"].str.contains("_")]
-    assert totals[["subject", "clips"]].values.tolist() == [["ALL", 30], ["casme", 10], ["smic", 10],
-                                                            ["samm", 10]]
-    lines = [line for line in render(report([run])).splitlines() if line.startswith("fake [quick]")]
-    names = ["Full", "CASME II", "SMIC", "SAMM"]
-    assert [name for line in lines for name in names if f" {name} " in line] == names
+    totals = log[(log["evaluation"] == "strict") & ~log["subject"].str.contains("_")].set_index("subject")
+    assert totals["clips"].to_dict() == {"ALL": 30, "casme": 10, "smic": 10, "samm": 10}
+    row = scores([run]).loc["fake [quick]", "strict (last epoch)"]
+    assert row["UF1"].startswith(f"{totals.loc['ALL', 'uf1']:.4f} [")
+    for column, data in (("CASME II", "casme"), ("SMIC", "smic"), ("SAMM", "samm")):
+        assert row[f"{column}\nUF1 / UAR"] == f"{totals.loc[data, 'uf1']:.4f} / {totals.loc[data, 'uar']:.4f}"
 
 
-def test_strict_stands_before_paper_and_paper_has_its_plain_name(tmp_path):
+def test_strict_stands_before_the_best_test_epoch_which_says_that_it_leaks(tmp_path):
     write_run(tmp_path)
     text = render(report([read_run(tmp_path, "fake")]))
-    assert LEAK == "best test epoch: leaks the test fold"
-    assert text.index("strict (last epoch)") < text.index(LEAK)
+    assert "leaks the test fold" in LEAK and LEAK in text
+    assert text.index("strict (last epoch)") < text.index("best test epoch*")
+
+
+def test_classes_have_precision_recall_f1_and_counts(tmp_path):
+    two_subjects(tmp_path)
+    cells = report([read_run(tmp_path, "known")])[1].cells
+    assert list(cells.columns) == ["result", "negative\n2 clips", "positive\n2 clips", "surprise\n1 clips"]
+    assert cells.iloc[0].tolist() == ["known [SYNTHETIC, quick]", "0.500 / 0.500 / 0.500 (2)",
+                                      "0.500 / 0.500 / 0.500 (2)", "1.000 / 1.000 / 1.000 (1)"]
+
+
+def test_a_protocol_that_is_a_file_stays_on_its_line(tmp_path):
+    write_run(tmp_path, synthetic=False, config={"protocol": "some\nwhere/" + "x" * 90 + ".csv"})
+    title = report([read_run(tmp_path, "fake")])[0].title
+    assert "(some where/xxx" in title and "\n" not in title and len(title) < 170
+
+
+def test_what_a_reader_should_know_is_counted_and_listed_once(tmp_path):
+    notes = [{"what": "faces not found", "count": 3, "clips": ["a", "b", "c"]},
+             {"what": "rows\ncorrected", "count": 1, "clips": ["d"]}]
+    for seed in (9, 10):
+        write_run(tmp_path, f"fake-seed{seed}", seed=seed, notes=notes,
+                  weights={"asked": "ImageNet", "found": "none"})
+    runs, _ = read_runs(tmp_path)
+    assert scores(runs).loc["fake-seed9 [SYNTHETIC, quick]", "notes"].tolist() == ["4", "4"]
+    lines = render(report(runs)).splitlines()
+    assert lines.count("faces not found: 3 (fake)") == lines.count("rows corrected: 1 (fake)") == 1
+    assert "weights: ImageNet asked for, none found (fake)" in lines
 
 
 def test_every_row_about_synthetic_or_quick_runs_says_so(tmp_path):
     write_run(tmp_path)
     write_run(tmp_path, "other", seed=10)
-    runs, _ = read_runs(tmp_path)
-    for table in report(runs):
-        assert "SYNTHETIC" in table.title
-        assert all("SYNTHETIC" in row[0] for row in table.rows)
-        assert all("quick" in row[0] for row in table.rows if row[0].startswith(("fake", "other")))
+    scored, classes = report(read_runs(tmp_path)[0])
+    assert "SYNTHETIC" in scored.title
+    for name in (*scored.cells["result"], *classes.cells["result"]):
+        assert "SYNTHETIC" in name
+        assert "quick" in name or not name.startswith(("fake", "other"))
     write_run(tmp_path, "renamed", dataset="composite", rows=clip_list(("casme", "smic")))
     assert set(result_log([read_run(tmp_path, "renamed")])["dataset"]) == {"composite SYNTHETIC"}
 
@@ -274,12 +346,17 @@ def test_published_rows_only_beside_their_own_clip_list(tmp_path):
     write_run(tmp_path, "own_list", config={"protocol": "dsnca"}, **real)
     write_run(tmp_path, "glasses", config={"protocol": "megc2019", "subset": "glasses"}, **real)
     write_run(tmp_path, "invented", config={"protocol": "megc2019"}, dataset="composite", rows=rows)
-    runs, _ = read_runs(tmp_path)
-    text = render(report(runs))
+    text = render(report(read_runs(tmp_path)[0]))
     assert "published: " not in text
     assert "own_list: no published row is about this clip list" in text
     write_run(tmp_path, "megc", config={"protocol": "megc2019"}, **real)
-    assert render(report(read_runs(tmp_path)[0])).count("published: ") == 9
+    tables = [table for table in report(read_runs(tmp_path)[0]) if "published: RCN" in str(table.cells)]
+    cells = tables[0].cells.set_index("result")
+    assert len(tables) == 1 and sum(name.startswith("published: ") for name in cells.index) == 14
+    assert cells.loc["published: HTNet (paper)", ["evaluation", "UF1", "SMIC\nUF1 / UAR"]].tolist() == [
+        "best test epoch", ".8603", ".8049 / .7905"]
+    assert cells.loc["published: STSTNet (meb's rerun)", ["evaluation", "UF1", "UAR"]].tolist() == [
+        "last epoch", ".713", "-"]
 
 
 def test_seeds_of_one_configuration_give_mean_and_deviation(tmp_path):
@@ -288,16 +365,16 @@ def test_seeds_of_one_configuration_give_mean_and_deviation(tmp_path):
     write_run(tmp_path, "partial-seed12", seed=12, missing=("synthetic_s00",))
     write_run(tmp_path, "other-seed13", seed=13, config={"learning_rate": 0.1})
     runs, _ = read_runs(tmp_path)
-    log = result_log(runs[:3])
-    uf1 = log[(log["evaluation"] == "strict") & (log["subject"] == "ALL")]["uf1"]
+    log = result_log(runs)
+    uf1 = log[(log["evaluation"] == "strict") & (log["subject"] == "ALL")
+              & log["experiment"].str.startswith("fake")]["uf1"]
     assert len(uf1) == 3
-    rows = {row[0]: row for row in report(runs)[0].rows}
-    mean = rows["fake: mean of 3 seeds [SYNTHETIC, quick]"]
-    assert mean[1] == "9, 10, 11"
-    assert mean[4] == f"{uf1.mean():.4f} ± {uf1.std(ddof=1):.4f}"
-    assert "[" in rows["other-seed13 [SYNTHETIC, quick]"][4]         # one seed: an interval
-    assert sibling_key(runs[0]) == sibling_key(runs[1])
-    assert sibling_key(runs[0]) != sibling_key(next(run for run in runs if run.name == "other-seed13"))
+    cells = scores(runs)["UF1"]
+    mean = cells["fake: mean of 3 seeds [SYNTHETIC, quick]", "strict (last epoch)"]
+    assert mean == f"{uf1.mean():.4f} ± {uf1.std(ddof=1):.4f}"
+    assert "[" in cells["other-seed13 [SYNTHETIC, quick]", "strict (last epoch)"]    # one seed: an interval
+    family = {run.name: run.family for run in runs}
+    assert family["fake-seed9"] == family["fake-seed10"] == family["partial-seed12"] != family["other-seed13"]
 
 
 def test_random_baseline_equals_all_guesses_enumerated():
@@ -315,18 +392,20 @@ def test_majority_baseline_by_hand(tmp_path):
     rows = [{"data": "synthetic", "subject": s, "clip": f"c{i}", "data_sub": f"synthetic_{s}", "label": label}
             for s in "AB" for i, label in enumerate((1, 1, 1, 0, 2))]
     write_run(tmp_path, rows=rows)
-    row = next(row for row in report([read_run(tmp_path, "fake")])[0].rows if row[0].startswith("majority"))
-    assert row[0] == "majority class (positive) [SYNTHETIC]"
-    assert row[4:7] == ("0.2500", "0.3333", "0.6000")     # F1 of positive 2·6/(2·6 + 4) = 3/4, a third of it
+    cells = report([read_run(tmp_path, "fake")])[0].cells.set_index("result")
+    row = cells.loc["majority class (positive) [SYNTHETIC]"]
+    assert row[["UF1", "UAR", "accuracy"]].tolist() == ["0.2500", "0.3333", "0.6000"]
+    # F1 of positive: 2·6/(2·6 + 4) = 3/4, a third of it
 
 
 def test_markdown_and_latex_hold_the_same_cells(tmp_path):
-    write_run(tmp_path, "under_score-50%")
-    tables = report([read_run(tmp_path, "under_score-50%")])
+    write_run(tmp_path, "under_score", class_names=["negative", "positive", "a" * 60])
+    tables = report([read_run(tmp_path, "under_score")])
     text, markdown, latex = (render(tables, form) for form in ("text", "markdown", "latex"))
-    cell = tables[0].rows[0][4]
+    cell = tables[0].cells["UF1"][0]
     assert cell in text and cell in markdown and cell in latex
-    lines = [line for line in markdown.splitlines() if line.startswith("|")]
+    lines = [line for line in markdown.split("\n\n")[1].splitlines() if line.startswith("|")]
     assert len({line.count("|") for line in lines}) == 1
-    assert "under\\_score-50\\% [SYNTHETIC, quick] &" in latex
-    assert latex.count("\\begin{tabular}{llllllllll}") == latex.count("\\end{tabular}") == 1
+    assert "under\\_score [SYNTHETIC, quick] &" in latex
+    assert latex.count("\\begin{tabular}") == latex.count("\\end{tabular}") == 2
+    assert "a" * 21 + "..." in text and "a" * 22 not in text

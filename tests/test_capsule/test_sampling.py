@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from capsule.data.sampling import apex_rows, data_split, neighbours_per_class, sample_data
+from capsule.inputs.sampling import apex_rows, data_split, neighbours_per_class, sample_data
 from common.errors import InputError
 
 

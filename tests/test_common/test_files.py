@@ -61,6 +61,22 @@ def test_json_that_is_none_is_named(tmp_path):
         files.read_json(tmp_path / "broken.json")
 
 
+@pytest.mark.parametrize("text", ["[]", "null", "5", '"a"', "[" * 100_000, "1" * 5000, "{}{}"])
+def test_json_of_another_type_is_named(tmp_path, text):
+    (tmp_path / "other.json").write_text(text)
+    with pytest.raises(InputError, match=r"other\.json"):
+        files.read_json(tmp_path / "other.json")
+    if text == "[]":
+        assert files.read_json(tmp_path / "other.json", list) == []
+
+
+def test_what_is_no_file_is_named_and_does_not_hang(tmp_path):
+    os.mkfifo(tmp_path / "pipe.json")
+    for path in (tmp_path / "pipe.json", tmp_path, tmp_path / "none.json"):
+        with pytest.raises(InputError, match="not a readable JSON file"):
+            files.read_json(path)
+
+
 def test_nan_is_not_json(tmp_path):
     with pytest.raises(ValueError, match="JSON"):
         files.write_json(tmp_path / "a.json", float("nan"))

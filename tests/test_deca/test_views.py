@@ -9,18 +9,18 @@ import pytest
 import torch
 from skimage import data
 
+from capsule.inputs.views import Maker, choose_reconstructor, thirteen_views
 from common.errors import InputError
 from deca import views as module
 from deca.landmarks import LandmarkDetector, crop_square, warp_square
 from deca.renderer import YAWS
-from deca.views import Maker, choose_reconstructor, thirteen_views
 
 CLIPS = SimpleNamespace(name="tiny", dataset="tiny")
 
 
 @dataclass(frozen=True)
 class Frames:
-    """What `thirteen_views` needs of the crops (the experiments pass capsule.data.frames.FrameImages)."""
+    """What `thirteen_views` needs of the crops (the experiments pass capsule.inputs.crops.FrameImages)."""
 
     images: torch.Tensor
     clip: np.ndarray

@@ -10,8 +10,8 @@ from benchmarks import __main__ as bench
 from benchmarks import cost, spotting_throughput, train_throughput, views_throughput
 from benchmarks.generated import configured, generated
 from benchmarks.training import TASKS, TEST_CLIPS, PlainData, Task, plain_loop, race, write_pictures
-from capsule.data.sampling import data_split, sample_data
-from synthetic.database import make_synthetic
+from capsule.data.synthetic import make_synthetic
+from capsule.inputs.sampling import data_split, sample_data
 
 CPU = torch.device("cpu")
 SMALL = ("--device", "cpu", "--threads", "1")

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from capsule.data import augment, face_crops, load_clips
-from capsule.data.sampling import apex_rows
+from capsule.data import load_clips
+from capsule.inputs import augment
+from capsule.inputs.crops import face_crops
+from capsule.inputs.sampling import apex_rows
 from capsule.modules import MECapsuleNet
 from tests.make_database import make_database
 from tests.scripts import folds, run_script
@@ -119,7 +121,7 @@ def test_kept_models_load_and_predict_what_was_written(data_root, tmp_path, monk
 
 
 def test_a_fold_whose_loss_is_nan_is_named_and_the_others_go_on(data_root, tmp_path, monkeypatch, capsys):
-    from capsule.loso import Trainer
+    from capsule.run import Trainer
 
     honest = Trainer._train_epoch
 

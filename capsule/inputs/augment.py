@@ -1,11 +1,12 @@
-"""From uint8 images to network inputs, whole batches on any device (SPEC section 7).
+"""From uint8 pictures to network inputs, whole batches on any device (SPEC section 7).
 
 Random numbers are drawn on the CPU from a generator, so they are the same whatever the device; they reach a
-GPU in few copies, for each makes the CPU wait until the GPU has nothing left to do. Each function
-takes a list of streams, uint8 (B, C, H, W): with C = 3 an RGB crop, otherwise one grey picture per channel
-(the views, yaw ascending). It returns a list of float32 (B, C, size, size) in [0, 1]; views stay one channel
-each, which the networks read as R=G=B. Rotations are bilinear with black outside: torchvision's default, the
-nearest pixel, would add jagged edges as large as the motion that the network has to see.
+GPU in few copies, for each makes the CPU wait until the GPU has nothing left to do. Each function takes a list of
+streams, uint8 (B, C, H, W), and their kinds ("crop", "views", "texture", "motion"; see FrameImages), and returns
+a list of float32 (B, C, size, size) in [0, 1]; grey views stay one channel each, which the networks read as
+R=G=B. Rotations are bilinear with black outside: torchvision's default, the nearest pixel, would add jagged edges
+as large as the motion that the network has to see. Motion is not a photograph: it is mirrored (u changes its
+sign) and shifted a little, nothing else.
 """
 
 from dataclasses import dataclass, fields
@@ -14,6 +15,8 @@ import torch
 import torch.nn.functional as F
 
 MAX_ANGLE = 8.0     # degrees
+MAX_SHIFT = 1 / 28  # of the side, motion only
+MOTION_ZERO = 128 / 255    # a motion picture's value where nothing moves
 JITTER = 0.2        # brightness, contrast, saturation: factor 1 ± 0.2; hue: ± 0.2 of the circle
 PAPER_RESIZE = (234 / 224, 240 / 224)    # (height, width) before the centre crop, per pixel of the crop
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
@@ -24,11 +27,12 @@ GREY_WEIGHTS = (0.2989, 0.587, 0.114)    # ITU-R 601-2, as torchvision rounds th
 class Draws:
     """What was drawn for each of n samples, on the CPU.
 
-    angle (n,): degrees, counter-clockwise. flip (n,): bool. factors (n, 4): brightness, contrast, saturation,
+    angle (n,): degrees, counter-clockwise. shift (n, 2): of the side, x and y. flip (n,): bool. factors (n, 4): brightness, contrast, saturation,
     and hue shift in turns. order (n, 4): the order in which those four are applied.
     """
 
     angle: torch.Tensor
+    shift: torch.Tensor
     flip: torch.Tensor
     factors: torch.Tensor
     order: torch.Tensor
@@ -48,25 +52,28 @@ def draw(n, generator):
     factors = JITTER * (2 * torch.rand(n, 4, generator=generator) - 1)
     factors[:, :HUE] += 1
     order = torch.rand(n, 4, generator=generator).argsort(1)    # a random permutation of 0 … 3 in each row
-    return Draws(angle, flip, factors, order)
+    shift = MAX_SHIFT * (2 * torch.rand(n, 2, generator=generator) - 1)
+    return Draws(angle, shift, flip, factors, order)
 
 
 def _angles(n, generator):
     return MAX_ANGLE * (2 * torch.rand(n, generator=generator) - 1)
 
 
-def train_batch(streams, draws, size):
+def train_batch(streams, kinds, draws, size):
     """Resize to size², rotate, flip, jitter the colours: one draw per sample, the same in all streams.
 
     A flip mirrors each picture, and the views' order with it (yaw → −yaw).
     """
     batch = []
-    for images in streams:
-        colour = images.shape[1] == 3
-        if not colour:
-            images = _mirror_order(images, draws.flip)
-        turned = _rotate(_resized(images, (size, size)), draws.angle, (size, size), draws.flip)
-        batch.append(jitter_colour(turned, draws) if colour else _jitter_grey(turned, draws))
+    for images, kind in zip(streams, kinds, strict=True):
+        images = _mirror_order(images, draws.flip, 1 if kind == "views" else 3)
+        images = _resized(images, (size, size))
+        if kind == "motion":
+            batch.append(_move_motion(images, draws))
+            continue
+        turned = _moved(images, draws.angle, (size, size), draws.flip)
+        batch.append(_jitter_grey(turned, draws) if kind == "views" else _jitter_stack(turned, draws))
     return batch
 
 
@@ -75,14 +82,15 @@ def strict_batch(streams, size):
     return [_resized(images, (size, size)) for images in streams]
 
 
-def paper_eval_batch(streams, n, generator, size):
+def paper_eval_batch(streams, kinds, n, generator, size):
     """The reference's evaluation: resize to 234×240 (for size 224), random rotation ±8°, centre crop size².
 
-    n: samples in the batch. generator: torch.Generator on the CPU.
+    n: samples in the batch. generator: torch.Generator on the CPU. Motion is only resized.
     """
     angle = _angles(n, generator)
     larger = tuple(round(size * ratio) for ratio in PAPER_RESIZE)
-    return [_rotate(_resized(images, larger), angle, (size, size)) for images in streams]
+    return [_resized(images, (size, size)) if kind == "motion" else
+            _moved(_resized(images, larger), angle, (size, size)) for images, kind in zip(streams, kinds, strict=True)]
 
 
 def shrunk(images, size, chunk=64):
@@ -104,29 +112,48 @@ def _resized(images, size):
     return F.interpolate(images, size, mode="bilinear", align_corners=False, antialias=True)
 
 
-def _rotate(images, angle, size, flip=None):
-    """Rotate about the centre, cut out the central `size` (height, width), mirror where `flip`, in one go.
+def _moved(images, angle, size, flip=None, shift=None):
+    """Rotate about the centre, cut out the central `size` (height, width), mirror where `flip`, shift, in one go.
 
-    images: float (B, C, H, W). angle (B,): degrees, counter-clockwise. flip (B,): bool, or None.
+    images: float (B, C, H, W). angle (B,): degrees, counter-clockwise. flip (B,): bool, or None. shift (B, 2): of
+    the side, or None.
     """
     radians = torch.deg2rad(angle)
     cosine, sine = radians.cos(), radians.sin()
     mirror = torch.ones_like(cosine) if flip is None else 1 - 2 * flip.to(cosine.dtype)
     (height, width), (rows, columns) = images.shape[2:], size
-    across = torch.stack([mirror * cosine * columns / width, -sine * rows / width, 0 * sine], 1)
-    down = torch.stack([mirror * sine * columns / height, cosine * rows / height, 0 * sine], 1)
+    across, down = (0 * sine, 0 * sine) if shift is None else (2 * shift).unbind(1)
+    across = torch.stack([mirror * cosine * columns / width, -sine * rows / width, across], 1)
+    down = torch.stack([mirror * sine * columns / height, cosine * rows / height, down], 1)
     transform = torch.stack([across, down], 1).to(images.device)         # 2 × (B, 3) → (B, 2, 3)
     grid = F.affine_grid(transform, (len(images), 1, *size), align_corners=False)
     return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
 
-def _mirror_order(images, flip):
-    """Reverse the channel order of the flipped samples; (B, C, H, W), flip (B,)."""
+def _move_motion(images, draws):
+    """Mirror and shift motion pictures (B, 3k, H, W); a mirrored u changes its sign, nothing moves outside."""
+    zero = images.new_tensor([MOTION_ZERO, MOTION_ZERO, 0]).repeat(images.shape[1] // 3)[:, None, None]
+    moved = _moved(images - zero, torch.zeros_like(draws.angle), images.shape[2:], draws.flip, draws.shift)
+    moved[:, ::3] *= (1 - 2 * draws.flip.to(moved.dtype)).to(moved.device)[:, None, None, None]
+    return moved + zero
+
+
+def _mirror_order(images, flip, group):
+    """Reverse the order of the groups of `group` channels in the flipped samples; (B, C, H, W), flip (B,)."""
     channels = torch.arange(images.shape[1])
-    channels = torch.where(flip.unsqueeze(1), channels.flip(0), channels)    # (B, 1), (C,) → (B, C)
-    channels = channels.to(images.device)
+    backwards = channels.view(-1, group).flip(0).flatten()
+    if torch.equal(channels, backwards):
+        return images
+    channels = torch.where(flip.unsqueeze(1), backwards, channels).to(images.device)    # (B, 1), (C,) → (B, C)
     samples = torch.arange(len(images), device=images.device).unsqueeze(1)
     return images[samples, channels]
+
+
+def _jitter_stack(images, draws):
+    """`jitter_colour` of one or several RGB pictures stacked along the channels, (B, 3k, H, W)."""
+    count = images.shape[1] // 3
+    each = draws[torch.arange(len(images)).repeat_interleave(count)]
+    return jitter_colour(images.view(-1, 3, *images.shape[2:]), each).view(images.shape)
 
 
 def jitter_colour(images, draws):

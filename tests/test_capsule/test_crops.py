@@ -13,10 +13,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-import capsule.data.frames as frames_module
+import capsule.inputs.crops as frames_module
 from capsule.data.folders import Folders, is_plain_name, numbered_images
-from capsule.data.frames import clip_frames, clip_square, face_crops
 from capsule.data.protocol import load_clips
+from capsule.inputs.crops import clip_frames, clip_square, face_crops
 from common.errors import InputError
 from common.files import read_json
 from common.images import read_image, write_image

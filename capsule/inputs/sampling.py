@@ -51,7 +51,8 @@ def sample_data(clips, frames, train_rows, generator):
     """Image rows of one epoch, int64 tensor, unshuffled: every training apex, then neighbours drawn afresh.
 
     A clip of class c brings k_c neighbours (see `neighbours_per_class`; a fraction is the probability of one
-    more), at most as many as it has, without replacement. Labels of other clips than `train_rows` are not
+    more), without replacement. Where it has fewer on disk its apex is drawn again in their place, so that the
+    classes stay balanced. Labels of other clips than `train_rows` are not
     read. generator: torch.Generator on the CPU; its state moves on by the same amount whatever is drawn.
     """
     labels = clips.labels[train_rows]
@@ -67,4 +68,6 @@ def sample_data(clips, frames, train_rows, generator):
     owner = frames.clip[neighbours]
     first = np.searchsorted(owner, owner)                       # where each one's clip begins
     drawn = neighbours[np.arange(len(owner)) - first < n_drawn[owner]]
-    return torch.cat([apex_rows(frames, train_rows), torch.from_numpy(drawn)])
+    lacking = n_drawn - np.bincount(frames.clip[drawn], minlength=len(n_drawn))
+    again = apex_rows(frames, np.repeat(train_rows, lacking[train_rows]))
+    return torch.cat([apex_rows(frames, train_rows), torch.from_numpy(drawn), again])

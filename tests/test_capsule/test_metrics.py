@@ -8,9 +8,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, recall_score
+from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, precision_score, recall_score
 
-from capsule.evaluations import Meter, bootstrap_uf1, subject_uf1
+from capsule.metrics import Meter, bootstrap_uf1, uf1_of_rounds
 from common.errors import InputError
 
 PUBLISHED = Path(__file__).parents[2].parent / "shared" / "reference" / "capsulenet_predictions.csv"
@@ -28,6 +28,7 @@ def test_by_hand():
     recall, f1 = result.value()
     assert np.allclose(recall, [2 / 3, 1 / 2, 1])
     assert np.allclose(f1, [4 / 5, 2 / 4, 2 / 3])
+    assert np.allclose(result.precision, [1, 1 / 2, 1 / 2])
     assert result.uar == pytest.approx((2 / 3 + 1 / 2 + 1) / 3)
     assert result.uf1 == pytest.approx((4 / 5 + 1 / 2 + 2 / 3) / 3)
     assert result.accuracy == pytest.approx(4 / 6)
@@ -40,7 +41,7 @@ def test_classes_that_do_not_occur():
     assert recall.tolist() == [0.5, 0, 0]
     assert np.allclose(f1, [2 / 3, 0, 0])
     assert result.uf1 == pytest.approx(2 / 9)
-    assert result.subject_uf1 == subject_uf1([0, 0], [0, 1], 3) == pytest.approx(1 / 3)
+    assert result.subject_uf1 == pytest.approx(1 / 3)
     assert result.subject_uar == pytest.approx(1 / 2)
 
 
@@ -74,6 +75,7 @@ def test_agrees_with_scikit_learn(pairs):
     options = {"labels": labels, "average": None, "zero_division": 0}
     recall, f1 = result.value()
     assert np.allclose(recall, recall_score(y_true, y_pred, **options))
+    assert np.allclose(result.precision, precision_score(y_true, y_pred, **options))
     assert np.allclose(f1, f1_score(y_true, y_pred, **options))
     assert result.accuracy == pytest.approx(accuracy_score(y_true, y_pred))
     assert np.array_equal(result.confusion(), confusion_matrix(y_true, y_pred, labels=labels))
@@ -90,8 +92,27 @@ def test_renaming_the_classes_changes_no_mean(pairs, names):
 
 def test_bootstrap_by_hand_on_one_subject():
     y_true, y_pred = [0, 1, 1, 2], [0, 1, 2, 2]
-    low, high = bootstrap_uf1(y_true, y_pred, ["a"] * 4, n=20)
+    low, high = bootstrap_uf1(y_true, y_pred, ["a"] * 4, 3, n=20)
     assert low == high == pytest.approx(meter(y_true, y_pred).uf1)    # every draw is the same subject
+
+
+def test_bootstrap_scores_the_same_classes_as_the_number_beside_it():
+    # subject a: 0 0, b: 1 1, all right; nobody has class 2, so UF1 over three classes is 2/3 at most
+    low, high = bootstrap_uf1([0, 0, 1, 1], [0, 0, 1, 1], list("aabb"), 3)
+    assert (low, high) == pytest.approx((1 / 3, 2 / 3))    # a draw of one subject twice has one class
+    assert meter([0, 0, 1, 1], [0, 0, 1, 1]).uf1 == pytest.approx(high)
+
+
+def test_uf1_of_each_round():
+    rounds = np.array([[0, 0, 1, 1, 2, 2], [0, 0, 0, 1, 1, 2]])
+    assert uf1_of_rounds(np.array([0, 0, 0, 1, 1, 2]), rounds, 3) == pytest.approx(
+        [(4 / 5 + 2 / 4 + 2 / 3) / 3, 1])
+
+
+def test_users_of_the_reference_programs_find_the_meter():
+    from capsule import evaluations
+
+    assert evaluations.Meter is Meter
 
 
 def test_bootstrap_agrees_with_a_plain_loop():
@@ -100,14 +121,15 @@ def test_bootstrap_agrees_with_a_plain_loop():
     draws = []
     for _ in range(1500):
         rows = np.concatenate([np.flatnonzero(subjects == s) for s in rng.integers(0, 12, 12)])
-        draws.append(f1_score(y_true[rows], y_pred[rows], average="macro", zero_division=0))
-    interval = bootstrap_uf1(y_true, y_pred, subjects, n=4000, seed=1)
+        draws.append(f1_score(y_true[rows], y_pred[rows], labels=range(3), average="macro",
+                              zero_division=0))
+    interval = bootstrap_uf1(y_true, y_pred, subjects, 3, n=4000, seed=1)
     assert interval == pytest.approx(np.quantile(draws, [0.025, 0.975]), abs=0.02)
-    assert interval == bootstrap_uf1(y_true, y_pred, subjects, n=4000, seed=1)
+    assert interval == bootstrap_uf1(y_true, y_pred, subjects, 3, n=4000, seed=1)
 
 
 def test_bootstrap_refuses_what_does_not_fit():
-    for arguments in (([0], [0], []), ([], [], []), ([5], [0], ["a"], 10, 0, 3)):
+    for arguments in (([0], [0], [], 3), ([], [], [], 3), ([5], [0], ["a"], 3), ([0, 0], [0], ["a", "b"], 3)):
         with pytest.raises(InputError):
             bootstrap_uf1(*arguments)
 

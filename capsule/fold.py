@@ -1,0 +1,242 @@
+"""One fold, top to bottom: leave a subject out, train on the others, predict the one after every epoch.
+
+`train_one` takes a fold, if no other process has it, and writes down how it ended; `train_fold` trains it. Each epoch: the training list is drawn (`sampling`), its pictures are augmented a
+batch at a time (`augment`), each batch is one step, and the held-out clips are predicted in both ways of SPEC
+section 7. No label of the held-out subject reaches the network, the sampler or the number of epochs: they are
+written down beside the predictions, for whoever reads the results.
+"""
+
+import enum
+import hashlib
+import math
+import time
+from dataclasses import dataclass
+
+import torch
+
+from capsule.curves import Curves
+from capsule.device import autocast_for, choose_precision, set_arithmetic, tune_convolutions
+from capsule.inputs import augment, sampling
+from capsule.metrics import Meter
+
+PREDICT_BATCH = 64
+AUGMENTED_AT_ONCE = {"cpu": 1, "cuda": 128}    # images, at least one batch
+
+
+class FoldError(Exception):
+    """A fold that could not be trained (its loss was not a number); the other folds go on."""
+
+
+class State(enum.Enum):
+    """How the training of a fold ended."""
+
+    DONE = enum.auto()
+    BUSY = enum.auto()      # another process has it
+    FAILED = enum.auto()
+    DIED = enum.auto()      # its worker process is gone
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A fold's state, and the reason where it failed."""
+
+    state: State
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Training:
+    """How every fold of an experiment is trained; `network`: capsule.modules.Network."""
+
+    network: object
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    lr_decay: float
+    seed: int
+    precision: str = "auto"
+    threads: int = 0
+    deterministic: bool = False
+    weight_decay: float = 0.0
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What an epoch did, for logs and curves; metrics of the held-out clips are for the eye alone."""
+
+    data_sub: str
+    number: int             # from 1
+    loss: float             # mean over the training images
+    train_uf1: float
+    train_uar: float
+    held_out_loss: float
+    uf1: dict               # evaluation → UF1 of the fold's clips
+    accuracy: dict
+    learning_rate: float
+    images_per_second: float
+
+
+class Pictures:
+    """The streams of an experiment on one device, the same for all folds: `images` and `kinds` of each stream,
+    `labels` (N,) of each picture."""
+
+    def __init__(self, clips, streams, network, device):
+        self.clips, self.index, self.device, self.side = clips, streams[0], device, network.side
+        self.kinds = [stream.kind for stream in streams]
+        self.images = [augment.shrunk(stream.images, self.side).to(device) for stream in streams]
+        self.channels = [stream.channels for stream in streams]
+        self.labels = torch.from_numpy(clips.labels[self.index.clip]).to(device)    # (N,)
+
+    def batch(self, rows):
+        """The pictures of image rows, a uint8 tensor a stream, and their labels."""
+        rows = rows.to(self.device)
+        return [images[rows] for images in self.images], self.labels[rows]
+
+
+def train_one(experiment, data_sub, pictures, training, report):
+    """Train one fold under its lock; `report(Epoch)` after each epoch. Returns: Outcome."""
+    with experiment.fold_lock(data_sub) as mine:
+        if not mine:
+            return Outcome(State.BUSY)
+        if experiment.finished(data_sub):
+            return Outcome(State.DONE)
+        folder = experiment.folder / "tensorboard" / data_sub if experiment.options.tensorboard else None
+        try:
+            with Curves(folder) as curves:
+                def both(epoch):
+                    curves.add(epoch)
+                    report(epoch)
+
+                result, model = train_fold(pictures, data_sub, training, both)
+        except FoldError as error:
+            experiment.save_failure(data_sub, fold_seed(training.seed, data_sub), str(error))
+            return Outcome(State.FAILED, str(error))
+        experiment.save(data_sub, result, model, pictures.device)
+        return Outcome(State.DONE)
+
+
+def fold_seed(seed, data_sub):
+    """Seed of one fold, from the run's seed and the subject alone: whatever ran before, the same numbers."""
+    return int.from_bytes(hashlib.sha256(f"{seed} {data_sub}".encode()).digest()[:6], "big")
+
+
+def train_fold(pictures, data_sub, training, report=lambda epoch: None):
+    """Train the fold that leaves `data_sub` out; `report(Epoch)` is called after each epoch.
+
+    Returns: (the fold's part of its result file as a dict, the network after its last epoch).
+    Raises: FoldError when the loss is not a number.
+    """
+    started, device, clips = time.monotonic(), pictures.device, pictures.clips
+    set_arithmetic(device, training.threads, training.deterministic)
+    precision = choose_precision(device, training.precision)
+    seed = fold_seed(training.seed, data_sub)
+    torch.manual_seed(seed)                              # initial weights, dropout
+    draws = torch.Generator().manual_seed(seed)          # sampling and augmentation
+    noise = torch.Generator().manual_seed(seed + 1)      # the paper evaluation's rotations
+
+    model, weights = training.network.make(pictures.channels)
+    model = _laid_out(model.to(device))
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimiser = torch.optim.Adam(trained, lr=training.learning_rate, weight_decay=training.weight_decay, fused=True)
+    schedule = torch.optim.lr_scheduler.ExponentialLR(optimiser, gamma=training.lr_decay)
+    train_clips, test_clips = sampling.data_split(clips, data_sub)
+    test_rows = sampling.apex_rows(pictures.index, test_clips)
+    truth = torch.from_numpy(clips.labels[test_clips])
+
+    record = {"loss": [], "train_uf1": [], "paper": [], "strict": []}
+    seen = 0
+    for number in range(1, training.epochs + 1):
+        began, rate = time.monotonic(), optimiser.param_groups[0]["lr"]
+        rows = sampling.sample_data(clips, pictures.index, train_clips, draws)
+        rows = rows[torch.randperm(len(rows), generator=draws)]
+        loss, meter = _train_epoch(model, optimiser, pictures, rows, draws, training, precision)
+        if not math.isfinite(loss):
+            raise FoldError(f"the loss is {loss} in epoch {number} (fold seed {seed}); try a lower "
+                            "--learning-rate or --precision fp32")
+        schedule.step()
+        lengths = predict(model, pictures, test_rows, training.network, precision)
+        paper = lengths if set(pictures.kinds) == {"motion"} else predict(
+            model, pictures, test_rows, training.network, precision, noise)
+        seen += len(rows)
+        record["loss"].append(round(loss, 8))
+        record["train_uf1"].append(round(meter.uf1, 6))
+        record["paper"].append(paper.argmax(1).tolist())
+        record["strict"].append(lengths.argmax(1).tolist())
+        report(_epoch(data_sub, number, record, meter, training, lengths, truth, rate,
+                      len(rows) / (time.monotonic() - began)))
+    seconds = time.monotonic() - started
+    names = clips.table.iloc[test_clips][["data", "subject", "clip"]].to_dict("records")
+    return {"fold_seed": seed, "weights": weights, "precision": precision, "clips": names, "y_true": truth.tolist(),
+            "lengths": [[round(float(x), 6) for x in row] for row in lengths], **record,
+            "seconds": round(seconds, 3), "images_per_second": round(seen / seconds, 3)}, model
+
+
+def _laid_out(model):
+    """Convolutions channels-last on a GPU; on a CPU they would be rearranged again and again."""
+    for layer in model.modules():
+        if isinstance(layer, torch.nn.Conv2d) and layer.weight.is_cuda:
+            layer.to(memory_format=torch.channels_last)
+    return model
+
+
+def _train_epoch(model, optimiser, pictures, rows, draws, training, precision):
+    """One pass over the image rows. Returns: the mean loss (nan if any batch's was), Meter of what was predicted."""
+    model.train()
+    total, outputs, labels = torch.zeros((), device=pictures.device), [], []
+    for inputs, truth in batches(pictures, rows, augment.draw(len(rows), draws), training.batch_size):
+        tune_convolutions(len(truth) == training.batch_size)
+        found, loss = step(model, optimiser, inputs, truth, training.network, precision)
+        total += loss * len(truth)
+        outputs.append(found.argmax(1))
+        labels.append(truth)
+    meter = Meter(training.network.classes)
+    meter.add(torch.cat(labels), torch.cat(outputs))
+    return float(total) / len(rows), meter
+
+
+def batches(pictures, rows, draws, batch_size):
+    """(inputs, labels) of each training batch; on a GPU several batches are augmented in one go."""
+    at_once = max(1, AUGMENTED_AT_ONCE[pictures.device.type] // batch_size) * batch_size
+    for first in range(0, len(rows), at_once):
+        part = slice(first, first + at_once)
+        images, labels = pictures.batch(rows[part])
+        inputs = augment.train_batch(images, pictures.kinds, draws[part], pictures.side)
+        streams = zip(*(stream.split(batch_size) for stream in inputs), strict=True)
+        yield from zip(map(list, streams), labels.split(batch_size), strict=True)
+
+
+def step(model, optimiser, inputs, labels, network, precision):
+    """Train by one batch. inputs: float (B, C, H, W) a stream. Returns: (outputs (B, classes), loss), detached, on
+    the device (reading them there would wait for the GPU)."""
+    with autocast_for(labels.device, precision):
+        outputs = model(*network.prepared(inputs))
+    outputs = outputs.float()
+    loss = network.loss(outputs, labels)
+    optimiser.zero_grad(set_to_none=True)
+    loss.backward()
+    optimiser.step()
+    return outputs.detach(), loss.detach()
+
+
+def predict(model, pictures, rows, network, precision, noise=None):
+    """Outputs (n, classes) of image rows, float32 on the CPU: strict, or with a generator the paper's way."""
+    model.eval()
+    tune_convolutions(False)
+    outputs = []
+    for part in rows.split(PREDICT_BATCH):
+        images, _ = pictures.batch(part)
+        inputs = (augment.strict_batch(images, pictures.side) if noise is None else
+                  augment.paper_eval_batch(images, pictures.kinds, len(part), noise, pictures.side))
+        with torch.inference_mode(), autocast_for(pictures.device, precision):
+            outputs.append(model(*network.prepared(inputs)).float().cpu())
+    return torch.cat(outputs)    # (n, classes)
+
+
+def _epoch(data_sub, number, record, meter, training, lengths, truth, rate, speed):
+    uf1, accuracy = {}, {}
+    for name in ("strict", "paper"):
+        own = Meter(training.network.classes)
+        own.add(truth, record[name][-1])
+        uf1[name], accuracy[name] = own.subject_uf1, own.accuracy
+    held_out = float(training.network.loss(lengths, truth))
+    return Epoch(data_sub, number, record["loss"][-1], meter.uf1, meter.uar, held_out, uf1, accuracy, rate, speed)

@@ -1,0 +1,197 @@
+"""Face crops of all frames that training may touch: cut by one rule, cached, in memory (SPEC section 2)."""
+
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm.contrib.concurrent import thread_map
+
+from capsule.data import Clips
+from capsule.data.folders import list_frames
+from common.cache import digest, read_entry, write_entry
+from common.errors import InputError
+from common.images import read_image
+from deca.landmarks import CROP_SIZE, LandmarkDetector, crop_square, warp_square, whole_square
+
+NEIGHBOURS = (-2, -1, 0, 1, 2)      # frames of a clip that training may touch, relative to the apex
+OVERHANG = 0.03     # of its side: a square that leaves the picture by more is moved or shrunk into it
+RULE = {"rule": "crop", "version": 1, "size": CROP_SIZE, "overhang": OVERHANG}
+LISTED = 20         # clips that an error message names
+
+
+@dataclass(frozen=True)
+class FrameImages:
+    """Frames of an experiment's clips as pictures, by clip, then offset; each clip's apex is there once.
+
+    clips: the clip table. images: uint8 tensor (N, C, H, W); C by kind: "crop" 3 (RGB), "views" 13 (grey, yaw
+    ascending), "texture" 39 (RGB), "motion" 3 or 39 (u, v, strain; `capsule.inputs.motion`). clip: int64 (N,),
+    the row in the table. offset: int64 (N,), frame − apex (0 = the apex). names:
+    "<data>/<subject>/<clip>/<frame>". rule: what makes the pixels, JSON types (part of an experiment's
+    identity). said: what a reader of the results should know, [{"what", "count", "clips"}].
+    onsets: uint8 (clips, 3, H, W), each clip's onset frame in the same square, and has_onset bool (clips,); crops
+    only.
+    """
+
+    clips: Clips
+    images: torch.Tensor
+    clip: np.ndarray
+    offset: np.ndarray
+    names: list
+    kind: str
+    rule: dict
+    said: tuple = ()
+    onsets: torch.Tensor | None = None
+    has_onset: np.ndarray | None = None
+
+    def __len__(self):
+        return len(self.names)
+
+    @property
+    def channels(self):
+        """Input channels of a network that takes these pictures: grey views count as R = G = B."""
+        return 3 * self.images.shape[1] if self.kind == "views" else self.images.shape[1]
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One clip's part of the work: the frames to crop by number, and which of them gives the square."""
+
+    key: str
+    apex: int
+    paths: dict         # frame number → path: the apex, its neighbours and the onset, where on disk
+    onset: int | None   # its frame number, None where it is not on disk
+    folder: Path        # cache entry
+
+    @property
+    def reference(self):
+        return self.paths[self.apex if self.onset is None else self.onset]
+
+    @property
+    def frames(self):
+        """{offset: frame number} of the pictures that training may touch."""
+        return {o: self.apex + o for o in NEIGHBOURS if self.apex + o in self.paths}
+
+
+def face_crops(clips):
+    """224×224 RGB crops of each clip's apex, its neighbours (±1, ±2) and its onset, where on disk.
+
+    One square per clip, from the landmarks of its onset frame (see `clip_square`). Cached under
+    `<data_root>/crops/`, one folder a clip, and made again when a picture file or the rule has changed.
+    Returns: FrameImages of kind "crop", images uint8 (N, 3, 224, 224) on the CPU.
+    Raises: InputError when an apex frame is not on disk (`load_clips(skip_missing=True)` drops such clips), or a
+    picture cannot be read; clips finished before stay cached.
+    """
+    jobs = _jobs(clips)
+    entries = thread_map(_crop, jobs, max_workers=min(8, os.cpu_count() or 1), unit="clip", disable=None,
+                         desc=f"crops of {clips.dataset}")
+    names = [(i, o, number) for i, job in enumerate(jobs) for o, number in job.frames.items()]
+    images = np.stack([entries[i][0][f"{number}.png"] for i, _, number in names])
+    empty = np.zeros((CROP_SIZE, CROP_SIZE, 3), np.uint8)
+    onsets = np.stack([empty if job.onset is None else entry[0][f"{job.onset}.png"]
+                       for job, entry in zip(jobs, entries, strict=True)])
+    clip, offset = (np.array(column, np.int64) for column in list(zip(*names, strict=True))[:2])
+    crops = FrameImages(clips, _planes(images), clip, offset, [f"{jobs[i].key}/{number}" for i, _, number in names],
+                        "crop", RULE, _remarks(jobs, entries), _planes(onsets),
+                        np.array([job.onset is not None for job in jobs]))
+    for remark in crops.said:
+        print(f"  {remark['what']} ({remark['count']}): {', '.join(remark['clips'][:10])}"
+              + (" ..." if remark["count"] > 10 else ""), flush=True)
+    return crops
+
+
+def _planes(images):
+    """uint8 (N, H, W, 3) → tensor (N, 3, H, W)."""
+    return torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
+
+
+def clip_square(image, detector):
+    """The square to cut from every frame of a clip whose reference frame is `image`, uint8 (H, W, 3) RGB.
+
+    SPEC section 2: the square round the face's landmarks. Where it leaves the picture by more than `OVERHANG`
+    of its side (the picture is itself a tight crop, or the face is at its edge) it is shrunk to the picture's
+    short side if need be and moved inside: a square crop passes through whole, a CASME II `Cropped` frame
+    loses a little of its top or bottom, nothing turns black. Where that would cut through the landmarks, or
+    no face was found, it is the whole picture, squared.
+    Returns: (center (2,), side) in pixels, and how: "landmarks", "inside", "whole" or "no face".
+    """
+    height, width = image.shape[:2]
+    found = detector.detect(image)
+    if found is None:
+        return (*whole_square(height, width), "no face")
+    center, side = crop_square(found.points)
+    last = np.array([width, height]) - 0.5      # the picture covers -0.5 ... size - 0.5 in x and y
+    outside = max((-0.5 - (center - side / 2)).max(), (center + side / 2 - last).max())
+    if outside <= OVERHANG * side:
+        return center, side, "landmarks"
+    side = min(side, float(min(height, width)))
+    center = np.clip(center, side / 2 - 0.5, last - side / 2)
+    points = np.clip(found.points, -0.5, last)  # dlib guesses landmarks outside the picture too
+    if np.abs(points - center).max() > side / 2 * (1 + 2 * OVERHANG):
+        return (*whole_square(height, width), "whole")
+    return center, side, "inside"
+
+
+def _jobs(clips):
+    """One _Job per row of the clip table. Raises: InputError when apex frames are not on disk."""
+    missing = [key for key, there in zip(clips.keys, clips.apex_on_disk, strict=True) if not there]
+    if missing:
+        more = f" and {len(missing) - LISTED} more" if len(missing) > LISTED else ""
+        raise InputError(f"{len(missing)} of {len(clips.table)} clips have no apex frame under {clips.data_root}: "
+                         f"{', '.join(missing[:LISTED])}{more}; {clips.notes.get('missing') or 'see data/README.md'}; "
+                         "or leave these clips out with --skip-missing")
+    jobs = []
+    for key, row in zip(clips.keys, clips.table.itertuples(), strict=True):
+        apex = clips.data_root / row.apex_frame_path
+        there = list_frames(apex.parent)
+        paths = {row.apex_frame + o: there.get(row.apex_frame + o) for o in NEIGHBOURS} | {row.apex_frame: apex}
+        if row.onset_frame_path:
+            paths[row.onset_frame] = clips.data_root / row.onset_frame_path
+        jobs.append(_Job(key, row.apex_frame, {n: path for n, path in paths.items() if path is not None},
+                         row.onset_frame if row.onset_frame_path else None, clips.data_root / "crops" / key))
+    return jobs
+
+
+def _crop(job):
+    """(pictures by name, info) of one clip, from its cache entry or from its frames."""
+    key = digest(RULE, job.onset, [[n, *_status(path)] for n, path in sorted(job.paths.items())])
+    cached = read_entry(job.folder, key)
+    if cached is not None:
+        return cached
+    frames = {number: read_image(path) for number, path in job.paths.items()}
+    shape = frames[job.apex].shape
+    for number, frame in frames.items():
+        if frame.shape != shape:
+            raise InputError(f"{job.paths[number]}: {frame.shape[1]}x{frame.shape[0]} pixels, but "
+                             f"{job.paths[job.apex].name} of the same clip has {shape[1]}x{shape[0]}; "
+                             "copy the clip anew from its source")
+    reference = frames[job.apex if job.onset is None else job.onset]
+    center, side, square = clip_square(reference, LandmarkDetector())
+    pictures = {f"{n}.png": warp_square(frame, center, side) for n, frame in frames.items()}
+    info = {"square": square, "center": [float(x) for x in center], "side": float(side)}
+    return write_entry(job.folder, key, pictures, info), info
+
+
+def _status(path):
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); copy it anew") from error
+    return path.name, status.st_size, status.st_mtime_ns
+
+
+def _remarks(jobs, entries):
+    """What a reader of the results should know of the crops."""
+    whole = "no face was found, the whole picture is the crop"
+    lists = {whole: [job.key for job, (_, info) in zip(jobs, entries, strict=True) if info["square"] == "no face"],
+             "the onset frame is not on disk, the apex gives the crop":
+                 [job.key for job in jobs if job.onset is None],
+             "neighbours of the apex are not on disk":
+                 [job.key for job in jobs if len(job.frames) < len(NEIGHBOURS)]}
+    return tuple({"what": what, "count": len(keys), "clips": keys} for what, keys in lists.items() if keys)
+
+
+def with_images(crops, images, kind, rule, said=()):
+    """`crops` with other pictures of the same frames."""
+    return replace(crops, images=images, kind=kind, rule=rule, said=tuple(said), onsets=None, has_onset=None)

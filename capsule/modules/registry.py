@@ -1,0 +1,149 @@
+"""The one registry of networks: for the scripts, Grad-CAM, prediction and the benchmarks.
+
+A new network: its file in this folder, a line in NETWORKS.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from capsule.loss import cross_entropy, me_loss
+from capsule.modules.backbone import freeze
+from capsule.modules.baseline import VGG, ResNet
+from capsule.modules.capsule_net import MECapsuleNet
+from capsule.modules.dual import MECapsuleNetDual, MECapsuleNetDualCA
+from common.cache import file_digest
+from common.errors import InputError
+from common.tensors import load_tensors
+
+FULL_SIDE, QUICK_SIDE = 224, 152          # pixels of the input; 152 leaves 2×2 primary capsules
+FULL_WIDTH, QUICK_WIDTH = 1.0, 0.25       # share of the channels
+IMAGENET, NONE = "ImageNet", "none"
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """How a network is made: build(channels of each stream, classes, side, **options) → nn.Module."""
+
+    build: Callable
+    streams: int = 1
+    loss: Callable = me_loss
+
+
+def _capsules(name):
+    return lambda channels, classes, side, **options: MECapsuleNet((*channels, side, side), classes, conv_name=name,
+                                                                   **options)
+
+
+def _dual(kind):
+    return lambda channels, classes, side, **options: kind(classes, input_size=(side, side), channels=channels, **options)
+
+
+def _plain(kind):
+    return lambda channels, classes, side, **options: kind(classes, **options)
+
+
+NETWORKS = {
+    "MECapsuleNet": _Kind(_capsules("resnet")),
+    "resnet": _Kind(_capsules("resnet")),              # the 2-D script's names: MECapsuleNet on this backbone
+    "vgg": _Kind(_capsules("vgg")),
+    "MECapsuleNetDual": _Kind(_dual(MECapsuleNetDual), streams=2),
+    "MECapsuleNetDualCA": _Kind(_dual(MECapsuleNetDualCA), streams=2),
+    "ResNet": _Kind(_plain(ResNet), loss=cross_entropy),
+    "VGG": _Kind(_plain(VGG), loss=cross_entropy),
+}
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network of the registry as an experiment trains it.
+
+    freeze: keep the backbone's first layers as they are, where they hold pretrained weights. logits: the
+    baselines' textbook form. quick: a quarter of the channels, 152-pixel input. pretrained: start from ImageNet
+    weights where they can be had (never with quick). weights: a state dict's file to start from, by name.
+    joined: the streams' channels side by side, as one stream.
+    """
+
+    name: str
+    classes: int
+    freeze: bool = False
+    logits: bool = False
+    quick: bool = False
+    pretrained: bool = True
+    weights: str = ""
+    joined: bool = False
+    tensors: dict = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def side(self):
+        """Side of the square input, pixels."""
+        return QUICK_SIDE if self.quick else FULL_SIDE
+
+    @property
+    def loss(self):
+        """loss(outputs (B, classes), labels (B,)) → scalar."""
+        return NETWORKS[self.name].loss
+
+    def prepared(self, inputs):
+        """Network inputs from float pictures (B, C, H, W) in [0, 1], one tensor a stream; channels-last."""
+        if self.joined:    # grey planes as R = G = B
+            inputs = [torch.cat([x.repeat_interleave(3, 1) if x.shape[1] % 3 else x for x in inputs], 1)]
+        return [images.contiguous(memory_format=torch.channels_last) for images in inputs]
+
+    @property
+    def asked(self):
+        """What the training was told to start from: "ImageNet", "none", or a file's name and digest."""
+        if self.weights:
+            return f"{Path(self.weights).name} {file_digest(self.weights)}"
+        return IMAGENET if self.pretrained and not self.quick else NONE
+
+    def make(self, channels=(3,)):
+        """(a fresh nn.Module for streams of these channels, what it starts from as text).
+
+        Raises: InputError for streams that do not go with the network, or weights of another one.
+        """
+        kind = NETWORKS[self.name]
+        channels = (sum(channels),) if self.joined else channels
+        if len(channels) != kind.streams:
+            raise InputError(f"network {self.name}: takes {kind.streams} stream(s) of pictures, not {len(channels)}")
+        options = {"logits": self.logits} if self.logits else {}
+        model = kind.build(tuple(channels), self.classes, self.side, is_freeze=self.freeze and not self.weights,
+                           pretrained=self.pretrained and not self.quick and not self.weights,
+                           width=QUICK_WIDTH if self.quick else FULL_WIDTH, **options)
+        if not self.weights:
+            return model, IMAGENET if model.pretrained else NONE
+        matched = start_from(model, self.tensors)
+        if not matched:
+            raise InputError(f"--weights {self.weights}: none of its tensors has a name and shape of {self.name}")
+        if self.freeze:
+            freeze(model, [name for name in model.first_layers
+                           if all(f"{name}.{part}" in matched for part in model.get_submodule(name).state_dict())])
+        return model, f"{self.asked}, {len(matched)} of {len(model.state_dict())} tensors"
+
+
+def network(name, classes, freeze=False, logits=False, quick=False, pretrained=True, weights="", joined=False):
+    """A `Network` by its name in NETWORKS. Raises: InputError for an unknown name or an unreadable weights file."""
+    if name not in NETWORKS:
+        raise InputError(f"network {name!r}: no such network; choose from {', '.join(NETWORKS)}")
+    tensors = load_tensors(weights) if weights else {}
+    return Network(name, classes, freeze, logits, quick, pretrained, str(weights), joined, tensors)
+
+
+def start_from(model: nn.Module, tensors):
+    """Copy into `model` the tensors whose name and shape it has. Returns: the set of their names."""
+    own = model.state_dict()
+    matched = {name: value for name, value in tensors.items()
+               if name in own and isinstance(value, torch.Tensor) and value.shape == own[name].shape}
+    model.load_state_dict({**own, **matched})
+    return set(matched)
+
+
+def unmatched(model, tensors):
+    """(names of `tensors` that `model` has no place for, names of `model` that `tensors` lack), both sorted."""
+    own = {name: value.shape for name, value in model.state_dict().items()}
+    given = {name: getattr(value, "shape", None) for name, value in tensors.items()}
+    return (sorted(name for name, shape in given.items() if own.get(name) != shape),
+            sorted(name for name, shape in own.items() if given.get(name) != shape))

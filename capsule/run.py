@@ -1,0 +1,145 @@
+"""Leave one subject out: which folds there are, which are finished, who trains the others, and what is said."""
+
+import contextlib
+import sys
+import time
+
+from tqdm import tqdm
+
+from capsule.device import choose_device, choose_precision
+from capsule.experiment import Experiment
+from capsule.fold import Epoch, Pictures, State, Training, train_one
+from capsule.metrics import Meter
+from common.errors import InputError
+
+
+def run_loso(options, clips, streams, network):
+    """Train and evaluate every fold that is not finished; write one JSON a fold (SPEC section 7).
+
+    options: capsule.config.Options. streams: list of FrameImages (crops, views, motion), rows alike, in the order of
+    the network's arguments. network: capsule.modules.Network.
+    Returns: 0, or 1 when a fold failed. Raises: InputError for an unusable configuration.
+    """
+    model, weights = network.make([stream.channels for stream in streams])
+    with _cluster(options, streams) as cluster:
+        device = choose_device("cpu" if cluster else options.device)
+        precision = cluster.precision() if cluster else choose_precision(device, options.precision)
+        training = Training(network, options.epochs, options.batch_size, options.learning_rate, options.lr_decay,
+                            options.seed, precision, options.cpu_threads, options.deterministic, options.weight_decay)
+        experiment = Experiment(options, clips, streams, network, weights, precision)
+        experiment.start()
+        log = Log(experiment, training.epochs)
+        log.begin(f"Ray, {options.workers} workers" if cluster else device, model)
+        todo = [data_sub for data_sub in experiment.chosen if not log.count(experiment.finished(data_sub, log.say))]
+        log.say(f"{len(experiment.chosen) - len(todo)} of {len(experiment.chosen)} folds are finished already, "
+                f"{len(todo)} to train")
+        failed = {}
+        if todo and cluster:
+            failed = cluster.train(experiment, todo, training, log)
+        elif todo:
+            failed = train_in_turn(experiment, todo, Pictures(clips, streams, network, device), training, log)
+        return log.end(failed)
+
+
+def _cluster(options, streams):
+    """Ray for --workers or --ray-address; None in a context for training in this process."""
+    if options.workers == 1 and not options.ray_address:
+        return contextlib.nullcontext()
+    from capsule.parallel import Cluster
+
+    return Cluster(options, streams)
+
+
+def train_in_turn(experiment, todo, pictures, training, log):
+    """Train the folds `todo` in this process, sharing them with any other run in the same folder.
+
+    Returns: dict of the folds that failed → reason.
+    """
+    waiting, failed = list(todo), {}
+    while waiting:
+        before = len(waiting)
+        for data_sub in list(waiting):
+            outcome = train_one(experiment, data_sub, pictures, training, log.epoch)
+            if outcome.state is State.BUSY:
+                continue
+            waiting.remove(data_sub)
+            if outcome.state is State.FAILED:
+                failed[data_sub] = outcome.reason
+            log.fold(data_sub, experiment.finished(data_sub))
+        if len(waiting) == before:
+            time.sleep(1.0)
+    return failed
+
+
+class Log:
+    """What a run says: one plain line an epoch and one a fold in log.txt, and on the screen where it is no terminal;
+    on a terminal a bar with the same facts."""
+
+    def __init__(self, experiment, epochs):
+        self.experiment, self.epochs = experiment, epochs
+        self.number = {data_sub: i + 1 for i, data_sub in enumerate(experiment.folds)}
+        self.meter, self.seen = Meter(experiment.clips.n_classes), 0
+        self.path = experiment.folder / "log.txt"
+        self.bar = None
+        if sys.stderr.isatty() and sys.stdout.isatty():
+            self.bar = tqdm(total=len(experiment.chosen), unit="fold", dynamic_ncols=True)
+
+    def say(self, line, screen=True):
+        """A line for the log and the screen."""
+        try:
+            with open(self.path, "a", encoding="utf-8") as file:
+                file.write(line + "\n")
+        except OSError as error:
+            raise InputError(f"{self.path}: cannot be written ({error.strerror}); free some disk space or choose "
+                             "a --result-root that you may write to") from error
+        if screen:
+            tqdm.write(line) if self.bar is not None else print(line, flush=True)
+
+    def begin(self, device, model):
+        """What is trained, on what, from what."""
+        experiment = self.experiment
+        frozen = sum(not parameter.requires_grad for parameter in model.parameters())
+        self.say(f"{experiment.name}: {len(experiment.clips.table)} clips, {len(experiment.folds)} subjects, on "
+                 f"{device}; weights {experiment.weights}, {frozen} parameters frozen")
+        lacking = sum(remark["count"] for remark in experiment.said if remark["what"].startswith("neighbours"))
+        if lacking:
+            self.say(f"  {lacking} clips lack neighbours of their apex; to balance the classes an epoch draws their "
+                     "apex again in their place")
+
+    def epoch(self, epoch: Epoch):
+        """A line, or the bar, about one epoch."""
+        facts = (f"epoch {epoch.number}/{self.epochs}  loss {epoch.loss:.4f}  train UF1 {epoch.train_uf1:.3f}  "
+                 f"strict UF1 {epoch.uf1['strict']:.3f}  {epoch.images_per_second:.1f} images/s")
+        line = f"fold {self.number[epoch.data_sub]}/{len(self.number)} {epoch.data_sub}  {facts}"
+        self.say(line, screen=self.bar is None)
+        if self.bar is not None:
+            self.bar.set_postfix_str(f"{epoch.data_sub} {facts}")
+
+    def count(self, fold):
+        """Add a finished fold (or None) to the pooled figures. Returns: `fold`."""
+        if fold is not None:
+            self.meter.add(fold.y_true, fold.predictions["strict"][-1])
+            self.seen += 1
+            if self.bar is not None:
+                self.bar.update()
+        return fold
+
+    def fold(self, data_sub, fold):
+        """A line about a fold that has just ended, with the pooled figures so far."""
+        if self.count(fold) is not None:
+            hits = int((fold.y_true == fold.predictions["strict"][-1]).sum())
+            self.say(f"fold {self.number[data_sub]}/{len(self.number)} {data_sub} done: {hits} of {len(fold.y_true)} "
+                     f"right; pooled over {self.seen} folds (strict): UF1 {self.meter.uf1:.4f}, "
+                     f"UAR {self.meter.uar:.4f}")
+
+    def end(self, failed):
+        """Say how the folds ended. Returns: 1 when any failed, else 0."""
+        if self.bar is not None:
+            self.bar.close()
+        for data_sub, reason in sorted(failed.items()):
+            self.say(f"fold {data_sub} failed: {reason}")
+        root = self.experiment.options.result_root
+        command = "python get_result_log.py" + ("" if root == "result" else f" --result-root {root}")
+        self.say(f"{self.seen} of {len(self.experiment.chosen)} folds are in {self.experiment.folder}; "
+                 f"the table: {command}")
+        return 1 if failed else 0

@@ -1,0 +1,89 @@
+"""The one cache: an entry is a folder of picture files and, written last, `key.json`.
+
+`key.json` holds the entry's key, a checksum of each file and what else is known of it. A reader takes an entry
+whole or not at all: another key, a damaged or missing file, and it is made again. A key is made from a rule (a
+dict with a name and a version) and its sources, never from the text of a program.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from common.errors import InputError
+from common.files import write_bytes, write_json
+
+JPEG_QUALITY = 95
+
+
+def digest(*values):
+    """16 hexadecimal digits of JSON-able values and bytes."""
+    found = hashlib.sha256()
+    for value in values:
+        found.update(value if isinstance(value, bytes) else json.dumps(value, sort_keys=True).encode())
+    return found.hexdigest()[:16]
+
+
+def file_digest(path):
+    """16 hexadecimal digits of a file's content. Raises: InputError when it cannot be read."""
+    try:
+        found = hashlib.sha256()
+        with open(path, "rb") as file:
+            while block := file.read(1 << 20):
+                found.update(block)
+        return found.hexdigest()[:16]
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); copy it anew") from error
+
+
+def read_entry(folder, key):
+    """(dict of file name → uint8 picture (H, W) or (H, W, 3) RGB, info) of an entry; None unless whole and of `key`."""
+    try:
+        stored = json.loads((Path(folder) / "key.json").read_text(encoding="utf-8"))
+        if stored["key"] != key:
+            return None
+        pictures = {}
+        for name, checksum in stored["sha256"].items():
+            data = (Path(folder) / name).read_bytes()
+            if hashlib.sha256(data).hexdigest() != checksum:
+                return None
+            pictures[name] = _decoded(data)
+        return pictures, dict(stored["info"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, cv2.error):
+        return None
+
+
+def write_entry(folder, key, pictures, info):
+    """Write an entry, its key last. `pictures`: file name (.png, .jpg) → uint8 (H, W) or (H, W, 3) RGB.
+
+    Returns: the pictures as `read_entry` will give them (JPEG loses a little).
+    Raises: InputError when the folder cannot be written.
+    """
+    folder, sums, decoded = Path(folder), {}, {}
+    try:
+        (folder / "key.json").unlink(missing_ok=True)        # first: no old key over new pictures
+    except OSError as error:
+        raise InputError(f"{folder / 'key.json'}: cannot be removed ({error.strerror}); choose a --data-root "
+                         "that you may write to") from error
+    for name, picture in pictures.items():
+        data = _encoded(name, picture)
+        write_bytes(folder / name, data)
+        sums[name], decoded[name] = hashlib.sha256(data).hexdigest(), _decoded(data)
+    write_json(folder / "key.json", {"key": key, "sha256": sums, "info": info})
+    return decoded
+
+
+def _encoded(name, picture):
+    """A picture file's bytes; OpenCV orders colours blue, green, red."""
+    options = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY] if name.endswith(".jpg") else []
+    picture = np.ascontiguousarray(picture[..., ::-1] if picture.ndim == 3 else picture)
+    return cv2.imencode(Path(name).suffix, picture, options)[1].tobytes()
+
+
+def _decoded(data):
+    picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if picture is None:
+        raise ValueError("not a picture")
+    return picture[..., ::-1] if picture.ndim == 3 else picture
