@@ -1,8 +1,8 @@
 """How people differ and how faces move: smooth displacements of the embedded head, in millimetres.
 
 Shapes: one unit is about one standard deviation between people (Farkas, "Anthropometry of the Head and Face",
-1994). Actions: one unit is an action unit of FACS in its full, strong form (Ekman, Friesen, Hager, "Facial Action
-Coding System", 2002); the strongest landmark then moves 3-14 mm.
+1994). Actions: one unit is an action unit of FACS in its full, strong form (Ekman, Friesen, Hager, "Facial
+Action Coding System", 2002); the strongest landmark then moves 3-14 mm.
 """
 
 from functools import lru_cache
@@ -14,11 +14,13 @@ from synthetic.mesh import build_head
 from synthetic.surface import bump, smoothstep
 
 JAW, JAW_DROP = (0.0, -12.0, -20.0), 0.12       # the jaw's hinge; radians that it turns in a full AU26
-SHAPE_SHARE = 0.7       # directions overlap: of the spread in the tables, the share of each alone
+SHAPE_SHARE = 0.7                               # directions overlap: of the table's spread, the share of each
 CORNER = (surf.MOUTH_HALF, surf.MOUTH_Y)
 
 # (|x|, y) of the centre; (sx, sy) its width; (dx, dy, dz) the peak, dx outwards
 LOCAL_SHAPES = {
+    "head width": ((76, 40), (40, 70), (4.0, 0, 0)), "face width": ((62, -30), (28, 42), (4.0, 0, 0)),
+    "lower face": ((0, -104), (70, 34), (0, -4.0, 0)), "forehead": ((0, 92), (75, 34), (0, 4.5, 0)),
     "jaw width": ((52, -72), (16, 20), (4.0, 0, -1)), "chin forward": ((0, -95), (17, 14), (0, 0, 3.6)),
     "chin height": ((0, -104), (24, 14), (0, -3.6, 0)), "chin width": ((16, -97), (9, 11), (2.8, 0, 0.6)),
     "chin cleft": ((0, -95), (4, 7), (0, 0, -1.3)), "nose length": ((0, -36), (17, 11), (0, -2.8, 0.6)),
@@ -72,7 +74,7 @@ EVEN = 4                                # the last of them are the same on both 
 
 
 def _local(head, centre, width, peak, uneven=False):
-    """A bump on both sides of the face (V, 3); `uneven`: opposite on the two."""
+    """A bump on both sides of the face, (V, 3); `uneven`: opposite on the two."""
     x, y, _ = head.points.T
     front = 1 - smoothstep(1.15, 1.6, np.abs(head.theta))
     weight = bump(np.abs(x) if centre[0] else x, y, centre, width) * front
@@ -100,20 +102,6 @@ def _follow(head, field):
         field = field * (1 - share) + mean * share
         field[head.eye == side] = mean
     return _hung(head, field)
-
-
-def _whole_shapes(head):
-    """Directions that change the whole head, each (V, 3)."""
-    x, y, z = head.points.T
-    none, above_neck = 0 * x, smoothstep(-185, -120, y)
-    face = 1 - smoothstep(1.15, 1.6, np.abs(head.theta))
-    face = face * (1 - smoothstep(20, 60, y)) * smoothstep(-150, -100, y)
-    fields = ((0.04 * x * above_neck, none, none), (none, 0.035 * y * above_neck, none),
-              (0.05 * x * face, none, none), (none, 5.0 * smoothstep(25, 110, y), none),
-              (none, -4.5 * smoothstep(-45, -105, y) * smoothstep(-70, 10, z) * above_neck, none),
-              (none, -3.6 * smoothstep(12, -45, y) * smoothstep(-50, 20, z) * above_neck, none),
-              (none, none, -5.0 * smoothstep(20, 75, y) * smoothstep(-40, 50, z)))
-    return [_follow(head, np.stack(field, 1)) for field in fields]
 
 
 def _lids(head, raise_upper, raise_lower):
@@ -148,7 +136,7 @@ def _brow(head, centre, width, peak):
 def _jaw(head):
     """First-order jaw rotation by `JAW_DROP`: the lower lip hangs on the jaw, the upper on the head."""
     x, y, z = head.points.T
-    hang = smoothstep(-15, 17, (y + 64) * -0.756 - (z - 35) * 0.655)    # below a line from mouth corner to hinge
+    hang = smoothstep(-15, 17, (y + 64) * -0.756 - (z - 35) * 0.655)     # below the line to the hinge
     lips = 1 - smoothstep(0.45, 1.2, np.abs(x) / surf.MOUTH_HALF)
     split = np.where(head.inside > 0.9, 0.5, np.where(head.upper, 0.0, 1.0))
     weight = (hang * (1 - lips) + split * lips) * (1 - smoothstep(1.25, 1.75, np.abs(head.theta)))
@@ -169,11 +157,11 @@ PULLS = {"at": _local, "brow": _brow, "lids": _lids, "lips": _lips, "jaw": _jaw,
 
 @lru_cache(maxsize=1)
 def shape_basis():
-    """(V, 3, n) float32, mm per unit coefficient: the whole head, parts of the face, uneven faces."""
+    """(V, 3, n) float32, mm per unit coefficient: parts of the head, uneven faces, wide eyes."""
     head = build_head()
-    fields = [*_whole_shapes(head), _lids(head, 1.0, -0.7)]
-    fields += [_follow(head, _local(head, *row)) for row in LOCAL_SHAPES.values()]
-    fields += [_follow(head, _local(head, *row, uneven=True)) for row in UNEVEN_SHAPES.values()]
+    fields = [_local(head, *row) for row in LOCAL_SHAPES.values()]
+    fields += [_local(head, *row, uneven=True) for row in UNEVEN_SHAPES.values()]
+    fields = [_follow(head, field) for field in fields] + [_lids(head, 1.0, -0.7)]
     return (SHAPE_SHARE * np.stack(fields, 2)).astype(np.float32)
 
 

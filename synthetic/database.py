@@ -1,8 +1,8 @@
 """The synthetic database on disk, laid out and annotated as CASME II is (SPEC section 1).
 
-<data-root>/synthetic/sub01/EP02_01f/img46.jpg ..., the annotation sheet CASME2-coding-20140508.xlsx, README.txt, and
-synthetic.json with the settings and the truth (for judging apex spotting; training never reads it). Same settings,
-same bytes. The folder is there whole or not at all.
+<data-root>/synthetic/sub01/EP02_01f/img46.jpg ..., the annotation sheet CASME2-coding-20140508.xlsx,
+README.txt, and synthetic.json with the settings and the truth (for judging apex spotting; training never reads
+it). Same settings, same bytes. The folder is there whole or not at all.
 """
 
 import contextlib
@@ -28,7 +28,6 @@ from synthetic.clips import Settings, plan_people
 
 RECIPE = 5                              # raise it when the same settings would give other pictures
 FOLDER, SHEET, MANIFEST, README = "synthetic", "CASME2-coding-20140508.xlsx", "synthetic.json", "README.txt"
-JPEG_QUALITY = 90
 LABEL = ("Synthetic micro-expressions: rendered by a program, no person is shown.\n"
          "Numbers measured on them say that the pipeline works, not how good a method is.\n"
          "Layout and annotation sheet are CASME II's. synthetic.json holds the settings and the true\n"
@@ -41,16 +40,11 @@ def ensure(data_root):
     Returns: its folder. Raises: InputError, see `make_synthetic`.
     """
     folder = Path(data_root) / FOLDER
-    return folder if is_whole(folder) else make_synthetic(data_root, progress=True)
-
-
-def is_whole(folder):
-    """Is there a finished synthetic database in `folder`? All of it was moved there at once."""
-    return (Path(folder) / MANIFEST).is_file() and (Path(folder) / SHEET).is_file()
+    return folder if (folder / MANIFEST).is_file() else make_synthetic(data_root, progress=True)
 
 
 def read_truth(data_root):
-    """The manifest of the database under `data_root`: dict with "settings", "subjects", "clips" (`_truth`).
+    """The manifest of the database under `data_root`: dict with "settings", "subjects", "clips".
 
     For tests and for judging apex spotting; training must not read it. Raises: InputError when not there.
     """
@@ -60,14 +54,14 @@ def read_truth(data_root):
 def make_synthetic(root, progress=False, **settings):
     """Make a synthetic database under `<root>/synthetic/`, or find the same one there.
 
-    settings: as `clips.Settings`. progress: show a bar. Returns: the folder (Path). Several processes may call it at
-    once: one works, the others wait for it.
-    Raises: InputError for settings out of range, a folder that cannot be written, or one that holds something else.
+    settings: as `clips.Settings`. progress: show a bar. Returns: the folder (Path). Several processes may call
+    it at once: one works, the others wait for it.
+    Raises: InputError for settings out of range, a folder that cannot be written or holds something else.
     """
     settings, root = Settings(**settings), Path(root)
     try:
         root.mkdir(parents=True, exist_ok=True)
-        with filelock.FileLock(root / f".{FOLDER}.lock"):
+        with filelock.FileLock(root / f".{FOLDER}.lock"), _one_thread_each():
             return _make(root, settings, progress)
     except OSError as error:
         raise InputError(f"{root}: the synthetic database cannot be written ({error.strerror or error}); "
@@ -78,20 +72,20 @@ def _make(root, settings, progress):
     """`make_synthetic` behind the lock."""
     folder, unfinished = root / FOLDER, root / f".{FOLDER}.unfinished"
     about = {"recipe": RECIPE, **asdict(settings), "frames": list(settings.frames)}
-    if is_whole(folder):
+    if (folder / MANIFEST).is_file():
         if read_json(folder / MANIFEST).get("settings") == about:
             return folder
         raise InputError(f"{folder}: holds a synthetic database of other settings (see {MANIFEST} there); "
                          "remove that folder or choose another --data-root")
     if folder.exists() and any(folder.iterdir()):
-        raise InputError(f"{folder}: not a whole synthetic database; move it away or choose another --data-root")
+        raise InputError(f"{folder}: not a whole synthetic database; move it away or choose another "
+                         "--data-root")
     shutil.rmtree(unfinished, ignore_errors=True)                   # of a run that was stopped
-    with _one_thread_each():
-        plan = list(plan_people(settings))
-        jobs = [(unfinished, settings.seed, number, index, person, clip)
-                for number, (person, clips) in enumerate(plan) for index, clip in enumerate(clips)]
-        thread_map(lambda job: _film(*job), jobs, desc="synthetic database", unit="clip", disable=not progress,
-                   max_workers=os.cpu_count())
+    plan = list(plan_people(settings))
+    jobs = [(unfinished, settings.seed, number, index, person, clip)
+            for number, (person, clips) in enumerate(plan) for index, clip in enumerate(clips)]
+    thread_map(lambda job: _film(*job), jobs, desc="synthetic database", unit="clip", disable=not progress,
+               max_workers=os.cpu_count())
     _write_papers(unfinished, about, plan)
     if folder.exists():
         folder.rmdir()
@@ -115,45 +109,35 @@ def _film(folder, seed, number, index, person, clip):
     rng = np.random.default_rng([seed, 4, number, index])
     images = scene.film(person, clip.actions, clip.turns, clip.shift, clip.lamp, rng, clip.uneven)
     for frame, image in zip(clip.frames, images, strict=True):
-        write_image(folder / clip.subject / clip.name / f"img{frame}.jpg", image, JPEG_QUALITY)
+        write_image(folder / clip.subject / clip.name / f"img{frame}.jpg", image, quality=90)
 
 
 def _write_papers(folder, about, plan):
     """Annotation sheet, README and manifest."""
     clips = [clip for _, clips in plan for clip in clips]
     rows = [{"Subject": int(clip.subject[3:]), "Filename": clip.name, "OnsetFrame": clip.frames[0],
-             "ApexFrame": clip.apex, "OffsetFrame": clip.frames[-1], "Action Units": _code(clip.action_units),
+             "ApexFrame": clip.apex, "OffsetFrame": clip.frames[-1],
+             "Action Units": "+".join(name.removeprefix("AU") for name in clip.action_units),
              "Estimated Emotion": clip.emotion} for clip in clips]
+    truth = [{"subject": clip.subject, "clip": clip.name, "label": clip.label, "emotion": clip.emotion,
+              "action_units": clip.action_units, "movement_px_at_224": clip.movement, "onset": clip.frames[0],
+              "apex": clip.apex, "offset": clip.frames[-1], "intensity": clip.intensity.tolist(),
+              "turn_radians": clip.turns.tolist(), "shift_pixels": clip.shift.tolist()} for clip in clips]
+    subjects = {clips[0].subject: {"glasses": person.glasses is not None} for person, clips in plan}
     write_bytes(folder / SHEET, _workbook(pd.DataFrame(rows)))
     write_text(folder / README, LABEL)
-    subjects = {clips[0].subject: {"glasses": person.glasses is not None} for person, clips in plan}
     write_json(folder / MANIFEST, {"synthetic": True, "label": LABEL, "settings": about, "subjects": subjects,
-                                   "clips": [_truth(clip) for clip in clips]})
-
-
-def _code(action_units):
-    """As CASME II's sheet writes action units: 4+15."""
-    return "+".join(sorted((name.removeprefix("AU") for name in action_units), key=int))
-
-
-def _truth(clip):
-    """What really happens in a clip, JSON types."""
-    return {"subject": clip.subject, "clip": clip.name, "label": clip.label, "emotion": clip.emotion,
-            "action_units": clip.action_units, "movement_px_at_224": clip.movement, "onset": clip.frames[0],
-            "apex": clip.apex, "offset": clip.frames[-1], "intensity": clip.intensity.tolist(),
-            "turn_radians": clip.turns.tolist(), "shift_pixels": clip.shift.tolist()}
+                                   "clips": truth})
 
 
 def _workbook(table):
     """`table` as the bytes of an .xlsx file that carries no date, so that they are the same each time."""
     raw, fixed = io.BytesIO(), io.BytesIO()
     table.to_excel(raw, index=False, engine="openpyxl")
-    with zipfile.ZipFile(raw) as source, zipfile.ZipFile(fixed, "w", zipfile.ZIP_DEFLATED) as target:
+    with zipfile.ZipFile(raw) as source, zipfile.ZipFile(fixed, "w") as target:
         for name in sorted(source.namelist()):
             data = source.read(name)
             if name == "docProps/core.xml":
                 data = re.sub(rb">\d{4}-\d\d-\d\dT[\d:.]+Z?<", b">2000-01-01T00:00:00Z<", data)
-            entry = zipfile.ZipInfo(name, (2000, 1, 1, 0, 0, 0))
-            entry.compress_type = zipfile.ZIP_DEFLATED
-            target.writestr(entry, data)
+            target.writestr(zipfile.ZipInfo(name, (2000, 1, 1, 0, 0, 0)), data, zipfile.ZIP_DEFLATED)
     return fixed.getvalue()

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import numpy as np
 
 RIM_POINTS, TUBE_POINTS = 48, 6         # round a lens, round the frame's own section
-LENS_RINGS = 6
 CLEARANCE = 1.5                         # millimetres between the skin and the frame
 COLOURS = ((0.012, 0.012, 0.014), (0.05, 0.022, 0.012), (0.02, 0.025, 0.06), (0.16, 0.16, 0.17))
 
@@ -27,8 +26,8 @@ class Glasses:
 def make_glasses(head, points, rng):
     """A pair of glasses that fits one head.
 
-    head (V, 3), points (68, 3): vertices and landmarks at rest, mm. `rng`: numpy Generator; style, size, colour
-    and coating are drawn from it.
+    head (V, 3), points (68, 3): vertices and landmarks at rest, mm. `rng`: numpy Generator; style, size,
+    colour and coating are drawn from it.
     """
     eyes = np.stack([points[36:42].mean(0), points[42:48].mean(0)])         # x < 0 first
     spread = (eyes[1, 0] - eyes[0, 0]) / 2
@@ -46,12 +45,11 @@ def make_glasses(head, points, rng):
     for side, ear, outline in zip((-1, 1), (0, 16), outlines, strict=True):
         temple = _temple(head, points[ear, 2] - 12, side, outline, centre[0], depth, bow)
         parts.append(_tube(temple, 1.3 * tube, closed=False))
-    lenses = [_lens(outline, centre[0], depth, bow) for outline in outlines]
-    normals = np.concatenate([_lens_normals(lens, outline.mean(0), bow)
-                              for (lens, _), outline in zip(lenses, outlines, strict=True)])
+    lenses, normals = zip(*(_lens(outline, centre[0], depth, bow) for outline in outlines), strict=True)
     colour = np.array(COLOURS[rng.integers(len(COLOURS))]) * rng.uniform(0.7, 1.3)
     tint = 1 - rng.uniform(0.04, 0.22) * rng.uniform(0.8, 1.0, 3)
-    return Glasses(*_joined(parts), *_joined(lenses), normals, colour, tint, rng.uniform(0.5, 1.2))
+    return Glasses(*_joined(parts), *_joined(lenses), np.concatenate(normals), colour, tint,
+                   rng.uniform(0.5, 1.2))
 
 
 def _outline(centre, half, exponent):
@@ -94,7 +92,7 @@ def _tube(path, radius, closed):
     here, beside = start + np.arange(TUBE_POINTS), start + (np.arange(TUBE_POINTS) + 1) % TUBE_POINTS
     here_next, beside_next = ((ring + TUBE_POINTS) % len(vertices) for ring in (here, beside))
     faces = np.stack([here, beside, here_next, beside, beside_next, here_next], -1)
-    return vertices, faces.reshape(-1, 3)                                   # (count, TUBE_POINTS, 6) → (.., 3)
+    return vertices, faces.reshape(-1, 3)                                 # (count, TUBE_POINTS, 6) → (.., 3)
 
 
 def _bridge(centre, gap, height):
@@ -116,22 +114,12 @@ def _temple(head, end, sign, outline, middle, depth, bow):
 
 
 def _lens(outline, middle, depth, bow):
-    """A disc of rings inside the outline: (vertices, faces)."""
-    centre, n = outline.mean(0), len(outline)
-    shares = np.linspace(0, 1, LENS_RINGS + 1)[1:]
-    xy = np.concatenate([centre[None], *(centre + (outline - centre) * share for share in shares)])
-    around = np.arange(n)
-    faces = [np.stack([np.zeros(n, int), 1 + around, 1 + (around + 1) % n], 1)]
-    for ring in range(LENS_RINGS - 1):
-        a, b = 1 + ring * n + around, 1 + ring * n + (around + 1) % n
-        faces += [np.stack([a, a + n, b], 1), np.stack([b, a + n, b + n], 1)]
-    return _on_bow(xy, middle, depth, bow), np.concatenate(faces)
-
-
-def _lens_normals(lens, centre, bow):
-    """Unit normals (Vl, 3): each lens is a part of a ball of radius `bow`."""
-    away = (lens[:, :2] - centre) / bow
-    return np.concatenate([away, np.sqrt(1 - (away**2).sum(1, keepdims=True))], 1)
+    """A fan inside the outline: (vertices, faces), and its unit normals, those of a ball of radius `bow`."""
+    xy, around = np.concatenate([outline.mean(0)[None], outline]), np.arange(len(outline))
+    away = (xy - xy[0]) / bow
+    normals = np.concatenate([away, np.sqrt(1 - (away**2).sum(1, keepdims=True))], 1)
+    faces = np.stack([0 * around, 1 + around, 1 + (around + 1) % len(outline)], 1)
+    return (_on_bow(xy, middle, depth, bow), faces), normals
 
 
 def _joined(parts):

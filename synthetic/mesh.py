@@ -123,15 +123,15 @@ def _half():
     fixed[np.abs(fixed[:, 0]) < 0.3, 0] = 0
     near = cKDTree(fixed).query_pairs(0.75)
     fixed = np.delete(fixed, sorted({max(pair) for pair in near if max(pair) >= 80}), 0)
-    points = np.concatenate([fixed, _lattice(fixed)])
+    lattice, hole = _lattice(fixed), Path(fixed[40:80])
+    points = np.concatenate([fixed, lattice[~hole.contains_points(lattice)]])
     triangles = Delaunay(points).simplices
     a, b, c = (points[triangles[:, k]] for k in range(3))
     area = (b[:, 0] - a[:, 0]) * (c[:, 1] - a[:, 1]) - (b[:, 1] - a[:, 1]) * (c[:, 0] - a[:, 0])
     triangles = np.where((area < 0)[:, None], triangles[:, [0, 2, 1]], triangles)
-    hole = Path(points[40:80]).contains_points(points[triangles].mean(1))
     rim = np.full(len(points), -1)
     rim[40:80] = np.arange(40)
-    return points, triangles[~hole & (np.abs(area) > 1e-6)], rim
+    return points, triangles[~hole.contains_points(points[triangles].mean(1)) & (np.abs(area) > 1e-6)], rim
 
 
 def _landmarks(plane):

@@ -1,7 +1,7 @@
-"""Skin, brows, hair, eyes and the creases of an expression: what is painted on a synthetic head, in its UV space.
+"""Skin, brows, hair, eyes and the creases of an expression: what is painted on a head, in its UV space.
 
-Everything is painted at chart coordinates, in the same millimetres as the surface, so lips, lids and brows lie where
-the geometry has them. Colours are display colours (sRGB); the finished map is linear light.
+Everything is painted at chart coordinates, in the same millimetres as the surface, so lips, lids and brows
+lie where the geometry has them. Colours are display colours (sRGB); the finished map is linear light.
 """
 
 from functools import lru_cache
@@ -30,17 +30,19 @@ SHADOWS = ((0.42, (19, 8.5), (7, 4.5)), (0.22, (33, 12), (14, 3.5)), (0.24, (27,
            (0.20, (14, -4), (3.6, 9)), (0.30, (18.4, -38), (1.8, 6)), (0.34, (0, -46), (13, 2.2)),
            (0.20, (23, -47), (2.6, 8)), (0.15, (0, -52), (2.0, 5)), (0.34, (0, -77.5), (15, 2.6)),
            (0.20, (29, -65), (2.5, 4)))
-BLUSHES = ((0.55, (40, -25), (15, 13)), (0.40, (0, -34), (11, 8)), (0.30, (0, -92), (15, 9)), (0.12, (0, 45), (40, 20)))
-# Lines that an action unit folds into the skin of both sides: the share of light that they take at full strength,
+BLUSHES = ((0.55, (40, -25), (15, 13)), (0.40, (0, -34), (11, 8)), (0.30, (0, -92), (15, 9)))
+# Lines that an action unit folds into the skin of both sides: the share of light that they take when deepest,
 # half width in millimetres, and polylines; x, y are millimetres on the front of the mean head.
 CREASES = {
-    "AU1": (0.40, 1.5, (((0, 42), (14, 43), (27, 43)), ((0, 52), (15, 53), (30, 52)), ((2, 34), (12, 36), (22, 36)))),
+    "AU1": (0.40, 1.5, (((0, 42), (14, 43), (27, 43)), ((0, 52), (15, 53), (30, 52)),
+                        ((2, 34), (12, 36), (22, 36)))),
     "AU2": (0.34, 1.5, (((27, 43), (38, 42), (47, 38)), ((30, 52), (40, 50), (48, 46)))),
     "AU4": (0.55, 1.2, (((5.0, 14), (5.2, 22), (6.5, 33)), ((9.5, 20), (10.5, 27), (11.5, 33)))),
-    "AU6": (0.45, 1.0, (((50, 5), (55, 8), (60, 12)), ((50, 1), (56, 1), (62, 1)), ((49, -4), (54, -7), (59, -11)),
-                        ((20, -9), (30, -12), (41, -8)))),
+    "AU6": (0.45, 1.0, (((50, 5), (55, 8), (60, 12)), ((50, 1), (56, 1), (62, 1)),
+                        ((49, -4), (54, -7), (59, -11)), ((20, -9), (30, -12), (41, -8)))),
     "AU7": (0.30, 0.9, (((20, -7), (31, -9.5), (42, -6)),)),
-    "AU9": (0.52, 1.0, (((3, 9), (9, 4), (12, -2)), ((3, 5), (8, 0), (10, -6)), ((16, -33), (20, -38), (23, -45)))),
+    "AU9": (0.52, 1.0, (((3, 9), (9, 4), (12, -2)), ((3, 5), (8, 0), (10, -6)),
+                        ((16, -33), (20, -38), (23, -45)))),
     "AU12": (0.52, 1.6, (((18, -36), (24, -45), (32, -57), (35, -66)),)),
     "AU15": (0.50, 1.3, (((27, -66), (31, -72), (32, -79)), ((10, -82), (18, -81), (25, -83)))),
 }
@@ -56,8 +58,8 @@ def _places():
     x, chart_y, front = loft[..., 0], loft[..., 1], 1 - smoothstep(1.05, 1.35, np.abs(theta))
     closed, inside = surf.close_mouth(x, chart_y)
     y, inside = chart_y + (closed - chart_y) * front, inside * (front > 0.5)
-    return SimpleNamespace(u=u, v=v, theta=theta, level=level, loft=loft, x=x, ax=np.abs(x), y=y, inside=inside,
-                           front=front)
+    return SimpleNamespace(u=u, v=v, theta=theta, level=level, loft=loft, x=x, ax=np.abs(x), y=y,
+                           inside=inside, front=front)
 
 
 def _noise(rng, sigma):
@@ -83,11 +85,10 @@ def _between(colours, rng):
 def paint(rng):
     """One person's albedo, (SIZE, SIZE, 3) float32, linear light. `rng`: numpy Generator."""
     at = _places()
-    skin, hair, iris = _between(SKINS, rng) * rng.uniform(0.97, 1.03, 3), _between(HAIRS, rng), _between(IRISES, rng)
+    skin, hair, iris = (_between(colours, rng) for colours in (SKINS, HAIRS, IRISES))
     hair = hair * min(1.0, 0.32 * skin.mean() / hair.mean())        # hair is darker than the skin round it
     image = _mouth(_shadows(_skin(rng, at), at), rng, at)
-    image = _lids(image, at) * skin / SKIN                          # what is below is not in the skin's own tone
-    image = image * _spots(rng, at)[..., None]
+    image = _lids(image, at) * skin / SKIN                          # hair and eyes are not in the skin's tone
     image = _eyes(_hair(_brows(image, rng, at, hair), rng, at, hair), at, iris)
     return (np.clip(image, 0, 1) ** GAMMA).astype(np.float32)
 
@@ -107,16 +108,10 @@ def _skin(rng, at):
         cover = np.clip(np.maximum(jaw, bump(at.ax, at.y, (10, -53), (11, 4))), 0, 1) * at.front
         cover = cover * smoothstep(-125, -105, at.y) * rng.uniform(0.2, 0.7) * (1 + 0.15 * _noise(rng, 0.7))
         image *= 1 - cover[..., None] * (0.28, 0.23, 0.18)
+    for _ in range(rng.integers(0, 5)):                             # moles
+        centre, size = rng.uniform((-55, -95), (55, 60)), np.full(2, rng.uniform(0.5, 1.0))
+        image *= 1 - rng.uniform(0.3, 0.6) * (bump(at.x, at.y, centre, size) * at.front)[..., None]
     return image
-
-
-def _spots(rng, at):
-    """A few moles: factor (SIZE, SIZE)."""
-    spots = np.ones_like(at.x)
-    for _ in range(rng.integers(0, 5)):
-        centre, size = rng.uniform((-55, -95), (55, 60)), rng.uniform(0.7, 1.4)
-        spots *= 1 - rng.uniform(0.3, 0.6) * bump(at.x, at.y, centre, (size * 0.7, size * 0.7)) * at.front
-    return spots
 
 
 def _shadows(image, at):
@@ -136,12 +131,12 @@ def _mouth(image, rng, at):
     rise = at.y - surf.mouth_line(at.x)
     upper, lower = surf.lip_heights(at.x)
     share = np.where(rise >= 0, rise / upper, -rise / lower)
-    red = (1 - smoothstep(0.86, 1.10, share)) * (1 - smoothstep(0.94, 1.02, at.ax / surf.MOUTH_HALF)) * at.front
+    red = (1 - smoothstep(0.86, 1.10, share)) * (1 - smoothstep(24.4, 26.5, at.ax)) * at.front
     tone = np.where(rise >= 0, 0.93, 1.05) * (1 + 0.05 * _noise(rng, (4, 0.9)))
     image = _blend(image, np.array(LIP) * tone[..., None], rng.uniform(0.6, 0.95) * red)
     gleam = bump(at.x, -rise, (0, 4.6), (9, 1.6)) * (at.inside == 0)
     image = _blend(image, np.array(LIP) * 1.3, 0.30 * at.front * gleam)
-    seam = np.exp(-((np.maximum(np.abs(rise) - 0.2, 0) / 0.8) ** 2)) * (1 - smoothstep(0.96, 1.06, at.ax / 26))
+    seam = np.exp(-((np.maximum(np.abs(rise) - 0.2, 0) / 0.8) ** 2)) * (1 - smoothstep(25, 27.5, at.ax))
     image = _blend(image, (0.30, 0.12, 0.11), 0.85 * seam * at.front)
     return _blend(image, (0.10, 0.035, 0.035), smoothstep(0.02, 0.25, at.inside))
 
@@ -153,7 +148,8 @@ def _lids(image, at):
     over, above, below = at.y > (upper + lower) / 2, at.y - upper, lower - at.y
     fold = np.exp(-(((above - 3.3) / 0.75) ** 2)) * smoothstep(0.0, 0.25, t) * (1 - smoothstep(0.95, 1.12, t))
     image = _blend(image, (0.42, 0.27, 0.23), 0.62 * fold * at.front)
-    image = _blend(image, (0.70, 0.48, 0.42), 0.40 * span * over * np.exp(-((np.maximum(above, 0) / 2.8) ** 2)))
+    shade = np.exp(-((np.maximum(above, 0) / 2.8) ** 2))
+    image = _blend(image, (0.70, 0.48, 0.42), 0.40 * span * over * shade)
     lash = np.exp(-((np.maximum(above, 0) / (0.75 + 0.55 * np.clip(t, 0, 1))) ** 2))
     image = _blend(image, LASH, 0.95 * lash * over * span)
     under = np.exp(-((np.maximum(below - 0.2, 0) / 0.55) ** 2)) * ~over * smoothstep(0.05, 0.5, t)
@@ -197,7 +193,7 @@ def _eyes(image, at, iris):
     q = (at.v - EYE_ISLAND[1]) / EYE_ISLAND_RADIUS
     radius = np.hypot(p, q)
     sine = np.sin(np.minimum(radius, 1) * CAP_ANGLE) / np.maximum(radius, 1e-9)
-    x, y = surf.EYE_RADII[0] * sine * p, surf.EYE_RADII[1] * sine * q      # mm from the eye's pole, from the front
+    x, y = surf.EYE_RADII[0] * sine * p, surf.EYE_RADII[1] * sine * q      # mm from the eye's pole
     r, around = np.hypot(x, y), np.arctan2(y, x)
     colour = _blend(np.ones((SIZE, SIZE, 3)) * (0.90, 0.87, 0.84), (0.80, 0.58, 0.52),
                     0.65 * smoothstep(8.5, 14.5, np.abs(x)))

@@ -1,8 +1,8 @@
 """One synthetic person before the camera: light, head, glasses, background → frames.
 
-The light is an environment of a few dozen directions; what the head hides from each of them is measured once, so that
-nose, brows and chin throw soft shade. Shading is computed per vertex in linear light, the picture at one and a half
-times its size, then filtered down, blurred, coded for display and given the camera's noise.
+The light is an environment of a few dozen directions; what the head hides from each of them is measured once,
+so that nose, brows and chin throw soft shade. Shading is computed per vertex in linear light, the picture at one
+and a half times its size, then filtered down, blurred, coded for display and given the camera's noise.
 """
 
 from dataclasses import dataclass
@@ -26,9 +26,9 @@ LARGE = (round(1.5 * HEIGHT), round(1.5 * WIDTH))                   # the size t
 SHAPE_SPREAD = 0.45                     # standard deviation of a shape coefficient
 CROP_FACTOR = 1.1 * 1.25                # the crop's side over the landmarks' box (SPEC section 2)
 DIRECTIONS, VISIBILITY_SIZE = 72, 160
-FOLDED = 0.3                            # share of an action's full strength at which skin is folded to two thirds
+FOLDED = 0.3                            # share of an action's full strength that folds skin to two thirds
 PIVOT = (0.0, -78.0, -38.0)             # the head turns about the top of the neck, mm
-WINDOW, SCREEN = (0.42, 0.45, 0.48), (0.16, 0.22, 0.34)             # colours that lenses mirror, linear light
+WINDOW, SCREEN = (0.84, 0.90, 0.96), (0.16, 0.22, 0.34)             # colours that lenses mirror, linear light
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,8 @@ def sample_person(rng, glasses):
     middle = np.array([WIDTH / 2, HEIGHT / 2 + 22]) + rng.uniform(-6, 6, 2)      # of the landmarks' box
     wall = rng.uniform(0.05, 0.55) * rng.uniform(0.85, 1.15, 3)
     light = {"lamp": rng.uniform(2.2, 4.0), "focus": rng.uniform(7, 12), "fill": rng.uniform(0.3, 0.9),
-             "around": rng.uniform(0.35, 0.6), "warm": rng.uniform(-0.08, 0.08), "level": rng.uniform(0.8, 1.1)}
+             "around": rng.uniform(0.35, 0.6), "warm": rng.uniform(-0.08, 0.08),
+             "level": rng.uniform(0.8, 1.1)}
     return Person(rest, paint(rng), np.array([rng.uniform(-50, 50), rng.uniform(10, 50)]), light,
                   rng.uniform(0.02, 0.07), np.stack([wall, wall * rng.uniform(0.5, 0.9)]), scale,
                   middle - (low + high) / 2 * scale * (1, -1), rng.uniform(0.45, 1.0), rng.uniform(1.2, 3.0),
@@ -111,13 +112,14 @@ def _visibility():
     head = build_head()
     vertices = torch.tensor(head.points, dtype=torch.float32)
     towards = torch.tensor(_directions(), dtype=torch.float32)                              # (D, 3)
-    side = functional.normalize(torch.linalg.cross(torch.tensor([[0.1, 1.0, 0.2]]).expand_as(towards), towards))
+    upright = torch.tensor([[0.1, 1.0, 0.2]]).expand_as(towards)
+    side = functional.normalize(torch.linalg.cross(upright, towards))
     axes = torch.stack([side, -torch.linalg.cross(towards, side), -towards], 1)             # (D, 3, 3)
     centre = (vertices.amin(0) + vertices.amax(0)) / 2
     turned = torch.einsum("dij,vj->dvi", axes, (vertices - centre) / 190.0)
     depth = rasterize(turned, torch.from_numpy(head.faces), VISIBILITY_SIZE, VISIBILITY_SIZE).depth
-    nearest = functional.grid_sample(depth.nan_to_num(posinf=2.0)[:, None], turned[:, :, None, :2], mode="nearest",
-                                     align_corners=False)                                   # (D, 1, V, 1)
+    nearest = functional.grid_sample(depth.nan_to_num(posinf=2.0)[:, None], turned[:, :, None, :2],
+                                     mode="nearest", align_corners=False)                   # (D, 1, V, 1)
     behind = (turned[..., 2] - nearest[:, 0, :, 0]) * 190.0                                 # (D, V), mm
     return 1 - ((behind - 3.0) / 6.0).clamp(0, 1).t().contiguous()
 
@@ -129,7 +131,7 @@ def _lit(vertices, light, gloss):
     cross, normals = torch.linalg.cross(b - a, c - a), torch.zeros_like(vertices)
     for k in range(3):
         normals.index_add_(0, faces[:, k], cross)
-    normals, wrap = functional.normalize(normals), 0.12             # light that skin passes on beyond the edge of shade
+    normals, wrap = functional.normalize(normals), 0.12             # skin passes light on beyond shade's edge
     half = functional.normalize(towards + torch.tensor([0.0, 0.0, 1.0]))
     diffuse = ((normals @ towards.t() + wrap) / (1 + wrap)).clamp(min=0) * _visibility()
     shine = (normals @ half.t()).clamp(min=0).pow(16) * _visibility()
@@ -142,8 +144,8 @@ def _lit(vertices, light, gloss):
 def posed(person, actions, turns, uneven=0.0):
     """Heads of one person, (T, V, 3) float32, mm.
 
-    actions (T, m): coefficients in the order of `basis.ACTIONS`; turns (T, 3): rotation vectors, radians, about the
-    top of the neck; uneven: how much more the face moves at x > 0 than at x < 0, -1..1.
+    actions (T, m): coefficients in the order of `basis.ACTIONS`; turns (T, 3): rotation vectors, radians,
+    about the top of the neck; uneven: how much more the face moves at x > 0 than at x < 0, -1..1.
     """
     head, pivot = build_head(), np.array(PIVOT)
     sided = np.float32(uneven) * np.tanh(head.points[:, :1] / 10.0)
@@ -168,8 +170,8 @@ def crop_scale(pixels):
 def film(person, actions, turns, shift, lamp, rng, uneven=0.0):
     """The frames of one clip, (T, HEIGHT, WIDTH, 3) uint8 RGB.
 
-    actions, turns, uneven: as for `posed`; shift (T, 2): pixels; lamp (T, 3): as for `environment`; `rng` draws the
-    camera's noise.
+    actions, turns, uneven: as for `posed`; shift (T, 2): pixels; lamp (T, 3): as for `environment`; `rng`
+    draws the camera's noise.
     """
     heads = posed(person, actions, turns, uneven)
     rotations, frames = Rotation.from_rotvec(turns).as_matrix(), []
@@ -182,15 +184,11 @@ def film(person, actions, turns, shift, lamp, rng, uneven=0.0):
     return np.stack(frames)
 
 
-def _screen(vertices, person, shift):
-    """Points (N, 3) mm → image space of the rasteriser, (1, N, 3)."""
-    flat = (2 * project(vertices[None], person, shift[None])[0] + 1) / (WIDTH, HEIGHT) - 1
-    return torch.tensor(np.column_stack([flat, -vertices[:, 2] * person.scale / WIDTH])[None], dtype=torch.float32)
-
-
 def _seen(vertices, faces, person, shift):
     """What the camera sees of a mesh: face (H, W), -1 for none, barycentrics (H, W, 3), depth (H, W)."""
-    seen = rasterize(_screen(vertices, person, shift), torch.from_numpy(faces), *LARGE)
+    flat = (2 * project(vertices[None], person, shift[None])[0] + 1) / (WIDTH, HEIGHT) - 1
+    screen = np.column_stack([flat, -vertices[:, 2] * person.scale / WIDTH])
+    seen = rasterize(torch.tensor(screen[None], dtype=torch.float32), torch.from_numpy(faces), *LARGE)
     return seen.face_index[0], seen.bary[0], seen.depth[0]
 
 
@@ -200,7 +198,7 @@ def _draw_head(person, vertices, actions, shift, light):
     face, bary, depth = _seen(vertices, head.faces, person, shift)
     y, x = np.linspace(0, 1, LARGE[0])[:, None, None], np.linspace(-1, 1, LARGE[1])[None, :, None]
     top, bottom = person.background
-    image = torch.tensor((top + (bottom - top) * y) * (1 - 0.15 * x**2), dtype=torch.float32)      # a plain wall
+    image = torch.tensor((top + (bottom - top) * y) * (1 - 0.15 * x**2), dtype=torch.float32)   # a plain wall
     shade = np.ones(person.texture.shape[:2], np.float32)
     for name, strength in zip(ACTIONS, actions, strict=True):
         if name in crease_maps() and strength > 0:
@@ -210,7 +208,7 @@ def _draw_head(person, vertices, actions, shift, light):
     rows = torch.cat([_lit(torch.from_numpy(vertices), light, person.gloss),
                       torch.tensor(head.uv, dtype=torch.float32)], 1)                       # (V, 6 + 2)
     at = torch.einsum("nc,ncs->ns", bary[hit], rows[corners])                               # (n, 8)
-    texture = torch.from_numpy(person.texture * shade[..., None]).permute(2, 0, 1)[None]    # (S, S, 3) → (1, 3, S, S)
+    texture = torch.from_numpy(person.texture * shade[..., None]).permute(2, 0, 1)[None]    # → (1, 3, S, S)
     grid = torch.stack([2 * at[:, 6] - 1, 1 - 2 * at[:, 7]], 1)[None, None]                 # (1, 1, n, 2)
     albedo = functional.grid_sample(texture, grid, padding_mode="border", align_corners=False)[0, :, 0].t()
     image[hit] = albedo * at[:, :3] + at[:, 3:6]                                            # (3, n) → (n, 3)
@@ -223,7 +221,8 @@ def _wear(image, depth, person, rotation, shift, light):
     frame, lens = ((points - pivot) @ rotation.T + pivot for points in (glasses.frame, glasses.lens))
     face, bary, near = _seen(lens, glasses.lens_faces, person, shift)
     hit = (face >= 0) & (near < depth)
-    normals = torch.tensor((glasses.lens_normals @ rotation.T)[glasses.lens_faces], dtype=torch.float32)    # (F, 3, 3)
+    normals = (glasses.lens_normals @ rotation.T)[glasses.lens_faces]                       # (F, 3, 3)
+    normals = torch.tensor(normals, dtype=torch.float32)
     normals = functional.normalize(torch.einsum("nc,ncs->ns", bary[hit], normals[face[hit]]))
     tint = torch.tensor(glasses.tint, dtype=torch.float32)
     image[hit] = image[hit] * tint + glasses.reflection * _mirrored(normals, light)
@@ -236,9 +235,10 @@ def _wear(image, depth, person, rotation, shift, light):
 
 
 def _mirrored(normals, light):
-    """What lenses with unit normals (n, 3) mirror: a window, a computer's screen, a dim room; (n, 3) linear light."""
+    """What lenses with unit normals (n, 3) mirror, linear light: a window, a computer's screen, the room."""
     towards = 2 * normals[:, 2:] * normals - normals.new_tensor([0.0, 0.0, 1.0])     # where the camera looks
-    azimuth, height = torch.atan2(towards[:, 0], towards[:, 2]).rad2deg(), towards[:, 1].clamp(-1, 1).asin().rad2deg()
+    azimuth = torch.atan2(towards[:, 0], towards[:, 2]).rad2deg()
+    height = towards[:, 1].clamp(-1, 1).asin().rad2deg()
     weight = light.sum(1).numpy() ** 4
     x, y, z = weight @ _directions() / weight.sum()                                  # the lamp is a window
 
@@ -248,9 +248,8 @@ def _mirrored(normals, light):
         return (((half[0] - across) / 2.5).clamp(0, 1) * ((half[1] - up) / 2.5).clamp(0, 1) * bar)[:, None]
 
     window = pane(0.5 * np.rad2deg(np.arctan2(x, z)), 0.6 * np.rad2deg(np.arcsin(y)), (9, 8))
-    brightness = float(light.mean())
-    room = 0.012 + 0.02 * (1 + towards[:, 1:2])
-    return room + brightness * (window * torch.tensor(WINDOW) * 2.0 + pane(2, -13, (8, 4.5)) * torch.tensor(SCREEN))
+    bright = window * torch.tensor(WINDOW) + pane(2, -13, (8, 4.5)) * torch.tensor(SCREEN)
+    return 0.012 + 0.02 * (1 + towards[:, 1:2]) + light.mean() * bright
 
 
 def _plastic(normals, colour, light):
@@ -264,7 +263,8 @@ def _plastic(normals, colour, light):
 
 def _camera(picture, person, rng):
     """Linear light (H, W, 3) → a frame (HEIGHT, WIDTH, 3) uint8: blur, display code, noise."""
-    small = cv2.GaussianBlur(cv2.resize(picture, (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA), (0, 0), person.blur)
+    small = cv2.resize(picture, (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA)
+    small = cv2.GaussianBlur(small, (0, 0), person.blur)
     shown = 255 * np.clip(small, 0, 1) ** (1 / GAMMA)
     noise = rng.standard_normal((HEIGHT, WIDTH, 1)) + 0.6 * rng.standard_normal(shown.shape)
     return np.clip(np.rint(shown + person.noise * noise), 0, 255).astype(np.uint8)

@@ -77,6 +77,7 @@ def smooth_max(a, b, width):
 
 @lru_cache(maxsize=1)
 def _rings():
+    """The loft's rings at any level, the dome included."""
     steps = np.linspace(0.1, 1, 10)
     angle = steps * np.pi / 2
     rise, shrink = np.sin(angle), np.cos(angle)
@@ -147,8 +148,7 @@ def close_mouth(x, y):
 def open_mouth(x, y, side):
     """Inverse of `close_mouth` outside the mouth: face height → chart height; side +1 upper, -1 lower."""
     line, gap = mouth_line(x), mouth_gap(x)
-    closed = np.abs(y - line)
-    away = closed + gap
+    away = closed = np.abs(y - line)
     for _ in range(20):
         away = closed + gap * np.exp(-(away - gap) / MOUTH_REACH)
     return line + side * away
