@@ -1,7 +1,8 @@
 """What happens in the synthetic clips: people who differ, expressions, and all that means nothing.
 
-Difficulty is three numbers of `Settings`: how far the expression moves the face, how far the head turns between
-onset and apex, and how often something else moves (blinks, glances, swallowing, the jaw, what was felt before).
+Difficulty is three numbers of `Settings`: how far the expression moves the face, how far the head turns
+between onset and apex, and how often something else moves (blinks, glances, swallowing, the jaw, what was
+felt before).
 """
 
 from dataclasses import dataclass

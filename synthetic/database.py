@@ -1,8 +1,8 @@
 """The synthetic database on disk, laid out and annotated as CASME II is (SPEC section 1).
 
 <data-root>/synthetic/sub01/EP02_01f/img46.jpg ..., the annotation sheet CASME2-coding-20140508.xlsx,
-README.txt, and synthetic.json with the settings and the truth (for judging apex spotting; training never reads
-it). Same settings, same bytes. The folder is there whole or not at all.
+README.txt, and synthetic.json with the settings and the truth (for judging apex spotting; training never
+reads it). Same settings, same bytes. The folder is there whole or not at all.
 """
 
 import contextlib
@@ -54,7 +54,8 @@ def read_truth(data_root):
 def make_synthetic(root, progress=False, **settings):
     """Make a synthetic database under `<root>/synthetic/`, or find the same one there.
 
-    settings: as `clips.Settings`. progress: show a bar. Returns: the folder (Path). Several processes may call
+    settings: as `clips.Settings`. progress: show a bar. Returns: the folder (Path). Several processes may
+    call
     it at once: one works, the others wait for it.
     Raises: InputError for settings out of range, a folder that cannot be written or holds something else.
     """

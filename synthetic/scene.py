@@ -1,8 +1,8 @@
 """One synthetic person before the camera: light, head, glasses, background → frames.
 
 The light is an environment of a few dozen directions; what the head hides from each of them is measured once,
-so that nose, brows and chin throw soft shade. Shading is computed per vertex in linear light, the picture at one
-and a half times its size, then filtered down, blurred, coded for display and given the camera's noise.
+so that nose, brows and chin throw soft shade. Shading is computed per vertex in linear light, the picture at
+one and a half times its size, then filtered down, blurred, coded for display and given the camera's noise.
 """
 
 from dataclasses import dataclass

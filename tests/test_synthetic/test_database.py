@@ -1,4 +1,5 @@
-"""The synthetic database: read by the real code, the same bytes each time, all that is asked for and no more."""
+"""The synthetic database: read by the real code, the same bytes each time, all that is asked for and no
+more."""
 
 import hashlib
 from concurrent.futures import ThreadPoolExecutor
