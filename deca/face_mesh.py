@@ -144,8 +144,8 @@ class FaceMesh(Reconstructor):
         self.network = FaceNetwork(self.mirror)
         self.model = {self.network.path.name: MODEL_DIGEST, TOPOLOGY.name: file_digest(TOPOLOGY)}
         self.renderer = SurfaceRenderer(self.faces, self.fine.shape[0], 224, rasterizer, self.device)
-        depth = (self.mean[[234, 454], 2].mean() + self.mean[:, 2].mean()) / 2
-        self.root = np.array([0.0, 0.0, depth])             # turned about it, a face stays in the picture
+        # Turned about this point, two thirds back to the ears, a face stays in the middle of the picture.
+        self.root = np.array([0.0, 0.0, self.mean[[234, 454], 2].mean() * 2 / 3])
 
     def reconstruct(self, pictures):
         """See `Reconstructor.reconstruct`. Without a face: the mean face, as a view's camera shows it."""
@@ -168,9 +168,9 @@ class FaceMesh(Reconstructor):
 
 
 def framed(mean):
-    """The mean mesh (468, 3) in metres, placed as the crop rule and the views' camera frame a face."""
+    """The mean mesh (468, 3) in metres: for the views' camera as large as in a crop, and in the middle."""
     box = mean[list(BOX), :2]
     low, high = box.min(0), box.max(0)
     side = (high - low).mean() * CROP_RULE                  # spans the picture, [-1, 1]
-    middle = np.array([0, (low[1] + high[1]) / 2, 0])
+    middle = np.array([0, (mean[:, 1].min() + mean[:, 1].max()) / 2, 0])
     return (mean - middle) * 2 / side / VIEW_CAMERA[0]
