@@ -32,6 +32,7 @@ EYES = (33, 263)                # outer corners, left and right in the picture
 # Points that expression hardly moves: forehead, temples, nose bridge, eye corners.
 RIGID = [10, 151, 9, 168, 6, 197, 195, 33, 263, 133, 362, 67, 297, 109, 338, 108, 337, 69, 299, 103, 332,
          104, 333, 54, 284, 21, 251, 68, 298, 71, 301, 162, 389, 127, 356]
+CHIN_ROOM = 0.05                # of a view's side: so far above the middle the mean face lies; jaws drop
 BOX = (105, 334, 152, 234, 454)     # brows, chin, sides: what the crop rule's box of 68 landmarks spans
 CROP_RULE = 1.1 * 1.25              # side of a crop over that box (SPEC section 2)
 
@@ -168,9 +169,9 @@ class FaceMesh(Reconstructor):
 
 
 def framed(mean):
-    """The mean mesh (468, 3) in metres: for the views' camera as large as in a crop, and in the middle."""
+    """The mean mesh (468, 3) in metres: for the views' camera as large as in a crop, near the middle."""
     box = mean[list(BOX), :2]
     low, high = box.min(0), box.max(0)
     side = (high - low).mean() * CROP_RULE                  # spans the picture, [-1, 1]
-    middle = np.array([0, (mean[:, 1].min() + mean[:, 1].max()) / 2, 0])
+    middle = np.array([0, (mean[:, 1].min() + mean[:, 1].max()) / 2 - CHIN_ROOM * side, 0])
     return (mean - middle) * 2 / side / VIEW_CAMERA[0]
