@@ -1,9 +1,10 @@
 """One fold, top to bottom: leave a subject out, train on the others, predict the one after every epoch.
 
-`train_one` takes a fold, if no other process has it, and writes down how it ended; `train_fold` trains it. Each epoch: the training list is drawn (`sampling`), its pictures are augmented a
-batch at a time (`augment`), each batch is one step, and the held-out clips are predicted in both ways of SPEC
-section 7. No label of the held-out subject reaches the network, the sampler or the number of epochs: they are
-written down beside the predictions, for whoever reads the results.
+`train_one` takes a fold, if no other process has it, and writes down how it ended; `train_fold` trains it.
+Each epoch: the training list is drawn (`sampling`), its pictures are augmented a batch at a time (`augment`),
+each batch is one step, and the held-out clips are predicted in both ways of SPEC section 7. No label of the
+held-out subject reaches the network, the sampler or the number of epochs: they are written down beside the
+predictions, for whoever reads the results.
 """
 
 import enum
@@ -77,8 +78,8 @@ class Epoch:
 
 
 class Pictures:
-    """The streams of an experiment on one device, the same for all folds: `images` and `kinds` of each stream,
-    `labels` (N,) of each picture."""
+    """The streams of an experiment on one device, the same for all folds: `images` and `kinds` of each
+    stream, `labels` (N,) of each picture."""
 
     def __init__(self, clips, streams, network, device):
         self.clips, self.index, self.device, self.side = clips, streams[0], device, network.side
@@ -135,6 +136,8 @@ def train_fold(pictures, data_sub, training, report=lambda epoch: None):
     noise = torch.Generator().manual_seed(seed + 1)      # the paper evaluation's rotations
 
     model, weights = training.network.make(pictures.channels)
+    if not isinstance(model, torch.nn.Module):
+        return _fit_fold(model, pictures, data_sub, training, report, started)
     model = _laid_out(model.to(device))
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimiser = torch.optim.Adam(trained, lr=training.learning_rate, weight_decay=training.weight_decay, fused=True)
@@ -164,11 +167,37 @@ def train_fold(pictures, data_sub, training, report=lambda epoch: None):
         record["strict"].append(lengths.argmax(1).tolist())
         report(_epoch(data_sub, number, record, meter, training, lengths, truth, rate,
                       len(rows) / (time.monotonic() - began)))
-    seconds = time.monotonic() - started
+    return _result(clips, data_sub, training, weights, lengths, record, seen, started), model
+
+
+def _result(clips, data_sub, training, weights, lengths, record, seen, started):
+    """The fold's part of its result file."""
+    _, test_clips = sampling.data_split(clips, data_sub)
     names = clips.table.iloc[test_clips][["data", "subject", "clip"]].to_dict("records")
-    return {"fold_seed": seed, "weights": weights, "precision": precision, "clips": names, "y_true": truth.tolist(),
+    seconds = time.monotonic() - started
+    return {"fold_seed": fold_seed(training.seed, data_sub), "weights": weights, "clips": names,
+            "y_true": clips.labels[test_clips].tolist(),
             "lengths": [[round(float(x), 6) for x in row] for row in lengths], **record,
-            "seconds": round(seconds, 3), "images_per_second": round(seen / seconds, 3)}, model
+            "seconds": round(seconds, 3), "images_per_second": round(seen / seconds, 3)}
+
+
+def _fit_fold(model, pictures, data_sub, training, report, started):
+    """As `train_fold` for a classifier without epochs (capsule.modules.svm): all apexes at once, nothing random."""
+    clips = pictures.clips
+    train_clips, test_clips = sampling.data_split(clips, data_sub)
+    (images,), labels = pictures.batch(sampling.apex_rows(pictures.index, train_clips))
+    (held_out,), truth = pictures.batch(sampling.apex_rows(pictures.index, test_clips))
+    images, labels, truth = images.cpu().numpy(), labels.cpu().numpy(), truth.cpu()
+    model.fit(images, labels)
+    scores, known = (torch.from_numpy(model.scores(part)) for part in (held_out.cpu().numpy(), images))
+    meter = Meter(training.network.classes)
+    meter.add(labels, known.argmax(1))
+    predicted = scores.argmax(1).tolist()
+    loss = float(1 - known[torch.arange(len(labels)), torch.from_numpy(labels)].mean())
+    record = {"loss": [round(loss, 8)], "train_uf1": [round(meter.uf1, 6)], "paper": [predicted], "strict": [predicted]}
+    speed = len(labels) / (time.monotonic() - started)
+    report(_epoch(data_sub, 1, record, meter, training, scores, truth, 0.0, speed))
+    return _result(clips, data_sub, training, "none", scores, record, len(labels), started), model
 
 
 def _laid_out(model):
@@ -206,8 +235,8 @@ def batches(pictures, rows, draws, batch_size):
 
 
 def step(model, optimiser, inputs, labels, network, precision):
-    """Train by one batch. inputs: float (B, C, H, W) a stream. Returns: (outputs (B, classes), loss), detached, on
-    the device (reading them there would wait for the GPU)."""
+    """Train by one batch. inputs: float (B, C, H, W) a stream. Returns: (outputs (B, classes), loss),
+    detached, on the device (reading them there would wait for the GPU)."""
     with autocast_for(labels.device, precision):
         outputs = model(*network.prepared(inputs))
     outputs = outputs.float()
@@ -219,7 +248,7 @@ def step(model, optimiser, inputs, labels, network, precision):
 
 
 def predict(model, pictures, rows, network, precision, noise=None):
-    """Outputs (n, classes) of image rows, float32 on the CPU: strict, or with a generator the paper's way."""
+    """Scores (n, classes) of image rows in [0, 1], float32 on the CPU: strict, or with a generator the paper's way."""
     model.eval()
     tune_convolutions(False)
     outputs = []
@@ -228,7 +257,7 @@ def predict(model, pictures, rows, network, precision, noise=None):
         inputs = (augment.strict_batch(images, pictures.side) if noise is None else
                   augment.paper_eval_batch(images, pictures.kinds, len(part), noise, pictures.side))
         with torch.inference_mode(), autocast_for(pictures.device, precision):
-            outputs.append(model(*network.prepared(inputs)).float().cpu())
+            outputs.append(network.scores(model(*network.prepared(inputs)).float()).cpu())
     return torch.cat(outputs)    # (n, classes)
 
 

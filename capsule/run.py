@@ -1,4 +1,5 @@
-"""Leave one subject out: which folds there are, which are finished, who trains the others, and what is said."""
+"""Leave one subject out: which folds there are, which are finished, who trains the others, and what is
+said."""
 
 import contextlib
 import sys
@@ -16,16 +17,17 @@ from common.errors import InputError
 def run_loso(options, clips, streams, network):
     """Train and evaluate every fold that is not finished; write one JSON a fold (SPEC section 7).
 
-    options: capsule.config.Options. streams: list of FrameImages (crops, views, motion), rows alike, in the order of
-    the network's arguments. network: capsule.modules.Network.
+    options: capsule.config.Options. streams: list of FrameImages (crops, views, motion), rows alike, in the
+    order of the network's arguments. network: capsule.modules.Network.
     Returns: 0, or 1 when a fold failed. Raises: InputError for an unusable configuration.
     """
     model, weights = network.make([stream.channels for stream in streams])
     with _cluster(options, streams) as cluster:
         device = choose_device("cpu" if cluster else options.device)
-        precision = cluster.precision() if cluster else choose_precision(device, options.precision)
+        small = network.is_small and options.precision == "auto"
+        precision = "fp32" if small else cluster.precision() if cluster else choose_precision(device, options.precision)
         training = Training(network, options.epochs, options.batch_size, options.learning_rate, options.lr_decay,
-                            options.seed, precision, options.cpu_threads, options.deterministic, options.weight_decay)
+                            options.seed, precision, options.cpu_threads or int(network.is_small), options.deterministic, options.weight_decay)
         experiment = Experiment(options, clips, streams, network, weights, precision)
         experiment.start()
         log = Log(experiment, training.epochs)
@@ -72,8 +74,8 @@ def train_in_turn(experiment, todo, pictures, training, log):
 
 
 class Log:
-    """What a run says: one plain line an epoch and one a fold in log.txt, and on the screen where it is no terminal;
-    on a terminal a bar with the same facts."""
+    """What a run says: one plain line an epoch and one a fold in log.txt, and on the screen where it is no
+    terminal; on a terminal a bar with the same facts."""
 
     def __init__(self, experiment, epochs):
         self.experiment, self.epochs = experiment, epochs
@@ -98,7 +100,7 @@ class Log:
     def begin(self, device, model):
         """What is trained, on what, from what."""
         experiment = self.experiment
-        frozen = sum(not parameter.requires_grad for parameter in model.parameters())
+        frozen = sum(not parameter.requires_grad for parameter in getattr(model, "parameters", list)())
         self.say(f"{experiment.name}: {len(experiment.clips.table)} clips, {len(experiment.folds)} subjects, on "
                  f"{device}; weights {experiment.weights}, {frozen} parameters frozen")
         lacking = sum(remark["count"] for remark in experiment.said if remark["what"].startswith("neighbours"))

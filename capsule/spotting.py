@@ -5,7 +5,6 @@ frame?", ICIP 2018. First the rule, then its run over a database: clips in paral
 """
 
 import concurrent.futures
-import hashlib
 import multiprocessing
 import queue
 import signal
@@ -14,9 +13,12 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pandas as pd
 from tqdm import tqdm
 
 from capsule.data.folders import ClipFolders
+from capsule.data.protocol import COLUMNS, with_paths
+from common.cache import digest
 from common.errors import InputError
 from common.files import read_json, whole_file, write_json
 from common.images import read_image
@@ -190,7 +192,7 @@ def _job(row, folders, folder):
     signature = [RULE, [(file, stat.st_size, stat.st_mtime_ns) for file, stat in status]]
     return {"name": name, "clip": key, "numbers": list(chosen), "paths": list(chosen.values()),
             "problem": problem, "json": folder / f"{name}.json", "plot": folder / f"{name}.png",
-            "key": hashlib.sha256(repr(signature).encode()).hexdigest()[:16]}
+            "key": digest(signature)}
 
 
 def _finished(job):
@@ -201,8 +203,8 @@ def _finished(job):
         stored = read_json(job["json"])
     except InputError:
         return None
-    same = isinstance(stored, dict) and stored.get("key") == job["key"]
-    return stored["apex"] if same and stored.get("apex") in job["numbers"] else None
+    same = stored.get("key") == job["key"] and stored.get("apex") in job["numbers"]
+    return stored["apex"] if same else None
 
 
 def _spot(job):
@@ -233,6 +235,29 @@ def _plot(job, apex, feature):
     axes.legend()
     with whole_file(job["plot"]) as temporary:
         figure.savefig(temporary, dpi=100, format="png")
+
+
+def merged_table(path, table, apexes, data_root, frames=""):
+    """What to write to `path`: the clips of `table` with an apex, and the rows there of any other clip.
+
+    Returns: (DataFrame of text, columns `COLUMNS`, in the order of `table`; how many old rows it keeps).
+    Raises: InputError when `path` holds something else than such a table.
+    """
+    new = table.assign(apex_frame=[-1 if apex is None else apex for apex in apexes])
+    new = new[new["apex_frame"] >= 0]
+    if len(new):
+        new = with_paths(new, data_root, frames)[0].astype(str)
+    kept = pd.DataFrame(columns=COLUMNS)
+    if Path(path).exists():
+        try:
+            kept = pd.read_csv(path, dtype=str, keep_default_na=False)
+            kept = kept[~kept["clip"].str.casefold().isin(new["clip"].str.casefold())]
+        except (OSError, ValueError, KeyError, AttributeError) as error:
+            raise InputError(f"{path}: not a table of apexes ({error}); move it away") from error
+    order = {clip.casefold(): i for i, clip in enumerate(table["clip"])}
+    both = pd.concat([new.reindex(columns=COLUMNS), kept.reindex(columns=COLUMNS, fill_value="")])
+    rank = both["clip"].str.casefold().map(order).fillna(len(order)).to_numpy()
+    return both.iloc[rank.argsort(kind="stable")], len(kept)
 
 
 def judge(table, apexes):

@@ -1,46 +1,52 @@
-"""Reading and writing pictures: any common mode in, 8-bit RGB out."""
+"""The one place that reads and writes pictures: any common mode in, 8-bit RGB out."""
 
+import os
+import stat
 import warnings
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from common.errors import InputError
 from common.files import whole_file
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")    # the other decoders are rare, and some start programs
 MAX_PIXELS = 100_000_000    # a larger picture is refused: decoding it could fill the memory
 
 
 def read_image(path):
-    """The picture at `path` as an array (H, W, 3), uint8 RGB.
+    """The picture at `path` as an array (H, W, 3), uint8 RGB, upright as its EXIF orientation says.
 
-    Grey, palette, 16-bit, CMYK and RGBA pictures are converted (transparency is laid on black).
+    JPEG, PNG, BMP, TIFF or WebP, told by content, not by name. Grey, palette, 16-bit, CMYK and RGBA pictures
+    are converted (transparency is laid on black).
 
-    Raises: InputError, naming the file, when it is missing, empty, truncated, too large or not a picture.
+    Raises: InputError, naming the file, when it is missing, no plain file, too large or not such a picture.
     """
-    path = Path(path)
     try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise ValueError("a folder, pipe or device, no file")
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path) as picture:
+            warnings.simplefilter("ignore")
+            with Image.open(path, formats=FORMATS) as picture:
                 if picture.width * picture.height > MAX_PIXELS:
-                    raise InputError(f"{path}: {picture.width}x{picture.height} pixels is too large; "
-                                     f"scale it under {MAX_PIXELS:,} pixels")
-                return _to_rgb(picture)
+                    raise ValueError(f"{picture.width}x{picture.height} pixels is too large, "
+                                     f"scale it under {MAX_PIXELS:,}")
+                return _to_rgb(ImageOps.exif_transpose(picture))
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file; check the path") from error
-    except InputError:
-        raise
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise InputError(f"{path}: not a readable picture ({error}); copy it anew from its source") from error
+    except Exception as error:      # a decoder raises whatever it stumbles over: KeyError, zlib.error, ...
+        reason = " ".join(str(error).replace(str(path), "").split())[:120] or type(error).__name__
+        raise InputError(f"{path}: not a readable picture ({reason}); copy it anew from its source") from None
 
 
 def _to_rgb(picture):
-    """A PIL picture of any mode → (H, W, 3) uint8."""
+    """A PIL picture of any mode → (H, W, 3) uint8. Raises: ValueError for NaN or infinity."""
     if picture.mode.startswith("I") or picture.mode == "F":    # deep grey: PIL would clip, not scale
         values = np.asarray(picture, dtype=np.float64)
+        if not np.isfinite(values).all():
+            raise ValueError("NaN or infinity in it")
         brightest = max(255.0, values.max(initial=0))
         top = 65535.0 if picture.mode != "F" and brightest > 255 else brightest
         grey = np.clip(values * (255.0 / top), 0, 255).round().astype(np.uint8)
@@ -70,12 +76,13 @@ def find_pictures(paths):
     """
     found = []
     for path in map(Path, paths):
-        if path.is_dir():
-            below = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+        if os.path.isdir(path):
+            below = sorted(p for p in path.rglob("*")
+                           if p.suffix.lower() in IMAGE_SUFFIXES and os.path.isfile(p))
             if not below:
                 raise InputError(f"{path}: no picture ({', '.join(IMAGE_SUFFIXES)}) in this folder")
             found += below
-        elif path.exists():
+        elif os.path.exists(path):
             found.append(path)
         else:
             raise InputError(f"{path}: no such file or folder; check the path")

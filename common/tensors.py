@@ -1,7 +1,11 @@
 """State dicts on disk: the same tensors, the same bytes; only tensors are ever read."""
 
 import io
-import pickle
+import os
+import pickletools
+import re
+import stat
+import warnings
 import zipfile
 
 import torch
@@ -9,9 +13,8 @@ import torch
 from common.errors import InputError
 from common.files import write_bytes
 
-# What torch.load raises for a file that is damaged, no state dict, or holds code.
-UNREADABLE = (pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError, OSError, ValueError, LookupError,
-              TypeError, AttributeError, ImportError, OverflowError, MemoryError, RecursionError, NotImplementedError)
+MAX_PICKLE = 2**28      # bytes of names and sizes
+MAX_REPEATED = 30       # uses of a tuple already there; torch.save makes next to none
 
 
 def save_tensors(path, tensors):
@@ -22,19 +25,66 @@ def save_tensors(path, tensors):
 
 
 def load_tensors(path, device="cpu"):
-    """The dict of name → tensor in `path`. A file that holds code is refused and nothing in it runs.
+    """The dict of name → tensor in `path`, also when it lies under "state_dict" there.
 
     Raises: InputError, naming the file, when it is missing, unsafe, damaged or no dict of tensors.
     """
-    try:
-        tensors = torch.load(path, map_location=device, weights_only=True)
-        if isinstance(tensors, dict) and isinstance(tensors.get("state_dict"), dict):
-            tensors = tensors["state_dict"]
-        if not (isinstance(tensors, dict) and all(isinstance(name, str) for name in tensors)
-                and any(isinstance(value, torch.Tensor) for value in tensors.values())):
-            raise ValueError("no dict of tensors")
-    except UNREADABLE as error:
-        reason = str(error).strip().split("\n")[0][:120]
-        raise InputError(f"{path}: not a state dict that can be read safely ({reason}); nothing in it was run; "
-                         "give a file of tensors that torch.save wrote") from error
+    tensors = read_torch(path, device)
+    if isinstance(tensors, dict) and isinstance(tensors.get("state_dict"), dict):
+        tensors = tensors["state_dict"]
+    if not (isinstance(tensors, dict) and all(isinstance(name, str) for name in tensors)
+            and any(isinstance(value, torch.Tensor) for value in tensors.values())):
+        raise InputError(f"{path}: not a state dict; give a file of tensors that torch.save wrote")
     return tensors
+
+
+def read_torch(path, device="cpu"):
+    """What `torch.save` wrote to `path`. A file that holds code is refused and nothing in it runs.
+
+    Raises: InputError, naming the file, when it is missing, asks for code, or is damaged.
+    """
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise ValueError("no plain file")
+        with warnings.catch_warnings():
+            _check_pickles(path)
+            warnings.simplefilter("ignore")     # about foreign pickles, which are refused anyway
+            return torch.load(path, map_location=device, weights_only=True)
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file; check the path") from error
+    except Exception as error:      # damaged bytes fail in whatever way they like
+        asked = re.search(r"GLOBAL (\S+)", str(error))
+        reason = " ".join(str(error).split())[:100] or type(error).__name__
+        if reason.startswith("Weights only"):       # torch's own advice is to run what the file holds
+            reason = f"it asks for {asked[1]}, which could run code" if asked else "no file of torch.save"
+        raise InputError(f"{path}: cannot be read safely ({reason}); nothing in it was run; "
+                         "copy or download it anew from its owner") from error
+
+
+def _check_pickles(path):
+    """Raise ValueError for pickles that torch's safe reader would not come to the end of: it hashes whatever
+    stands as a key, and a pair of twice the same pair of twice ... takes 2, 4, 8, ... steps."""
+    with open(path, "rb") as stream:
+        if stream.peek(4).startswith(b"PK\x03\x04"):
+            with zipfile.ZipFile(stream) as archive:
+                found = [info for info in archive.infolist() if info.filename.endswith("data.pkl")]
+                if sum(info.file_size for info in found) > MAX_PICKLE:
+                    raise ValueError("far more names than a state dict has")
+                for info in found:
+                    _check_tuples(archive.read(info))
+        else:
+            for _ in range(5):      # torch's old format: five pickles, then numbers
+                if stream.peek(1):
+                    _check_tuples(stream)
+
+
+def _check_tuples(data):
+    tuples, repeated, on_top = set(), 0, False
+    for opcode, argument, _ in pickletools.genops(data):
+        if "PUT" in opcode.name:
+            (tuples.add if on_top else tuples.discard)(argument)
+        else:
+            on_top = opcode.name.startswith("TUPLE") or ("GET" in opcode.name and argument in tuples)
+            repeated += on_top and "GET" in opcode.name
+        if repeated > MAX_REPEATED:
+            raise ValueError("tuples within tuples")

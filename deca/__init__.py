@@ -1,12 +1,37 @@
-"""Pictures of a face → 3-D face → pictures of it. Knows nothing of micro-expressions."""
+"""Pictures of a face → 3-D face → pictures of it. Knows no clip, sheet, database or option."""
 
-import importlib
+from pathlib import Path
 
-HOMES = {"DECA": "deca.deca", "FaceMesh": "deca.face_mesh", "make_reconstructor": "deca.reconstructor"}
+ASSETS = Path(__file__).parent / "data"
+RECONSTRUCTORS = ("auto", "deca", "mesh")
+
+
+def make_reconstructor(name="auto", device="auto", rasterizer="auto", folder=ASSETS):
+    """A `Reconstructor`: "deca", "mesh", or "auto": DECA where all its files lie in `folder`, else mesh.
+
+    device: "auto" (CUDA where there is one), "cpu", "cuda", ...; rasterizer: "auto", "torch" or "pytorch3d".
+    Raises: InputError for another name, device or rasteriser, and for files that are missing or broken.
+    """
+    from common.errors import InputError
+    from deca.assets import has_official
+    if name not in RECONSTRUCTORS:
+        raise InputError(f"reconstructor {name!r}: choose one of {', '.join(RECONSTRUCTORS)}")
+    if name == "deca" and not has_official(folder):
+        raise InputError(f"reconstructor deca: not all official files are in {folder}; "
+                         "`python -m deca --check` lists them, or choose mesh")
+    if name == "mesh" or not has_official(folder):
+        from deca.face_mesh import FaceMesh
+        return FaceMesh(device, rasterizer)
+    from deca.deca import DECA
+    return DECA.from_assets(folder, device, rasterizer)
 
 
 def __getattr__(name):
-    """The names of `HOMES` on first use, so that `import deca` stays quick and light."""
-    if name in HOMES:
-        return getattr(importlib.import_module(HOMES[name]), name)
+    """`DECA` and `FaceMesh` on first use, so that `import deca` stays quick and light."""
+    if name == "DECA":
+        from deca.deca import DECA
+        return DECA
+    if name == "FaceMesh":
+        from deca.face_mesh import FaceMesh
+        return FaceMesh
     raise AttributeError(f"module 'deca' has no attribute {name!r}")

@@ -3,9 +3,7 @@
 None of these files is part of this project; `deca/data/README.md` says where their owners hand them out.
 """
 
-import pickle
-import re
-import warnings
+import io
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +13,10 @@ import torch
 
 from common.errors import InputError
 from common.images import read_image
+from common.tensors import read_torch
 from deca.head import HeadModel
 from deca.networks import N_CODES, N_DETAIL, N_DETAIL_INPUT, N_EXP, N_SHAPE, Generator, ResnetEncoder
-from deca.safe_pickle import BROKEN, CHUMPY, NUMPY, SCIPY, TORCH, broken_file, read_pickle, refusal
+from deca.safe_pickle import broken_file, read_pickle
 
 N_VERTS, N_FACES, N_JOINTS, N_BASES, N_POSE_BASES, UV_SIZE = 5023, 9976, 5, 400, 36, 256
 FIRST_EXPRESSION = 300          # FLAME's 400 directions: 300 of shape, then 100 of expression
@@ -31,6 +30,7 @@ NETWORKS = {
     "E_detail": lambda: ResnetEncoder(N_DETAIL),
     "D_detail": lambda: Generator(N_DETAIL_INPUT),
 }
+MAX_BYTES = 2**29        # of a file that is read whole; generic_model.pkl has 53 million
 AGAIN = "download it anew from its owner (deca/data/README.md)"
 DECA_DATA = "github.com/yfeng95/DECA, folder data"
 
@@ -84,19 +84,7 @@ def load_checkpoint(folder):
     shape, or asks for code (nothing is run).
     """
     path = _existing(Path(folder) / "deca_model.tar")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")     # about foreign pickles, which are refused anyway
-            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        asked = re.search(r"GLOBAL (\S+)", str(error))
-        if asked:
-            raise InputError(refusal(path, asked[1])) from None
-        with _open(path) as stream:
-            read_pickle(stream, path)       # a plain pickle: says what it asks for
-        raise broken_file(path, error) from error
-    except (*BROKEN, RuntimeError, OSError) as error:
-        raise broken_file(path, error) from error
+    checkpoint = read_torch(path)
     if not isinstance(checkpoint, dict):
         raise InputError(f"{path}: expected a dictionary, found {type(checkpoint).__name__}; {AGAIN}")
     if not all(isinstance(checkpoint.get(name), dict) for name in NETWORKS):
@@ -130,10 +118,12 @@ def _existing(path):
     return path
 
 
-def _open(path):
+def _bytes(path):
     try:
-        return _existing(path).open("rb")
-    except OSError as error:
+        if _existing(path).stat().st_size > MAX_BYTES:
+            raise ValueError("far larger than the official file")
+        return path.read_bytes()
+    except (OSError, ValueError) as error:
         raise broken_file(path, error) from error
 
 
@@ -157,10 +147,7 @@ def _numbers(path, name, value, shape, below=None):
 
 def _read_flame(path):
     """generic_model.pkl → dict of arrays of FLAME_SHAPES."""
-    with _open(path) as stream:
-        model = read_pickle(stream, path, (NUMPY, SCIPY, CHUMPY))
-    if not isinstance(model, dict):
-        raise InputError(f"{path}: expected FLAME's dictionary, found {type(model).__name__}; {AGAIN}")
+    model = read_pickle(_bytes(path), path, FLAME_SHAPES)
     arrays = {name: _numbers(path, name, model.get(name), shape) for name, shape in FLAME_SHAPES.items()}
     arrays["f"] = _numbers(path, "f", arrays["f"], (N_FACES, 3), below=N_VERTS).astype(np.int64)
     parents = arrays["kintree_table"][0, 1:].astype(np.int64)
@@ -169,36 +156,34 @@ def _read_flame(path):
     return arrays
 
 
-def _read_npy(path, allow=(NUMPY,)):
-    """The array in a .npy file; one that holds objects goes through `read_pickle`."""
-    with _open(path) as stream:
-        try:
-            version = np.lib.format.read_magic(stream)
-            read_header = {(1, 0): np.lib.format.read_array_header_1_0,
-                           (2, 0): np.lib.format.read_array_header_2_0}[version]
-            _, _, dtype = read_header(stream)
-            if not dtype.hasobject:
-                stream.seek(0)
-                return np.load(stream, allow_pickle=False)
-        except (*BROKEN, OSError) as error:
-            raise broken_file(path, error) from error
-        return read_pickle(stream, path, allow)
+def _npy(path, data, names=()):
+    """The array in the bytes of a .npy file; of one that holds an object, the dictionary of its `names`."""
+    stream = io.BytesIO(data)
+    try:
+        major, _ = np.lib.format.read_magic(stream)
+        read_header = getattr(np.lib.format, f"read_array_header_{major}_0")
+        shape, is_fortran, dtype = read_header(stream)
+        if not dtype.hasobject:
+            return np.frombuffer(stream.read(), dtype).reshape(shape, order="F" if is_fortran else "C")
+    except Exception as error:      # ValueError, TokenError, KeyError, ...: damaged bytes fail as they like
+        raise broken_file(path, error) from error
+    return read_pickle(stream.read(), path, names)
 
 
 def _read_landmarks(path):
     """landmark_embedding.npy → triangle (68,) and barycentric coordinates (68, 3) of the 68 landmarks."""
-    embedding = _read_npy(path, (NUMPY, TORCH))
+    names = ("full_lmk_faces_idx", "full_lmk_bary_coords")
+    embedding = _npy(path, _bytes(path), names)
     if not isinstance(embedding, dict):
-        raise InputError(f"{path}: expected a dictionary, found {type(embedding).__name__}; {AGAIN}")
-    name = "full_lmk_faces_idx"
-    faces = _numbers(path, name, embedding.get(name), (1, 68), below=N_FACES)
-    bary = _numbers(path, "full_lmk_bary_coords", embedding.get("full_lmk_bary_coords"), (1, 68, 3))
-    return faces[0].astype(np.int64), _float(bary[0])
+        raise InputError(f"{path}: expected a dictionary, found an array of numbers; {AGAIN}")
+    faces, bary = (embedding.get(name) for name in names)
+    faces = _numbers(path, names[0], faces, (1, 68), below=N_FACES)
+    return faces[0].astype(np.int64), _float(_numbers(path, names[1], bary, (1, 68, 3))[0])
 
 
 def _read_displacement(path):
     """fixed_displacement_256.npy → (256, 256), metres along the normal."""
-    return _float(_numbers(path, "array", _read_npy(path), (UV_SIZE, UV_SIZE)))
+    return _float(_numbers(path, "array", _npy(path, _bytes(path)), (UV_SIZE, UV_SIZE)))
 
 
 def _read_mask(path):
@@ -214,7 +199,7 @@ def _read_template(path):
     """head_template.obj → faces (F, 3), UV coordinates (T, 2), UV faces (F, 3); indices from 0."""
     n_verts, uv, corners = 0, [], []
     try:
-        for line in _existing(path).read_text(encoding="utf-8").splitlines():
+        for line in _bytes(path).decode().splitlines():
             kind, *fields = line.split() or [""]
             if kind == "v":
                 n_verts += 1
@@ -224,7 +209,7 @@ def _read_template(path):
                 a, b, c = fields
                 corners.append([[int(index) for index in corner.split("/")[:2]] for corner in (a, b, c)])
         corners = np.array(corners, dtype=np.int64).reshape(-1, 3, 2) - 1      # (F, 3 corners, vertex and UV)
-    except (*BROKEN, OSError) as error:
+    except (ValueError, IndexError, OverflowError) as error:
         raise broken_file(path, error) from error
     if (n_verts, len(corners)) != (N_VERTS, N_FACES):
         raise InputError(f"{path}: expected {N_VERTS} vertices and {N_FACES} triangles, found {n_verts} and "
@@ -271,12 +256,16 @@ FLAME_FILES = tuple(name for name, (required, *_) in FILES.items() if required a
 def _read_albedo(path):
     """FLAME_albedo_from_BFM.npz: an archive with a mean colour map and its directions (1.2 GB, not read)."""
     try:
-        with np.load(_existing(path), allow_pickle=False) as archive:
-            mean, names = archive["MU"], archive.files
-    except (*BROKEN, OSError, zipfile.BadZipFile) as error:
+        with zipfile.ZipFile(_existing(path)) as archive:
+            names = archive.namelist()
+            if archive.getinfo("MU.npy").file_size > MAX_BYTES:
+                raise ValueError("MU is far larger than the official one")
+            data = archive.read("MU.npy")
+    except Exception as error:      # zlib.error, BadZipFile, NotImplementedError, KeyError, ...
         raise broken_file(path, error) from error
-    _numbers(path, "MU", mean, mean.shape)
-    if "PC" not in names:
+    mean = _npy(path, data)
+    _numbers(path, "MU", mean, np.shape(mean))
+    if "PC.npy" not in names:
         raise InputError(f"{path}: expected arrays MU and PC, found {names}; {AGAIN}")
 
 
@@ -297,11 +286,6 @@ def check(folder):
     return rows
 
 
-def has_flame(folder):
-    """True when the files that `load_flame` needs lie in `folder` (they are not opened)."""
-    return all((Path(folder) / file).is_file() for file in FLAME_FILES)
-
-
 def has_official(folder):
     """True when every required official file lies in `folder` (they are not opened; see `check`)."""
-    return has_flame(folder) and (Path(folder) / "deca_model.tar").is_file()
+    return all((Path(folder) / name).is_file() for name, (required, *_) in FILES.items() if required)

@@ -1,22 +1,17 @@
-"""DECA with the official files: picture → codes → head, detail and views (SPEC sections 4 and 5).
-
-Feng, Feng, Black, Bolkart, "Learning an Animatable Detailed 3D Face Model from In-the-Wild Images",
-SIGGRAPH 2021.
-"""
+"""DECA with the official files: picture → codes → heads, renders and views (SPEC sections 4 and 5)."""
 
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from torch.nn import functional
 
+from common.cache import file_digest
 from deca.assets import FLAME_FILES, NETWORKS, load_checkpoint, load_flame
-from deca.flame import FLAME
+from deca.flame import FLAME, rotation_matrices
 from deca.networks import split_codes
-from deca.reconstructor import Reconstructor, Surfaces, check_pictures, file_digest, usable_device
-from deca.renderer import VIEW_CAMERA, YAWS, Renderer, project
-
-CHUNK = {"cpu": 8, "cuda": 32}          # pictures worked on together: bounds the memory at any batch
-RIGID_LANDMARKS = (27, 28, 29, 30, 36, 39, 42, 45)      # bridge of the nose, corners of the eyes
+from deca.reconstructor import CHUNK, Reconstructor, Surfaces, as_float, usable_device
+from deca.renderer import VIEW_CAMERA, YAWS, Renderer
 
 
 class Mesh(NamedTuple):
@@ -28,25 +23,23 @@ class Mesh(NamedTuple):
 
 
 class DECA(Reconstructor):
-    """Picture → codes by two trained encoders, detail by a trained decoder, codes → FLAME's head.
+    """DECA: picture → codes by two trained encoders, detail by a trained decoder.
 
     `codes` is a dict of float tensors for B pictures: shape (B, 100), tex (B, 50), exp (B, 50), pose (B, 6)
     axis-angle of head and jaw in radians, cam (B, 3) scale, tx, ty, light (B, 9, 3), detail (B, 128).
     """
 
     name = "deca"
+    version = 1
 
-    def __init__(self, head, weights, device="cpu", rasterizer="auto", model=None):
+    def __init__(self, head, weights, device="cpu", rasterizer="torch"):
         """head: FLAME's `HeadModel`. weights: a state dict for each network, as `load_checkpoint` gives.
 
-        model: {file name: digest} of what they were read from. Raises: InputError for no such device.
+        rasterizer: "auto", "torch" or "pytorch3d". Raises: InputError for no such device or rasteriser.
         """
-        self.head, self.device = head, usable_device(device)
+        self.head, self.device, self.model = head, usable_device(device), {}
         self.flame = FLAME(head).to(self.device)
-        corners = head.faces[head.landmark_faces[list(RIGID_LANDMARKS)]]
-        self.rigid = tuple(dict.fromkeys(corners.flatten().tolist()))
         self.renderer = Renderer(head, rasterizer=rasterizer, device=self.device)
-        self.model, self.rule = model or {}, {"rule": "deca", "version": 1}
         self.networks = {}
         for name, build in NETWORKS.items():
             with torch.device("meta"):          # no memory, no random start: the weights take their places
@@ -55,37 +48,45 @@ class DECA(Reconstructor):
             self.networks[name] = network.to(self.device).eval().requires_grad_(False)
 
     @classmethod
-    def from_assets(cls, folder="deca/data", device="cpu", rasterizer="auto"):
+    def from_assets(cls, folder="deca/data", device="cpu", rasterizer="torch"):
         """DECA from the official files in `folder` (deca/data/README.md lists them).
 
         Raises: InputError, naming the file, when one is missing, broken, of another shape, or asks for code.
         """
         device = usable_device(device)          # before minutes of reading
-        head, weights = load_flame(folder), load_checkpoint(folder)
-        model = {name: file_digest(Path(folder) / name) for name in (*FLAME_FILES, "deca_model.tar")}
-        return cls(head, weights, device, rasterizer, model)
-
-    def reconstruct(self, pictures):
-        """Pictures uint8 (n, 3, 224, 224) → `Surfaces`; `found` is all true: its networks always answer."""
-        check_pictures(pictures)
-        codes = self.encode(pictures.float() / 255)
-        return self.surfaces(codes)
+        made = cls(load_flame(folder), load_checkpoint(folder), device, rasterizer)
+        made.model = {file: file_digest(Path(folder) / file) for file in (*FLAME_FILES, "deca_model.tar")}
+        return made
 
     @torch.no_grad()
-    def surfaces(self, codes):
-        """Codes of B pictures → `Surfaces`."""
+    def reconstruct(self, pictures):
+        """See `Reconstructor.reconstruct`; DECA calls every picture a face: all are `found`."""
         parts = []
-        for chunk in self._chunks(codes):
-            facing = self.flame(chunk["shape"], chunk["exp"], _frontal(chunk["pose"]))
-            posed = self.flame(chunk["shape"], chunk["exp"], chunk["pose"])
-            found = torch.ones(len(facing.verts), dtype=torch.bool)
-            parts.append((facing.verts, project(posed.verts, chunk["cam"]), facing.root,
-                          self._displacement(chunk), found))
-        return Surfaces(*(torch.cat(part) for part in zip(*parts, strict=True)))       # chunks → (B, ...)
+        for part in self._parts(len(pictures)):
+            codes = self.encode(as_float(pictures[part], self.device))
+            parts.append(self._surfaces(codes))
+        return Surfaces(*(torch.cat(values) for values in zip(*parts, strict=True)))
+
+    def _surfaces(self, codes):
+        """Codes → `Surfaces`: the head without its rotation, and rotation and camera as one affine map."""
+        posed = self._unturned(codes)
+        turn, scale = rotation_matrices(codes["pose"][:, :3]), codes["cam"][:, :1, None]     # (B, 1, 1)
+        shift = functional.pad(codes["cam"][:, 1:], (0, 1)) + posed.root                     # (B, 3)
+        shift = shift - (turn @ posed.root[..., None])[..., 0]
+        pose = scale * torch.cat([turn, shift[..., None]], dim=2)                            # → (B, 3, 4)
+        pose = pose * pose.new_tensor([1.0, -1.0, -1.0])[:, None]
+        found = torch.ones(len(pose), dtype=torch.bool, device=pose.device)
+        return Surfaces(posed.verts, posed.root, pose, found, self._displacement(codes))
+
+    def _unturned(self, codes):
+        """The heads with global rotation 0 and their own jaw."""
+        turn, jaw = codes["pose"].split(3, dim=1)
+        pose = torch.cat((torch.zeros_like(turn), jaw), dim=1)            # (b, 3) and (b, 3) → (b, 6)
+        return self.flame(codes["shape"], codes["exp"], pose)
 
     @torch.no_grad()
     def encode(self, images):
-        """Face crops (SPEC section 2), (B, 3, 224, 224) float RGB in [0, 1] → codes.
+        """Face crops (SPEC section 2), (B, 3, 224, 224) float RGB in [0, 1] → codes (see the class).
 
         Raises: ValueError for another shape, type or range.
         """
@@ -128,20 +129,15 @@ class DECA(Reconstructor):
         """
         views = []
         for chunk in self._chunks(codes):
-            posed = self.flame(chunk["shape"], chunk["exp"], _frontal(chunk["pose"]))
-            views.append(self.renderer.views(posed.verts, posed.root, YAWS, VIEW_CAMERA,
-                                             self._displacement(chunk)))
+            posed = self._unturned(chunk)
+            displacement = self._displacement(chunk)
+            views.append(self.renderer.views(posed.verts, posed.root, YAWS, VIEW_CAMERA, displacement))
         grey = torch.cat(views)                                # chunks → (B, 13, 224, 224)
         return grey.unsqueeze(2).expand(-1, -1, 3, -1, -1)     # → (B, 13, 3, 224, 224)
 
     def _decode(self, codes):
         posed = self.flame(codes["shape"], codes["exp"], codes["pose"])
         return Mesh(posed.verts, posed.landmarks3d, self._displacement(codes))
-
-    def _displacement(self, codes):
-        jaw = codes["pose"][:, 3:]
-        latent = torch.cat((jaw, codes["exp"], codes["detail"]), dim=1)       # 3 + 50 + 128 → (B, 181)
-        return self.networks["D_detail"](latent)
 
     def _chunks(self, tensors):
         """The dict of (B, ...) tensors as dicts of a few rows each, on this object's device."""
@@ -152,10 +148,10 @@ class DECA(Reconstructor):
         for start in range(0, lengths.pop(), size):
             yield {name: value[start:start + size].to(self.device) for name, value in tensors.items()}
 
-
-def _frontal(pose):
-    """Pose codes (B, 6) with the head's own rotation taken out and the jaw's kept."""
-    return torch.cat((torch.zeros_like(pose[:, :3]), pose[:, 3:]), dim=1)      # (B, 3) and (B, 3) → (B, 6)
+    def _displacement(self, codes):
+        jaw = codes["pose"][:, 3:]
+        latent = torch.cat((jaw, codes["exp"], codes["detail"]), dim=1)       # 3 + 50 + 128 → (B, 181)
+        return self.networks["D_detail"](latent)
 
 
 def check_images(images):

@@ -1,194 +1,178 @@
-"""FaceMesh: the 3-D face of a picture without a licensed file (SPEC section 4, "mesh").
+"""FaceMesh: the reconstructor `mesh`, a 3-D face for everyone, without licensed files (SPEC section 4).
 
-468 points from MediaPipe's face mesh network (Kartynnik et al., "Real-time Facial Surface Geometry from
-Monocular Video on Mobile GPUs", 2019; Apache-2.0), on our own triangles (`deca.face_topology`), made fine by
-Loop subdivision. A picture and its mirror image are both asked: a mirrored picture has the mirrored face.
+MediaPipe's face mesh network (Kartynnik, Ablavatski, Grishchenko, Grundmann, "Real-time Facial Surface
+Geometry from Monocular Video on Mobile GPUs", 2019; Apache-2.0) gives 468 points. Pose and size are taken out
+by a similarity to the mean mesh on points that expression hardly moves; two Loop subdivisions make it smooth
+(`face_topology.npz`, from `make_face_topology.py`).
 """
 
-import functools
 import importlib.util
 import threading
 from pathlib import Path
 
 import cv2
 import numpy as np
-import scipy.sparse
 import torch
+from scipy.sparse import csr_matrix
 
+from common.cache import file_digest
 from common.errors import InputError
-from deca.motion import similarity
-from deca.reconstructor import Reconstructor, Surfaces, check_pictures, file_digest, usable_device
-from deca.renderer import SurfaceRenderer
+from deca.reconstructor import Reconstructor, Surfaces, as_float, usable_device
+from deca.renderer import VIEW_CAMERA, SurfaceRenderer
 
-MODEL_FILE = "modules/face_landmark/face_landmark.tflite"
+MODEL = "modules/face_landmark/face_landmark.tflite"        # within the package mediapipe
+MODEL_DIGEST = "1055cb9d4a9ca8b8"
 INSTALL = "pip install --no-deps mediapipe==0.10.21"
-TOPOLOGY = Path(__file__).parent / "face_topology.npz"
-PATCH = 192                 # pixels that the network sees
-FIRST_REGION = 1.35         # a face crop, enlarged
-REGION = 1.5                # of the mesh's box
-SEARCHES = 2                # regions taken from the result of the one before
-PRESENT = 5.0               # presence logit from which there is a face
-EYES = (33, 263)            # outer corners, left and right in the picture
-# Points that expression moves least: rim of the forehead, temples, bridge of the nose, corners of the eyes.
-RIGID = (10, 67, 109, 297, 338, 103, 332, 54, 284, 21, 251, 162, 389, 127, 356,
-         168, 6, 197, 122, 351, 196, 419, 33, 263, 133, 362)
+TOPOLOGY = Path(__file__).with_name("face_topology.npz")
+POINTS, INPUT = 468, 192
+FIRST, REGION = 1.35, 1.5       # sides of the squares looked at: of the picture; of the mesh's box
+DEPTH = 1.15                    # what the network's z is multiplied by: then heads of known yaw have that yaw
+PASSES = 2                      # how often the region is taken anew from its own result
+PRESENT = 5.0                   # presence logit of a face
+EYES = (33, 263)                # outer corners, left and right in the picture
+# Points that expression hardly moves: forehead, temples, nose bridge, eye corners.
+RIGID = [10, 151, 9, 168, 6, 197, 195, 33, 263, 133, 362, 67, 297, 109, 338, 108, 337, 69, 299, 103, 332,
+         104, 333, 54, 284, 21, 251, 68, 298, 71, 301, 162, 389, 127, 356]
+CHIN_ROOM = 0.05                # of a view's side: so far above the middle the mean face lies; jaws drop
+BOX = (105, 334, 152, 234, 454)     # brows, chin, sides: what the crop rule's box of 68 landmarks spans
+CROP_RULE = 1.1 * 1.25              # side of a crop over that box (SPEC section 2)
 
 
-class FaceMesh(Reconstructor):
-    """Pictures → surfaces by the face mesh network; runs it on the CPU, and the renderer on `device`."""
+class FaceNetwork:
+    """The face mesh network: pictures → 468 points each, in pixels; usable from any thread."""
 
-    name = "mesh"
-    rigid = RIGID           # the first 468 vertices are the points
+    def __init__(self, mirror=None):
+        """mirror (468,): each point's mirror image; with it the mirrored picture is asked too, and averaged.
 
-    def __init__(self, device="cpu", rasterizer="auto"):
-        """Raises: InputError when the model file is missing or broken, or no such device or rasteriser."""
-        self.device = usable_device(device)
-        path = model_path()
-        _network(path)
-        self.rule = {"rule": "face_mesh", "version": 1}
-        self.model = {file.name: file_digest(file) for file in (path, TOPOLOGY)}
-        self._path, self.topology = path, topology()
-        self.renderer = SurfaceRenderer(self.topology["faces"], self.topology["fine"].shape[0],
-                                        rasterizer=rasterizer, device=self.device)
-
-    def reconstruct(self, pictures):
-        """Pictures uint8 (n, 3, 224, 224) of one clip, all the same square → `Surfaces`.
-
-        A picture in which the network sees no face gets the mean face, and False in `found`.
+        Raises: InputError, naming the remedy, when the model file is not installed or is another.
         """
-        check_pictures(pictures)
-        points, presence = self.points(pictures.permute(0, 2, 3, 1).numpy())           # → (n, H, W, 3)
-        return self.surfaces(points, presence >= PRESENT, pictures.shape[-1])
+        self.path = model_path()
+        self.mirror, self._lock = mirror, threading.Lock()
+        self._net = cv2.dnn.readNetFromTFLite(str(self.path))
 
-    def points(self, pictures):
-        """Pictures uint8 (n, H, W, 3) of one clip → points float64 (n, 468, 3), presence logits (n,).
+    def __call__(self, pictures):
+        """Face crops of one square, uint8 (n, H, W, 3) RGB → meshes (n, 468, 3) float64 and presence (n,).
 
-        In pixels, z in the same unit, smaller is nearer. The region is found in the first picture that shows
-        a face and is the same for all: what then moves between them is the face, not the region.
+        x right, y down, in pixels (the first one's centre is 0); z in the same unit, smaller is nearer. All
+        are looked at in the region of the first that shows a face, so that what moves is the face.
+        presence: logit.
         """
-        pictures = np.ascontiguousarray(pictures)
+        height, width = pictures[0].shape[:2]
+        whole = region_matrix(np.array([width - 1, height - 1]) / 2, FIRST * max(height, width), 0.0)
+        region = whole
         for picture in pictures:
-            matrix = _first_region(*picture.shape[:2])
-            for _ in range(SEARCHES):
-                points, presence = self._ask(picture, matrix)
-                matrix = _region(points)
-            if presence >= PRESENT:
+            mesh, presence = self._look(picture, whole)
+            for _ in range(PASSES - 1):
+                mesh, presence = self._look(picture, own_region(mesh))
+            if presence > PRESENT:
+                region = own_region(mesh)
                 break
-        found = [self._ask(picture, matrix) for picture in pictures]
-        return np.stack([points for points, _ in found]), np.array([presence for _, presence in found])
+        found = [self._look(picture, region) for picture in pictures]
+        return np.stack([mesh for mesh, _ in found]), np.array([presence for _, presence in found])
 
-    def _ask(self, picture, matrix):
-        """The network's answer in one region: points (468, 3) in picture pixels, presence."""
-        patch = cv2.warpAffine(picture, matrix, (PATCH, PATCH), flags=cv2.INTER_LINEAR,
+    def _look(self, picture, matrix):
+        """The mesh (468, 3), picture pixels, and the presence, seen through `matrix` (2, 3)."""
+        patch = cv2.warpAffine(picture, matrix, (INPUT, INPUT), flags=cv2.INTER_LINEAR,
                                borderMode=cv2.BORDER_REPLICATE)
-        pair = np.stack([patch, patch[:, ::-1]]).transpose(0, 3, 1, 2)                 # → (2, 3, 192, 192)
-        network = _network(self._path)
-        network.setInput(pair.astype(np.float32) / 255)
-        outputs = network.forward(network.getUnconnectedOutLayersNames())
-        points, presence = sorted(outputs, key=lambda output: -output.size)
-        points = points.reshape(2, 468, 3).astype(np.float64)
-        mirrored = points[1, self.topology["mirror"]] * [-1, 1, 1] + [PATCH - 1, 0, 0]
-        points = (points[0] + mirrored) / 2
-        back = cv2.invertAffineTransform(matrix)
-        flat = points[:, :2] @ back[:, :2].T + back[:, 2]
-        return np.column_stack([flat, points[:, 2] * np.hypot(*back[0, :2])]), float(presence.mean())
+        mesh, presence = self._predict(patch)
+        if self.mirror is not None:
+            other, other_presence = self._predict(patch[:, ::-1])
+            other = (other * [-1, 1, 1] + [INPUT - 1, 0, 0])[self.mirror]
+            mesh, presence = (mesh + other) / 2, (presence + other_presence) / 2
+        scale = np.hypot(matrix[0, 0], matrix[0, 1])
+        flat = (mesh[:, :2] - matrix[:, 2]) @ matrix[:, :2] / scale**2      # the transpose turns back
+        return np.column_stack([flat, mesh[:, 2] / scale]), presence
 
-    def surfaces(self, points, found, size):
-        """Points (n, 468, 3) in pixels of pictures of `size` pixels, found (n,) → `Surfaces`."""
-        mean, fine = self.topology["mean"], self.topology["fine"]
-        square = points * (2 / size) + [1 / size - 1, 1 / size - 1, 0]                 # pixels → [-1, 1]
-        still = mean * [8.0, -8.0, -8.0]                                               # as the views place it
-        square = np.where(found[:, None, None], square, still)
-        upright = square * [1, -1, -1]
-        scale, turn, shift = similarity(upright[:, RIGID], mean[None, list(RIGID)])
-        facing = scale[:, None, None] * upright @ turn.transpose(0, 2, 1) + shift[:, None]
-        vertices, placed = (torch.tensor(np.stack([fine @ mesh for mesh in meshes]), dtype=torch.float32,
-                                         device=self.device) for meshes in (facing, square))
-        return Surfaces(vertices, placed, vertices.new_zeros(len(points), 3), None, torch.from_numpy(found))
+    def _predict(self, patch):
+        blob = np.ascontiguousarray(patch.transpose(2, 0, 1)[None], dtype=np.float32) / 255     # (1, 3, h, w)
+        with self._lock:
+            self._net.setInput(blob)
+            outputs = self._net.forward(self._net.getUnconnectedOutLayersNames())
+        presence, points = sorted((output.flatten() for output in outputs), key=len)
+        return points.reshape(POINTS, 3) * np.array([1.0, 1.0, DEPTH]), float(presence[0])
 
 
 def model_path():
-    """The network's file in the installed wheel `mediapipe`, which is not imported. Raises: InputError."""
+    """Where the network's file is installed. Raises: InputError when it is not there or is another file."""
     spec = importlib.util.find_spec("mediapipe")
-    paths = [Path(folder) / MODEL_FILE for folder in (spec.submodule_search_locations or ())] if spec else []
-    found = [path for path in paths if path.is_file()]
-    if not found:
-        raise InputError(f"reconstructor mesh: {Path(MODEL_FILE).name} is not installed; {INSTALL}")
-    return found[0]
+    for folder in (spec.submodule_search_locations or ()) if spec else ():
+        path = Path(folder) / MODEL
+        if path.is_file():
+            if file_digest(path) != MODEL_DIGEST:
+                raise InputError(f"{path}: damaged or of another version; install it anew with `{INSTALL}`")
+            return path
+    raise InputError(f"the face mesh network {Path(MODEL).name} is not installed; `{INSTALL}`")
 
 
-_OF_THREAD = threading.local()      # OpenCV's networks keep their work in themselves: one for each thread
+def region_matrix(center, side, angle):
+    """The matrix (2, 3) from picture pixels to the network's input: a square, turned by `angle` radians."""
+    cosine, sine = np.cos(angle) * INPUT / side, np.sin(angle) * INPUT / side
+    turn = np.array([[cosine, sine], [-sine, cosine]])
+    return np.column_stack([turn, (INPUT - 1) / 2 - turn @ center])
 
 
-def _network(path):
-    if not hasattr(_OF_THREAD, "networks"):
-        _OF_THREAD.networks = {}
-    if path not in _OF_THREAD.networks:
-        try:
-            _OF_THREAD.networks[path] = cv2.dnn.readNetFromTFLite(str(path))
-        except cv2.error as error:
-            raise InputError(f"{path}: not a readable network; install it anew: "
-                             f"{INSTALL} --force-reinstall") from error
-    return _OF_THREAD.networks[path]
+def own_region(mesh):
+    """The region of SPEC section 4 round a mesh (468, 3), as `region_matrix`."""
+    low, high = mesh[:, :2].min(0), mesh[:, :2].max(0)
+    across = mesh[EYES[1], :2] - mesh[EYES[0], :2]
+    return region_matrix((low + high) / 2, REGION * (high - low).max(), np.arctan2(across[1], across[0]))
 
 
-def _first_region(height, width):
-    """Matrix (2, 3), picture pixels → patch: the whole picture, enlarged."""
-    scale = PATCH / (FIRST_REGION * max(height, width))
-    centre = np.array([width - 1, height - 1]) / 2
-    return np.column_stack([scale * np.eye(2), (PATCH - 1) / 2 - scale * centre])
+def similarity(points, target):
+    """The similarities that lay `points` (n, k, 3) on `target` (k, 3): matrices (n, 3, 3), shifts (n, 3)."""
+    middle, goal = points.mean(1, keepdims=True), target.mean(0)
+    left, sizes, right = np.linalg.svd(np.einsum("nki,kj->nji", points - middle, target - goal))
+    sign = np.sign(np.linalg.det(left @ right))
+    left[:, :, 2] *= sign[:, None]
+    sizes[:, 2] *= sign
+    scale = sizes.sum(1) / np.square(points - middle).sum((1, 2))
+    matrix = scale[:, None, None] * (left @ right)
+    return matrix, goal - (matrix @ middle.transpose(0, 2, 1))[..., 0]
 
 
-def _region(points):
-    """Matrix (2, 3), picture pixels → patch: a square round the points, the eyes level (SPEC section 4)."""
-    low, high = points[:, :2].min(0), points[:, :2].max(0)
-    across = points[EYES[1], :2] - points[EYES[0], :2]
-    cos, sin = across / np.hypot(*across)
-    turn = np.array([[cos, sin], [-sin, cos]]) * (PATCH / (REGION * (high - low).max()))
-    return np.column_stack([turn, (PATCH - 1) / 2 - turn @ ((low + high) / 2)])
+class FaceMesh(Reconstructor):
+    """Pictures → surfaces by the face mesh network; the interface is `Reconstructor`'s."""
+
+    name = "mesh"
+    version = 1
+
+    def __init__(self, device="auto", rasterizer="auto"):
+        """Raises: InputError for no such device or rasteriser, or when the network is not installed."""
+        self.device = usable_device(device)
+        data = np.load(TOPOLOGY)
+        self.mirror, self.faces = data["mirror"].astype(np.int64), data["fine_triangles"].astype(np.int64)
+        self.fine = csr_matrix((data["weights"], data["columns"], data["rows"]))        # (fine points, 468)
+        self.mean = framed(data["mean"].astype(np.float64))
+        self.network = FaceNetwork(self.mirror)
+        self.model = {self.network.path.name: MODEL_DIGEST, TOPOLOGY.name: file_digest(TOPOLOGY)}
+        self.renderer = SurfaceRenderer(self.faces, self.fine.shape[0], 224, rasterizer, self.device)
+        # Turned about this point, two thirds back to the ears, a face stays in the middle of the picture.
+        self.root = np.array([0.0, 0.0, self.mean[[234, 454], 2].mean() * 2 / 3])
+
+    def reconstruct(self, pictures):
+        """See `Reconstructor.reconstruct`. Without a face: the mean face, as a view's camera shows it."""
+        as_float(pictures[:1], "cpu")                       # shape and type
+        meshes, presence = self.network(np.ascontiguousarray(pictures.permute(0, 2, 3, 1).cpu().numpy()))
+        size = pictures.shape[-1]
+        square = (2 * meshes + [1, 1, 0]) / size - [1, 1, 0]                    # (n, 468, 3), image space
+        turn, shift = similarity((square * [1, -1, -1])[:, RIGID], self.mean[RIGID])
+        frontal = (square * [1, -1, -1]) @ turn.transpose(0, 2, 1) + shift[:, None]
+        back = np.linalg.inv(turn)
+        pose = np.concatenate([back, -back @ shift[..., None]], 2)              # (n, 3, 4)
+        pose = pose * np.array([1, -1, -1])[:, None]
+        found = presence > PRESENT
+        frontal[~found] = self.mean
+        pose[~found] = np.eye(3, 4) * np.array([[1], [-1], [-1]]) * VIEW_CAMERA[0]
+        fine = np.stack([self.fine @ mesh for mesh in frontal])                 # (n, V, 3)
+        tensors = [torch.as_tensor(values, dtype=torch.float32, device=self.device)
+                   for values in (fine, np.tile(self.root, (len(fine), 1)), pose)]
+        return Surfaces(*tensors, torch.as_tensor(found, device=self.device))
 
 
-@functools.lru_cache(maxsize=1)
-def topology():
-    """What `face_topology.npz` holds, and what follows from it: a dict, read once.
-
-    mean (468, 3) metres: the mean face, frontal. mirror (468,): each point's mirror image. triangles (F, 3).
-    uv (468, 2). fine: sparse (V, 468), the points of the mesh that is drawn; faces (4 F, 3) of it: the points
-    after two subdivisions, the triangles after one (those after two are smaller than a view's pixels).
-    """
-    with np.load(TOPOLOGY) as file:
-        data = {name: file[name] for name in ("mean", "triangles", "mirror", "uv")}
-    once, faces = loop_matrix(data["triangles"].astype(np.int64), len(data["mean"]))
-    twice, _ = loop_matrix(faces, once.shape[0])
-    fine = (twice @ once)[:once.shape[0]]
-    return {**data, "mean": data["mean"].astype(np.float64), "fine": fine, "faces": faces}
-
-
-def loop_matrix(triangles, count):
-    """One Loop subdivision (Loop 1987) of triangles (F, 3) on `count` points.
-
-    Returns: sparse (count + E, count), the old points first, then one for each of the E edges; and (4 F, 3).
-    """
-    sides = triangles[:, [[1, 2], [2, 0], [0, 1]]]                     # (F, 3, 2); side k lies opposite k
-    edges, place = np.unique(np.sort(sides, axis=2).reshape(-1, 2), axis=0, return_inverse=True)
-    place = place.reshape(-1, 3)                                       # (F, 3)
-    on_rim = np.bincount(place.ravel(), minlength=len(edges)) == 1
-    made = _matrix(np.arange(len(edges))[:, None], edges, np.where(on_rim, 1 / 2, 3 / 8)[:, None],
-                   (len(edges), count))
-    made = made + _matrix(place, triangles, np.where(on_rim, 0, 1 / 8)[place], made.shape)
-    rim_point = np.isin(np.arange(count), edges[on_rim])
-    degree = np.maximum(np.bincount(edges.ravel(), minlength=count), 3)
-    pull = (5 / 8 - (3 / 8 + np.cos(2 * np.pi / degree) / 4) ** 2) / degree
-    counts = on_rim[:, None] | ~rim_point[edges]                       # a rim point looks along the rim only
-    weight = np.where(rim_point, 1 / 8, pull)[edges] * counts
-    around = _matrix(edges, edges[:, ::-1], weight, (count, count))
-    kept = around + scipy.sparse.diags_array(1 - around.sum(1))
-    a, b, c = triangles.T
-    x, y, z = count + place.T                                          # the new points opposite a, b, c
-    faces = np.stack([a, z, y, z, b, x, y, x, c, x, y, z], axis=1).reshape(-1, 3)      # (F, 12) → (4 F, 3)
-    return scipy.sparse.vstack([kept, made]).tocsr(), faces
-
-
-def _matrix(rows, columns, weights, shape):
-    rows, columns, weights = (part.ravel() for part in np.broadcast_arrays(rows, columns, weights))
-    return scipy.sparse.coo_array((weights, (rows, columns)), shape).tocsr()
+def framed(mean):
+    """The mean mesh (468, 3) in metres: for the views' camera as large as in a crop, near the middle."""
+    box = mean[list(BOX), :2]
+    low, high = box.min(0), box.max(0)
+    side = (high - low).mean() * CROP_RULE                  # spans the picture, [-1, 1]
+    middle = np.array([0, (mean[:, 1].min() + mean[:, 1].max()) / 2 - CHIN_ROOM * side, 0])
+    return (mean - middle) * 2 / side / VIEW_CAMERA[0]

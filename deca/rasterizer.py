@@ -13,7 +13,6 @@ import torch
 from common.errors import InputError
 
 BACKENDS = ("torch", "pytorch3d")
-RASTERIZERS = ("auto", *BACKENDS)
 PYTORCH3D_COMMAND = "pip install easypytorch3d==0.7.9.post1 iopath"
 
 NOTHING = torch.iinfo(torch.int64).max      # the key of a pixel that sees no triangle
@@ -29,22 +28,22 @@ class Fragments(NamedTuple):
     depth: torch.Tensor         # (B, H, W) float32, z of the point that is seen; +inf where nothing is seen
 
 
-def choose_backend(wanted, device):
-    """"auto", "torch" or "pytorch3d" → the backend for `device`.
+def choose_rasterizer(name, device):
+    """"auto", "torch" or "pytorch3d" → the backend for faces on `device`.
 
-    auto is pytorch3d where the faces are on a GPU and it imports, else torch (on a CPU 70 times as fast).
-    Raises: InputError for another name, or when pytorch3d is asked for and cannot be imported.
+    auto: pytorch3d on a GPU where it can be imported, else torch. Raises: InputError for another name, or for
+    pytorch3d where it cannot be imported.
     """
-    if wanted not in RASTERIZERS:
-        raise InputError(f"rasterizer {wanted!r}: choose one of {', '.join(RASTERIZERS)}")
-    if wanted == "torch" or (wanted == "auto" and torch.device(device).type != "cuda"):
+    if name not in ("auto", *BACKENDS):
+        raise InputError(f"rasterizer {name!r}: choose one of auto, {', '.join(BACKENDS)}")
+    if name == "torch" or (name == "auto" and torch.device(device).type == "cpu"):
         return "torch"
     try:
         _pytorch3d()
     except InputError:
-        if wanted == "pytorch3d":
-            raise
-        return "torch"
+        if name == "auto":
+            return "torch"
+        raise
     return "pytorch3d"
 
 
@@ -260,15 +259,104 @@ def _fragments(keys, corners, origins, count, height, width):
     return Fragments(face_index.reshape(shape), bary.reshape(*shape, 3), depth.reshape(shape))
 
 
-def _pytorch3d():
-    """Its rasteriser and its class of meshes. Raises: InputError when it cannot be imported."""
-    try:
-        from pytorch3d.renderer.mesh.rasterize_meshes import rasterize_meshes
-        from pytorch3d.structures import Meshes
-    except (ImportError, OSError) as error:
-        raise InputError(f"rasterizer pytorch3d: cannot be imported ({error}); install it with "
-                         f"`{PYTORCH3D_COMMAND}`, or choose the rasterizer torch") from error
-    return rasterize_meshes, Meshes
+@torch.no_grad()
+def rasterize_turned(vertices, faces, turns, axis, height, width, backend="torch"):
+    """`rasterize` for meshes turned about the vertical axis: a turn leaves every point in its row of pixels.
+
+    So the triangles are cut into the rows' segments once, and each view only asks which pixels of its row a
+    turned segment covers.
+
+    vertices, faces, height, width, backend: as for `rasterize`. turns: (Y, 2, 2) what turns (x, z) to each
+    view, about axis (B, 2): its x and z.
+    Returns: Fragments of B*Y images, mesh by mesh.
+    """
+    count, views = len(vertices), len(turns)
+    if backend != "torch":
+        x, z = _turned(turns[:, :, :, None, None], axis.t()[:, :, None], vertices[..., 0], vertices[..., 2])
+        points = torch.stack([x, vertices[..., 1].expand_as(x), z], 3).transpose(0, 1)      # (B, Y, V, 3)
+        return rasterize(points.flatten(0, 1), faces, height, width, backend)
+    segments = _segments(vertices.float(), faces, height)
+    x, z = _turned(turns[:, :, :, None, None], axis.t()[:, None, segments.mesh], segments.x, segments.z)
+    x = ((x + 1) * width - 1) / 2                                                      # (Y, 2, N) pixels
+    first = x.amin(1).ceil().clamp(min=0)                                              # (Y, N)
+    number = (x.amax(1).floor().clamp(max=width - 1) - first + 1).clamp(min=0).nan_to_num(0).int()
+    slope = torch.where(x[:, 1] == x[:, 0], 0, 1 / (x[:, 1] - x[:, 0]))
+    lines = torch.stack([first, x[:, 0], slope, z[:, 0], z[:, 1] - z[:, 0]], 2).flatten(0, 1)      # (Y*N, 5)
+    image = segments.mesh * views + torch.arange(views, device=x.device)[:, None]      # (Y, N)
+    start = (image * height + segments.row) * width
+    cell, place = _runs(number.flatten())                                              # (M,) each
+    first, origin, slope, near, rise = lines.index_select(0, cell).unbind(1)
+    column = first + place
+    along = (column - origin) * slope
+    depth = near + along * rise
+    pixel = start.flatten().index_select(0, cell) + column.long()
+    keys = torch.full((count * views * height * width,), NOTHING, dtype=torch.int64, device=cell.device)
+    keys.scatter_reduce_(0, pixel, _key(depth, torch.arange(len(cell), device=cell.device)), "amin")
+    return _segment_fragments(keys, segments, cell, along, depth, (count * views, height, width))
+
+
+def _runs(number):
+    """Counts (n,) → which of them each of their sum of things belongs to, and its place there from 0 on."""
+    owner = torch.repeat_interleave(number).long()
+    starts = (number.cumsum(0) - number).index_select(0, owner)
+    return owner, torch.arange(len(owner), device=number.device) - starts
+
+
+class _Segments(NamedTuple):
+    """Where triangles cut the pixel rows; N of them, from the edge of the first end to that of the second."""
+
+    mesh: torch.Tensor      # (N,)
+    face: torch.Tensor      # (N,)
+    row: torch.Tensor       # (N,)
+    x: torch.Tensor         # (2, N) of both ends
+    z: torch.Tensor         # (2, N)
+    bary: torch.Tensor      # (2, N, 3) of both ends
+
+
+def _turned(turns, axis, x, z):
+    """x and z, (m, n) each, turned by (Y, 2, 2, 1, 1) about axis (2, ...): x, z of the views, (Y, m, n)."""
+    x, z = x - axis[0], z - axis[1]
+    return (turns[:, k, 0] * x + turns[:, k, 1] * z + axis[k] for k in range(2))
+
+
+def _segments(vertices, faces, height):
+    """Meshes (B, V, 3) cut at the centres of the pixel rows. Neighbours cut their edge at the same point."""
+    y = ((vertices[..., 1] + 1) * height - 1) / 2                                      # (B, V) pixels
+    order = y[:, faces].argsort(dim=2)                             # (B, F, 3) top to bottom
+    corner = faces.expand(len(y), -1, -1).gather(2, order)
+    tall = y[:, faces].gather(2, order)
+    first = tall[..., 0].ceil().clamp(min=0)
+    last = tall[..., 2].floor().clamp(max=height - 1)
+    number = (last - first + 1).clamp(min=0).nan_to_num(0).int()
+    cut, place = _runs(number.flatten())                                               # (N,) in B*F
+    row = first.flatten()[cut] + place
+    heights = tall.flatten(0, 1)[cut]                                                  # (N, 3)
+    low = (row > heights[:, 1]).long()              # the second end lies on the upper or the lower short edge
+    ends = torch.stack([torch.stack([0 * low, 0 * low + 2], 1), torch.stack([low, low + 1], 1)])   # (2, N, 2)
+    above, below = heights.expand(2, -1, -1).gather(2, ends).unbind(2)                 # (2, N) each
+    share = torch.where(below == above, 0, (row - above) / (below - above))
+    mesh = cut.div(len(faces), rounding_mode="floor")
+    index = corner.flatten(0, 1)[cut].expand(2, -1, -1).gather(2, ends) + (mesh * y.shape[1])[:, None]
+    points = vertices.reshape(-1, 3)[index]                                            # (2, N, 2, 3)
+    x, _, z = torch.lerp(points[:, :, 0], points[:, :, 1], share[..., None]).unbind(2)
+    bary = x.new_zeros(2, len(cut), 3)
+    own = order.flatten(0, 1)[cut].expand(2, -1, -1).gather(2, ends)                   # (2, N, 2) of the face
+    bary.scatter_(2, own, torch.stack([1 - share, share], 2))
+    return _Segments(mesh, cut % len(faces), row.long(), x, z, bary)
+
+
+def _segment_fragments(keys, segments, cell, along, depth, shape):
+    """Keys (B*Y*H*W,) of candidates (M,), pixels `along` the segment of a `cell` → Fragments of `shape`."""
+    hit = (keys != NOTHING).nonzero()[:, 0]                                            # (n,)
+    winner = keys.index_select(0, hit) & 0xFFFFFFFF
+    own = cell.index_select(0, winner) % len(segments.row)
+    ends = segments.bary.index_select(1, own)                                          # (2, n, 3)
+    bary, face_index = along.new_zeros(len(keys), 3), torch.full_like(keys, -1)
+    bary[hit] = torch.lerp(ends[0], ends[1], along.index_select(0, winner)[:, None])
+    face_index[hit] = segments.face.index_select(0, own)
+    nearest = along.new_full((len(keys),), torch.inf)
+    nearest[hit] = depth.index_select(0, winner)
+    return Fragments(face_index.reshape(shape), bary.reshape(*shape, 3), nearest.reshape(shape))
 
 
 def _rasterize_pytorch3d(vertices, faces, height, width):
@@ -276,12 +364,12 @@ def _rasterize_pytorch3d(vertices, faces, height, width):
 
     It adds 1e-8 to a triangle's area, so that the weights in a small one do not sum to 1: set right here.
     """
-    rasterize_meshes, meshes_of = _pytorch3d()
+    rasterize_meshes, Meshes = _pytorch3d()
     short = min(height, width)      # pytorch3d's [-1, 1] spans the shorter side
     scale = vertices.new_tensor([-width / short, -height / short, 1.0])
     shift = 1 - vertices[..., 2].amin()
     turned = vertices * scale + torch.stack([shift * 0, shift * 0, shift])
-    meshes = meshes_of(turned, faces.expand(len(vertices), *faces.shape))
+    meshes = Meshes(turned, faces.expand(len(vertices), *faces.shape))
     face, depth, bary, _ = rasterize_meshes(
         meshes, image_size=(height, width), blur_radius=0.0, faces_per_pixel=1, perspective_correct=False,
         clip_barycentric_coords=False, cull_backfaces=False)
@@ -291,3 +379,13 @@ def _rasterize_pytorch3d(vertices, faces, height, width):
     whole = torch.where(hit, bary.sum(-1), 1.0)
     return Fragments(torch.where(hit, face - mesh * len(faces), -1), bary / whole[..., None] * hit[..., None],
                      torch.where(hit, depth / whole - shift, torch.inf))
+
+
+def _pytorch3d():
+    try:
+        from pytorch3d.renderer.mesh.rasterize_meshes import rasterize_meshes
+        from pytorch3d.structures import Meshes
+    except ImportError as error:
+        raise InputError(f"rasterizer pytorch3d: cannot be imported ({error}); install it with "
+                         f"`{PYTORCH3D_COMMAND}` or use the rasterizer torch") from error
+    return rasterize_meshes, Meshes

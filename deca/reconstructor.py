@@ -1,114 +1,154 @@
-"""What both reconstructors share: pictures of a face in; surfaces, views, motion out (SPEC 4, 5, 10)."""
+"""What the two reconstructors, `deca` and `mesh`, share: surfaces → views and motion (SPEC 5 and 10)."""
 
-import hashlib
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
 from common.errors import InputError
-from deca.assets import has_official
-from deca.motion import face_motion
-from deca.renderer import PAINTS, YAWS
+from deca.motion import flow, inner, strain, without_rigid
+from deca.renderer import VIEW_CAMERA, YAWS
 
-ASSETS = Path(__file__).parent / "data"
-RECONSTRUCTORS = ("auto", "deca", "mesh")
-DEVICES = ("cpu", "cuda")
+CHUNK = {"cpu": 8, "cuda": 32}          # pictures worked on together: bounds the memory at any batch
+PAINTS = ("shape_detail", "texture")
 
 
 class Surfaces(NamedTuple):
-    """The faces of n pictures, all with the triangles of one renderer."""
+    """The faces of n pictures: frontal surfaces, and where each picture shows them."""
 
-    vertices: torch.Tensor      # (n, V, 3) metres, x right, y up, z to the viewer; facing it, expression kept
-    placed: torch.Tensor        # (n, V, 3) in the picture: x right, y down in [-1, 1]; smaller z nearer
-    root: torch.Tensor          # (n, 3) the point that the views turn the face about
-    detail: torch.Tensor | None     # (n, 1, 256, 256) metres along the normal, UV layout; None: no such map
-    found: torch.Tensor         # (n,) bool, CPU; without a face the surface is the mean face
+    vertices: torch.Tensor          # (n, V, 3) frontal, expression kept; metres, y up, z towards the viewer
+    root: torch.Tensor              # (n, 3) the point that the views turn about
+    pose: torch.Tensor              # (n, 3, 4) affine map from `vertices` to the picture's image space
+    found: torch.Tensor             # (n,) bool: False where the picture shows no face (then a mean face)
+    displacement: torch.Tensor | None = None        # (n, 1, 256, 256) detail along the normal, metres
+
+    def posed(self, poses=None):
+        """The surfaces where the pictures show them (or where `poses` (n, 3, 4) put them): (n, V, 3).
+
+        Image space: x right, y down, both in [-1, 1] over the picture; smaller z is nearer.
+        """
+        poses = self.pose if poses is None else poses
+        return self.vertices @ poses[..., :3].transpose(1, 2) + poses[:, None, :, 3]
 
 
 class Reconstructor:
-    """Pictures → surfaces → pictures. A subclass has `reconstruct` and what follows.
+    """Pictures of one face in one square → `Surfaces`, views, motion. Subclasses give `reconstruct`.
 
-    name: "deca" or "mesh". model: {file name: digest} of what it was read from. rule: its name and version; a
-    change of the pixels is another version. renderer: `SurfaceRenderer`. rigid: vertices for the head's pose.
+    `.name` "deca" or "mesh"; `.model` names and digests of the model files; `.renderer` draws its surfaces,
+    on `.device`. Whatever changes the pixels has another `.rule`.
     """
 
-    def views(self, pictures, paint="shape_detail"):
-        """The face turned to yaw -30, -25, ... 30 degrees (SPEC section 5).
+    name, version = "", 0
 
-        pictures: uint8 (n, 3, 224, 224) RGB of one clip, all the same square. paint: "shape_detail" (grey) or
-        "texture" (the picture's own colours; what it does not show is dark).
-        Returns: uint8 (n, 13, 224, 224), or (n, 13, 3, 224, 224) for texture; and found, bool (n,).
+    @property
+    def rule(self):
+        """What makes the pixels: name, version and the views' angles and camera; JSON."""
+        return {"rule": self.name, "version": self.version, "camera": list(VIEW_CAMERA), "yaws": list(YAWS)}
+
+    def reconstruct(self, pictures):
+        """Crops of one clip, uint8 (n, 3, 224, 224) RGB, all of one square → `Surfaces` on this device."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def views(self, pictures, paint="shape_detail"):
+        """The faces turned to yaw -30, -25, ... 30 degrees (SPEC section 5).
+
+        pictures: uint8 (n, 3, 224, 224) RGB crops of one clip.
+        paint: "shape_detail" (grey) or "texture" (the picture's colours; hidden and grazing parts dark).
+        Returns: uint8 (n, 13, 224, 224), or (n, 13, 3, 224, 224) for texture; found (n,) bool; on the CPU.
+        Raises: ValueError for another paint, shape or type.
         """
         if paint not in PAINTS:
             raise ValueError(f"paint is one of {', '.join(PAINTS)}, not {paint!r}")
         surfaces = self.reconstruct(pictures)
-        images = pictures if paint == "texture" else None
-        return self.renderer.thirteen(surfaces, YAWS, images), surfaces.found
+        drawn = []
+        for part in self._parts(len(pictures)):
+            faces = part_of(surfaces, part)
+            if paint == "shape_detail":
+                drawn.append(levels(self.renderer.views(faces.vertices, faces.root, YAWS, VIEW_CAMERA,
+                                                        faces.displacement)))
+            else:
+                drawn.append(levels(self._carried(as_float(pictures[part], self.device), faces, YAWS)))
+        return torch.cat(drawn), surfaces.found.cpu()
 
+    @torch.no_grad()
     def motion(self, onset, pictures, yaws=(0,)):
-        """What the face did from `onset` to each of `pictures`, painted on the onset's face (SPEC 10).
+        """What the face did from `onset` to each of `pictures`, without what the head did (SPEC section 10).
 
-        onset: uint8 (3, 224, 224). pictures: uint8 (n, 3, 224, 224), the same square of the same clip.
-        Returns: float32 (n, len(yaws), 3, 224, 224): u (right) and v (down) in pixels of the frontal drawing,
-        and the optical strain; and found, bool (n,): a face in the onset and in this picture, else 0 motion.
+        onset: uint8 (3, 224, 224) RGB; pictures: uint8 (n, 3, 224, 224); crops of one clip, one square.
+        Both are drawn frontal on the onset's surface, each taken from where its own head pose puts it.
+        Returns: float32 (n, len(yaws), 3, 224, 224): u (right), v (down) in pixels of the frontal drawing and
+        strain, on the surface turned to each yaw (degrees), 0 where either picture does not see it; and
+        found (n,) bool, False where onset or picture shows no face. On the CPU.
         """
-        pictures = torch.cat([onset[None], pictures])              # (n + 1, 3, H, W)
-        return face_motion(self.renderer, self.rigid, self.reconstruct(pictures), pictures, yaws)
+        surfaces = self.reconstruct(torch.cat([onset[None], pictures]))
+        first = part_of(surfaces, slice(0, 1))
+        before, seen_before = self._frontal(onset, first, first.pose)
+        points = self.renderer.points(first.vertices, first.root)[0].cpu()
+        moved = []
+        for picture, pose in zip(pictures, surfaces.pose[1:], strict=True):
+            after, seen_after = self._frontal(picture, first, pose[None])
+            both = inner(seen_before * seen_after)
+            u, v = flow(before, after)
+            u, v = without_rigid(u, v, points, both)
+            maps = torch.stack([u, v, strain(u, v)]) * both
+            moved.append(self._turned(maps.to(self.device), first, yaws))
+        return torch.stack(moved), (surfaces.found[:1] & surfaces.found[1:]).cpu()
+
+    def _frontal(self, picture, surface, pose):
+        """`picture` drawn frontal on `surface`: levels (H, W), 0 to 255, and where seen, 0 or 1."""
+        posed = surface.posed(pose)
+        image = as_float(picture[None], self.device)
+        drawn, light = self.renderer.carry(image, posed, surface.vertices, surface.root, (0,))
+        grey = drawn[0, 0].mean(0) * 255
+        return grey.cpu(), (light[0, 0] > 0.5).float().cpu()
+
+    def _turned(self, maps, surface, yaws):
+        """Frontal maps (3, H, W) carried to each yaw: (len(yaws), 3, H, W) on the CPU."""
+        if tuple(yaws) == (0,):
+            return maps[None].cpu()
+        frontal = self.renderer.project_views(surface.vertices)
+        drawn, light = self.renderer.carry(maps[None], frontal, surface.vertices, surface.root, yaws)
+        return (drawn * (light[:, :, None] > 0.5))[0].cpu()
+
+    def _carried(self, images, faces, yaws):
+        drawn, light = self.renderer.carry(images, faces.posed(), faces.vertices, faces.root, yaws)
+        return drawn * light[:, :, None]                                    # (n, Y, 3, H, W)
+
+    def _parts(self, count):
+        size = CHUNK[self.device.type]
+        return [slice(first, first + size) for first in range(0, count, size)]
+
+
+def part_of(surfaces, part):
+    """Some rows of `Surfaces`."""
+    return Surfaces(*(None if value is None else value[part] for value in surfaces))
+
+
+def as_float(pictures, device):
+    """uint8 (n, 3, H, W) → float in [0, 1] on `device`. Raises: ValueError for another shape or type."""
+    if not isinstance(pictures, torch.Tensor) or pictures.dtype != torch.uint8:
+        raise ValueError("pictures: expected a uint8 tensor")
+    if pictures.ndim != 4 or pictures.shape[1:] != (3, 224, 224) or len(pictures) == 0:
+        raise ValueError(f"pictures: expected (n, 3, 224, 224), found {tuple(pictures.shape)}")
+    return pictures.to(device).float() / 255
+
+
+def levels(values):
+    """Values in [0, 1] → uint8 on the CPU."""
+    return values.mul(255).round().clamp(0, 255).to(torch.uint8).cpu()
 
 
 def usable_device(device):
-    """`device` ("auto", "cpu", "cuda", "cuda:1") → torch.device. Raises: InputError when it is not there."""
+    """`device` ("auto", "cpu", "cuda:1", ...) → torch.device. Raises: InputError when it is not there."""
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         chosen = torch.device(device)
     except RuntimeError as error:
         raise InputError(f"device {device!r}: no such device; choose cpu or cuda") from error
-    if chosen.type not in DEVICES:
+    if chosen.type not in CHUNK:
         raise InputError(f"device {device!r}: not supported; choose cpu or cuda")
     if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
         raise InputError(f"device {device!r}: PyTorch finds {torch.cuda.device_count()} CUDA devices; "
                          "choose cpu, or install a driver and a PyTorch built for it")
     return chosen
-
-
-def check_pictures(pictures):
-    """Raises ValueError unless `pictures` is a uint8 tensor (n, 3, 224, 224), n > 0."""
-    if not isinstance(pictures, torch.Tensor) or pictures.dtype != torch.uint8:
-        raise ValueError("pictures: expected a uint8 tensor")
-    if pictures.ndim != 4 or pictures.shape[1:] != (3, 224, 224) or len(pictures) == 0:
-        raise ValueError(f"pictures: expected (n, 3, 224, 224), found {tuple(pictures.shape)}")
-
-
-def file_digest(path):
-    """The first 16 hexadecimal digits of a file's SHA-256."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
-
-
-def choose_reconstructor(wanted, folder=ASSETS):
-    """"auto", "deca" or "mesh" → the one to use: auto is DECA where all its files lie in `folder`, else mesh.
-
-    Raises: InputError for another name, or for "deca" without its official files.
-    """
-    if wanted not in RECONSTRUCTORS:
-        raise InputError(f"reconstructor {wanted!r}: choose one of {', '.join(RECONSTRUCTORS)}")
-    official = has_official(folder)
-    if wanted == "deca" and not official:
-        raise InputError(f"reconstructor deca: not all official files are in {folder}; "
-                         "`python -m deca --check` lists them, or choose mesh")
-    return "mesh" if wanted == "auto" and not official else "deca" if wanted == "auto" else wanted
-
-
-def make_reconstructor(name="auto", device="auto", rasterizer="auto", folder=ASSETS):
-    """The reconstructor `name` (see `choose_reconstructor`) on `device`, drawing with `rasterizer`.
-
-    Raises: InputError for a name, device or rasteriser that is not there, or for a missing model file.
-    """
-    device = usable_device(device)
-    if choose_reconstructor(name, folder) == "deca":
-        from deca.deca import DECA
-        return DECA.from_assets(folder, device, rasterizer)
-    from deca.face_mesh import FaceMesh
-    return FaceMesh(device, rasterizer)

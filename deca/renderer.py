@@ -1,29 +1,27 @@
-"""Posed surfaces → pictures: grey, with detail, textured, thirteen views (SPEC sections 4 and 5).
+"""Posed heads → pictures: grey shape, shape with detail, texture, thirteen views (SPEC sections 4 and 5).
 
-A `SurfaceRenderer` knows triangles alone: it shades vertices, and paints pictures onto the surface. A
-`Renderer` adds FLAME's UV maps. What depends on the topology alone (the UV raster, the fans of triangles
-round each vertex) is computed once. The thirteen views of a frame share one map of detail normals: turning
-the head turns the map, and instead of the map the five lights are turned the other way.
+What depends on the topology alone (the UV raster, the fans of triangles round each vertex) is computed once,
+when the renderer is made. The thirteen views of a frame share one map of detail normals: turning the head
+turns the map, and instead of the map the five lights are turned the other way.
 """
 
 import torch
 from torch import nn
 from torch.nn import functional
 
-from deca.rasterizer import choose_backend, rasterize
+from deca.rasterizer import choose_rasterizer, rasterize, rasterize_turned
 
 YAWS = tuple(range(-30, 31, 5))            # degrees, SPEC section 5
 VIEW_CAMERA = (8.0, 0.0, 0.0)
 MODES = ("shape", "shape_detail", "texture")
-PAINTS = ("shape_detail", "texture")       # of the thirteen views
 GREY = 180 / 255
 LIGHTS = ((-1, 1, 1), (1, 1, 1), (-1, -1, 1), (1, -1, 1), (0, 0, 1))
 LIGHT_INTENSITY = 1.7
 LIMIT_NORMAL_Z = 0.15                      # a pixel is kept where the transformed normal's z is below
+HIDDEN = 0.06                              # image space: a vertex so far behind what is seen is hidden
+GRAZING = 0.35                             # colours fade where the normal's z in the picture is less
 SHORTEST = 1e-6                            # sums of cross products below this (metres²) stay short
 MARGIN_COLUMNS, MARGIN_ROWS = 2, 5         # rim of the UV grid mesh that has no cells
-FACING = (0.15, 0.45)       # cosines to the viewer between which a surface goes from unseen to seen
-DEPTH_SLACK = 0.02          # image units: what lies this far behind what is seen there still counts as seen
 # Images rendered together: what bounds the memory.
 AT_ONCE = {"cpu": 13, "cuda": 104}
 
@@ -80,111 +78,28 @@ def _blend(values, index, weight):
 
 
 class SurfaceRenderer(nn.Module):
-    """Draws meshes of one set of triangles. Holds buffers only, so `.to(device)` works."""
+    """Renders surfaces of one topology, without UV maps. Holds buffers only."""
 
-    def __init__(self, faces, n_vertices, image_size=224, rasterizer="auto", device="cpu"):
-        """faces (F, 3) indices below `n_vertices`. image_size: side of the pictures.
+    def __init__(self, faces, n_vertices, image_size=224, rasterizer="torch", device="cpu"):
+        """faces: (F, 3) triangles. image_size: side of the pictures.
 
-        rasterizer: "auto", "torch" or "pytorch3d" (`deca.rasterizer.choose_backend`). Raises: InputError when
-        pytorch3d is asked for and cannot be imported.
+        rasterizer: "auto", "torch" or "pytorch3d". Raises: InputError when pytorch3d is asked for and cannot
+        be imported.
         """
         super().__init__()
         self.image_size, self.n_vertices = image_size, n_vertices
-        self.backend = choose_backend(rasterizer, device)
+        self.backend = choose_rasterizer(rasterizer, device)
         faces = torch.as_tensor(faces, dtype=torch.int64)
         self._keep("faces", faces.to(device))
         lights = functional.normalize(torch.tensor(LIGHTS, dtype=torch.float32), dim=1)
         self._keep("lights", lights.to(device))                            # (5, 3)
         order = faces.flatten().argsort(stable=True)
-        counts = torch.bincount(faces.flatten(), minlength=self.n_vertices)
+        counts = torch.bincount(faces.flatten(), minlength=n_vertices)
         self._keep("fan_faces", (order // 3).to(device))                   # faces round each vertex, in a row
         self._keep("fan_starts", (counts.cumsum(0) - counts).to(device))   # where each vertex' faces begin
 
     def _keep(self, name, tensor):
         self.register_buffer(name, tensor, persistent=False)
-
-    @torch.no_grad()
-    def thirteen(self, surfaces, yaws_degrees=YAWS, images=None):
-        """Views of `deca.reconstructor.Surfaces` of n pictures, turned by Y angles about the vertical axis.
-
-        images: None for the grey of `views`, or uint8 (n, 3, h, w), whose colours the surfaces carry.
-        Returns: uint8 (n, Y, H, W), or (n, Y, 3, H, W) with images; CPU.
-        """
-        if images is None:
-            made = self.views(surfaces.vertices, surfaces.root, yaws_degrees, displacement=surfaces.detail)
-        else:
-            images = images.to(self.faces.device).float() / 255
-            made = self.painted(surfaces.vertices, surfaces.root, yaws_degrees, surfaces.placed[..., :2],
-                                images, self.visibility(surfaces.placed))
-        return made.mul(255).round().clamp(0, 255).to(torch.uint8).cpu()
-
-    @torch.no_grad()
-    def views(self, vertices, root, yaws_degrees=YAWS, cam=VIEW_CAMERA, displacement=None):
-        """Grey pictures (n, Y, H, W) in [0, 1] of the surfaces turned by Y angles, lit by the five lights.
-
-        vertices (n, V, 3): facing the viewer, metres. root (n, 3): the point that they turn about.
-        displacement is for heads with UV maps (`Renderer.views`). A fine mesh needs its vertices shaded only.
-        """
-        rotations = yaw_rotations(yaws_degrees, vertices.device)
-        parts = []
-        for part in self._chunks(len(vertices), len(rotations)):
-            seen, facing = self.turned(vertices[part], root[part], rotations, cam)
-            normals = self.vertex_normals(vertices[part])[:, None]                     # (b, 1, V, 3)
-            lights = self._turned_lights(rotations)                                    # (Y, 5, 3)
-            shade = (normals @ lights.transpose(1, 2)).clamp(0, 1).sum(-1, keepdim=True)       # (b, Y, V, 1)
-            values = torch.cat([shade.flatten(0, 1), facing], dim=2)                   # two (b*Y, V, 1)
-            shade, facing = self.at_pixels(seen, values).unbind(1)                    # (b*Y, 2, H, W) → 2
-            keep = (seen.face_index >= 0) & (facing < LIMIT_NORMAL_Z)
-            grey = shade * (LIGHT_INTENSITY * GREY / len(LIGHTS)) * keep
-            parts.append(grey.clamp(max=1).unflatten(0, (-1, len(rotations))))
-        return torch.cat(parts)                                                        # (n, Y, H, W)
-
-    @torch.no_grad()
-    def painted(self, vertices, root, yaws_degrees, places, images, weight, cam=VIEW_CAMERA):
-        """The surfaces turned by Y angles, with pictures painted on them: (n, Y, C, H, W).
-
-        vertices, root: as `views`. places (n, V, 2): where in its picture each vertex lies, [-1, 1]. images
-        (n, C, h, w) float. weight (n, V): what is left of the paint at each vertex, 0 to 1.
-        """
-        rotations = yaw_rotations(yaws_degrees, vertices.device)
-        parts = []
-        for part in self._chunks(len(vertices), len(rotations)):
-            seen, facing = self.turned(vertices[part], root[part], rotations, cam)
-            values = torch.cat([places[part], weight[part, :, None]], dim=2)           # (b, V, 3)
-            values = values.repeat_interleave(len(rotations), dim=0)                   # (b*Y, V, 3)
-            pixels = self.at_pixels(seen, torch.cat([values, facing], dim=2))         # (b*Y, 4, H, W)
-            keep = (seen.face_index >= 0) & (pixels[:, 3] < LIMIT_NORMAL_Z)
-            # One picture for all of its views: (b*Y, 2, H, W) → (b, Y*H, W, 2), and back.
-            where = pixels[:, :2].unflatten(0, (-1, len(rotations))).permute(0, 1, 3, 4, 2).flatten(1, 2)
-            colours = functional.grid_sample(images[part], where, align_corners=False)
-            colours = colours.unflatten(2, (len(rotations), -1)).transpose(1, 2)       # (b, Y, C, H, W)
-            parts.append(colours * (pixels[:, 2] * keep).unflatten(0, (-1, len(rotations)))[:, :, None])
-        return torch.cat(parts)                                                        # (n, Y, C, H, W)
-
-    def visibility(self, placed):
-        """How well the picture shows surfaces placed in it (n, V, 3): (n, V), 0 hidden to 1 facing."""
-        facing = -self.vertex_normals(placed)[..., 2]
-        seen = ((facing - FACING[0]) / (FACING[1] - FACING[0])).clamp(0, 1)
-        depth = rasterize(placed, self.faces, self.image_size, self.image_size, self.backend).depth
-        depth = torch.where(depth.isfinite(), depth, 1e3)[:, None]                     # (n, 1, H, W)
-        front = functional.grid_sample(depth, placed[:, None, :, :2], mode="nearest", align_corners=False)
-        inside = (placed[..., :2].abs() <= 1).all(-1)
-        return seen * inside * (placed[..., 2] <= front[:, 0, 0] + DEPTH_SLACK)        # (n, 1, 1, V) → (n, V)
-
-    def turned(self, vertices, root, rotations, cam):
-        """Surfaces turned by Y rotations: the `Fragments` of b*Y pictures, the normals' z (b*Y, V, 1)."""
-        count = len(vertices) * len(rotations)
-        turned = _turn((vertices - root[:, None])[:, None], rotations[:, None]) + root[:, None, None]
-        cam = torch.as_tensor(cam, dtype=vertices.dtype, device=vertices.device)
-        projected = project(turned.flatten(0, 1), cam.expand(count, 3))                # (b*Y, V, 3)
-        # Projection negates y and z, so the transformed normal's z is minus the turned normal's.
-        scaled = self.vertex_normals(vertices * cam[0])
-        facing = -_turn(scaled[:, None], rotations[:, None, 2:]).flatten(0, 1)         # (b*Y, V, 1)
-        return rasterize(projected, self.faces, self.image_size, self.image_size, self.backend), facing
-
-    def _turned_lights(self, rotations):
-        """n' · l = (R n) · l = n · (Rᵀ l): the lights (Y, 5, 3) are turned back, not the normals forward."""
-        return _turn(self.lights, rotations.transpose(1, 2)[:, None])
 
     def vertex_normals(self, vertices):
         """Unit normals (B, V, 3) of meshes (B, V, 3): sums of the triangles' cross products, normalised."""
@@ -194,27 +109,116 @@ class SurfaceRenderer(nn.Module):
         total = total.reshape(len(total), -1, 3).transpose(0, 1)                       # (V, B*3) → (B, V, 3)
         return functional.normalize(total, dim=2, eps=SHORTEST)
 
-    def at_pixels(self, seen, values):
+    def _at_pixels(self, seen, values):
         """Per-vertex values (B, V, C) interpolated at the pixels: (B, C, H, W), 0 where nothing is seen."""
-        count, total, channels = values.shape
-        first = torch.arange(count, device=values.device)[:, None, None, None] * total
-        index = _rows(self.faces, seen.face_index.clamp(min=0)) + first                # (B, H, W, 3)
-        pixels = _blend(values.reshape(-1, channels), index.reshape(-1, 3), seen.bary.reshape(-1, 3))
+        _, total, channels = values.shape
+        size = seen.face_index[0].numel()
+        hit = (seen.face_index.flatten() >= 0).nonzero()[:, 0]                         # (n,)
+        index = _rows(self.faces, seen.face_index.flatten()[hit])                      # (n, 3)
+        index = index + hit.div(size, rounding_mode="floor")[:, None] * total
+        pixels = values.new_zeros(seen.face_index.numel(), channels)
+        pixels[hit] = _blend(values.reshape(-1, channels), index, seen.bary.reshape(-1, 3)[hit])
         return pixels.reshape(*seen.face_index.shape, channels).permute(0, 3, 1, 2)
+
+    @staticmethod
+    def _shade(normals, lights, keep):
+        """Normals (B, 3, H, W), lights' directions (B or 1, 5, 3), keep (B, H, W) → grey (B, H, W)."""
+        total = 0
+        for light in lights[..., None, None].unbind(1):                                # (B or 1, 3, 1, 1)
+            total = total + (light * normals).sum(1).clamp(0, 1)
+        return total * (LIGHT_INTENSITY * GREY / len(LIGHTS)) * keep
 
     def _chunks(self, count, views=1):
         step = max(1, AT_ONCE.get(self.faces.device.type, AT_ONCE["cpu"]) // views)
         return [slice(first, first + step) for first in range(0, count, step)]
 
+    @staticmethod
+    def project_views(vertices, cam=VIEW_CAMERA):
+        """Vertices (B, V, 3), metres, in the image space of a view's camera (3,): (B, V, 3)."""
+        return project(vertices, torch.as_tensor(cam, dtype=vertices.dtype, device=vertices.device)[None])
+
+    def _turned_views(self, vertices, root, rotations, cam):
+        """What the pixels of each turned view see, and how the vertices face there.
+
+        Returns: Fragments of B*Y images; z of the transformed normals (B*Y, V, 1); the normals (B, V, 3).
+        """
+        axis = self.project_views(root[:, None], cam)[:, 0, [0, 2]]                    # (B, 2)
+        # Projection negates z, so that x' = cos x - sin z and z' = sin x + cos z.
+        turns = rotations[:, [0, 2]][:, :, [0, 2]] * rotations.new_tensor([[1.0, -1.0], [-1.0, 1.0]])
+        seen = rasterize_turned(self.project_views(vertices, cam), self.faces, turns, axis,
+                                self.image_size, self.image_size, self.backend)
+        # Projection negates y and z, so the transformed normal's z is minus the turned normal's.
+        scaled = self.vertex_normals(vertices * cam[0])
+        return seen, -_turn(scaled[:, None], rotations[:, None, 2:]).flatten(0, 1)
+
+    @torch.no_grad()
+    def views(self, vertices, root, yaws_degrees=YAWS, cam=VIEW_CAMERA, displacement=None):
+        """Grey pictures of surfaces turned about the vertical axis (SPEC section 5), shaded at vertices.
+
+        vertices (B, V, 3): frontal, metres. root (B, 3): the point that they turn about. yaws_degrees: Y
+        angles. cam (3,): scale, tx, ty of every view. displacement: must be None: these surfaces have none.
+        Returns: (B, Y, H, W) in [0, 1], the grey channel (red = green = blue), background 0.
+        """
+        assert displacement is None
+        rotations = yaw_rotations(yaws_degrees, vertices.device)
+        parts = []
+        for part in self._chunks(len(vertices), len(rotations)):
+            seen, facing = self._turned_views(vertices[part], root[part], rotations, cam)
+            # n' · l = (R n) · l = n · (Rᵀ l): the lights are turned back.
+            lights = _turn(self.lights, rotations.transpose(1, 2)[:, None])            # (Y, 5, 3)
+            lit = torch.einsum("bvc,ylc->byvl", self.vertex_normals(vertices[part]), lights).clamp(0, 1)
+            shade = lit.mean(-1, keepdim=True).flatten(0, 1) * (LIGHT_INTENSITY * GREY)        # (B*Y, V, 1)
+            shade, facing = self._at_pixels(seen, torch.cat([shade, facing], 2)).unbind(1)
+            shade = shade * ((facing < LIMIT_NORMAL_Z) & (seen.face_index >= 0))
+            parts.append(shade.unflatten(0, (-1, len(rotations))))
+        return torch.cat(parts)                                                        # (B, Y, H, W)
+
+    @torch.no_grad()
+    def carry(self, images, posed, vertices, root, yaws_degrees=YAWS, cam=VIEW_CAMERA):
+        """Pictures carried by surfaces to turned views.
+
+        images (B, C, h, w): what is carried. posed (B, V, 3): where they show the surfaces, image space.
+        vertices, root, yaws_degrees, cam: the turned surfaces, as for `views`.
+        Returns: (B, Y, C, H, W), 0 where a view shows no surface; and how well the picture sees what the
+        view shows, (B, Y, H, W): 1 seen, falling to 0 where the picture sees it grazing, 0 hidden.
+        """
+        rotations = yaw_rotations(yaws_degrees, vertices.device)
+        light = self.visibility(posed)
+        carried, lights = [], []
+        for part in self._chunks(len(vertices), len(rotations)):
+            seen, facing = self._turned_views(vertices[part], root[part], rotations, cam)
+            values = torch.cat([posed[part, :, :2], light[part, :, None]], 2)          # (B, V, 3)
+            values = torch.cat([values.repeat_interleave(len(rotations), 0), facing], 2)
+            found = self._at_pixels(seen, values)                                      # (B*Y, 4, H, W)
+            keep = (seen.face_index >= 0) & (found[:, 3] < LIMIT_NORMAL_Z)
+            where = found[:, :2].permute(0, 2, 3, 1)
+            sampled = functional.grid_sample(images[part].repeat_interleave(len(rotations), 0), where,
+                                             align_corners=False, padding_mode="border")
+            inside = (where.abs().amax(3) <= 1) & keep             # off the picture: unseen
+            carried.append((sampled * keep[:, None]).unflatten(0, (-1, len(rotations))))
+            lights.append((found[:, 2] * inside).unflatten(0, (-1, len(rotations))))
+        return torch.cat(carried), torch.cat(lights)
+
+    @torch.no_grad()
+    def points(self, vertices, root):
+        """What each pixel of the frontal view of surfaces (B, V, 3) shows: (B, 3, H, W), image space."""
+        seen, _ = self._turned_views(vertices, root, yaw_rotations([0], vertices.device), VIEW_CAMERA)
+        return self._at_pixels(seen, self.project_views(vertices))
+
+    def visibility(self, posed):
+        """How well a picture sees the vertices of surfaces posed in it, (B, V, 3): (B, V) in [0, 1]."""
+        seen = rasterize(posed, self.faces, self.image_size, self.image_size, self.backend)
+        depth = torch.where(seen.depth.isfinite(), seen.depth, 10.0)[:, None]
+        front = functional.grid_sample(depth, posed[:, :, None, :2], mode="nearest", align_corners=False)
+        open_ = posed[..., 2] < front[:, 0, :, 0] + HIDDEN
+        return (-self.vertex_normals(posed)[..., 2] / GRAZING).clamp(0, 1) * open_
+
 
 class Renderer(SurfaceRenderer):
-    """Renders one head model's meshes, with its UV maps."""
+    """Renders one head model's meshes with their UV maps of detail. Holds buffers only."""
 
-    def __init__(self, head, image_size=224, uv_size=256, rasterizer="auto", device="cpu"):
-        """head: `deca.head.HeadModel`. image_size: side of the pictures. uv_size: side of the UV maps.
-
-        rasterizer: see `SurfaceRenderer`.
-        """
+    def __init__(self, head, image_size=224, uv_size=256, rasterizer="torch", device="cpu"):
+        """head: `deca.head.HeadModel`. uv_size: side of the UV maps. The rest as `SurfaceRenderer`."""
         super().__init__(head.faces, len(head.template), image_size, rasterizer, device)
         self.uv_size = uv_size
         uv_faces = torch.as_tensor(head.uv_faces, dtype=torch.int64)
@@ -323,14 +327,6 @@ class Renderer(SurfaceRenderer):
         index = _rows(self.uv_faces, seen.face_index.clamp(min=0)).reshape(-1, 3)      # (B*H*W, 3)
         return _blend(self.uv, index, seen.bary.reshape(-1, 3)).reshape(*seen.face_index.shape, 2)
 
-    @staticmethod
-    def _shade(normals, lights, keep):
-        """Normals (B, 3, H, W), lights' directions (B or 1, 5, 3), keep (B, H, W) → grey (B, H, W)."""
-        total = 0
-        for light in lights[..., None, None].unbind(1):                                # (B or 1, 3, 1, 1)
-            total = total + (light * normals).sum(1).clamp(0, 1)
-        return total * (LIGHT_INTENSITY * GREY / len(LIGHTS)) * keep
-
     def _check(self, vertices, displacement):
         if vertices.ndim != 3 or vertices.shape[1:] != (self.n_vertices, 3):
             raise ValueError(f"vertices must be (B, {self.n_vertices}, 3), not {tuple(vertices.shape)}")
@@ -370,9 +366,9 @@ class Renderer(SurfaceRenderer):
             return pixels * hit[:, None]
         normals = self.vertex_normals(vertices)
         facing = self.vertex_normals(projected)[..., 2:]                               # (B, V, 1)
-        keep = hit & (self.at_pixels(seen, facing)[:, 0] < LIMIT_NORMAL_Z)
+        keep = hit & (self._at_pixels(seen, facing)[:, 0] < LIMIT_NORMAL_Z)
         if mode == "shape":
-            normals = self.at_pixels(seen, normals)
+            normals = self._at_pixels(seen, normals)
         else:
             normals = functional.grid_sample(self.detail_normals(vertices, normals, displacement),
                                              self._uv_at_pixels(seen), align_corners=False)
@@ -389,6 +385,7 @@ class Renderer(SurfaceRenderer):
         """
         self._check(vertices, displacement)
         rotations = yaw_rotations(yaws_degrees, vertices.device)
+        cam = torch.as_tensor(cam, dtype=vertices.dtype, device=vertices.device)
         parts = []
         for part in self._chunks(len(vertices), len(rotations)):
             detail = None if displacement is None else displacement[part]
@@ -399,8 +396,10 @@ class Renderer(SurfaceRenderer):
     def _views(self, vertices, root, rotations, cam, displacement):
         normals = self.vertex_normals(vertices)
         maps = self._turned_maps(vertices, normals, displacement, root, rotations).flatten(0, 1)
-        seen, facing = self.turned(vertices, root, rotations, cam)
-        keep = (seen.face_index >= 0) & (self.at_pixels(seen, facing)[:, 0] < LIMIT_NORMAL_Z)
+        seen, facing = self._turned_views(vertices, root, rotations, cam)
+        keep = (seen.face_index >= 0) & (self._at_pixels(seen, facing)[:, 0] < LIMIT_NORMAL_Z)
         pixels = functional.grid_sample(maps, self._uv_at_pixels(seen), align_corners=False)
-        lights = self._turned_lights(rotations).repeat(len(vertices), 1, 1)          # → (B*Y, 5, 3)
+        # n' · l = (R n) · l = n · (Rᵀ l): the lights are turned back, not the map forward.
+        lights = _turn(self.lights, rotations.transpose(1, 2)[:, None])                # (Y, 5, 3)
+        lights = lights.repeat(len(vertices), 1, 1)                                    # → (B*Y, 5, 3)
         return self._shade(pixels, lights, keep).reshape(len(vertices), len(rotations), *keep.shape[1:])

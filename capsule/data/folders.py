@@ -128,11 +128,10 @@ class ClipFolders:
                 pair = self._wanted[name.casefold()][owner]
                 self._found.setdefault(pair, []).append((self._above_subject(path, owner), path))
             other = re.fullmatch(BLOCKS[self.data].other_parts, squeeze(name))
-            if name.startswith(".") or other or (folder == self.root and _claimed(self.data, name)):
-                continue
-            self._seen.append(path.relative_to(self.root))
-            if not owners:
-                self._walk(path, subjects, (*above, identity))
+            if not name.startswith("."):
+                self._seen.append(path.relative_to(self.root))
+                if not (owners or other or (folder == self.root and _claimed(self.data, name))):
+                    self._walk(path, subjects, (*above, identity))
 
     def _above_subject(self, path, number):
         parts = path.relative_to(self.root).parts

@@ -1,7 +1,5 @@
 """The clips of an experiment: from the owners' sheets or a list to one checked table (SPEC section 1)."""
 
-import hashlib
-import json
 import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,6 +19,7 @@ from capsule.data.databases import (
 )
 from capsule.data.folders import ClipFolders, subject_number
 from capsule.data.sheets import FRAMES, checked, find_sheet, read_columns, read_sheet, subject_names
+from common.cache import digest
 from common.errors import InputError
 
 PROTOCOLS = ("dsnca", "megc2019")
@@ -95,7 +94,7 @@ class Clips:
     def identity(self):
         """16 hex digits of the clips, labels and onset, apex and offset numbers, in order."""
         numbers = self.table[["label", *(f"{name}_frame" for name in FRAMES)]].to_numpy(np.int64)
-        return hashlib.sha256(json.dumps([self.keys, numbers.tolist()]).encode()).hexdigest()[:16]
+        return digest(self.keys, numbers.tolist())
 
 
 def load_clips(dataset, data_root="data", classes=3, protocol="dsnca", subset="all", skip_missing=False,
@@ -119,15 +118,7 @@ def load_clips(dataset, data_root="data", classes=3, protocol="dsnca", subset="a
     _check_root(root)
     read = _from_sheets if protocol in PROTOCOLS else _from_list
     table, said, sheets, official = read(dataset, root, classes, protocol)
-    if subset == "glasses":
-        table = table[[subject_number(row.subject) in BLOCKS[row.data].glasses for row in table.itertuples()]]
-    if table.empty:
-        raise InputError(f"{sheets[0]}: no clip is left for --subset {subset}")
-    uncoded = table[table["apex_frame"] < 0]
-    if len(uncoded) and not skip_missing:
-        remedy = "run smic_processing.py" if "smic" in set(uncoded["data"]) else "correct the sheet"
-        raise InputError(f"{', '.join(sheets)}: no apex frame for {len(uncoded)} clips ("
-                         f"{', '.join(uncoded['clip'][:5])}); {remedy}, or leave them out (--skip-missing)")
+    table = _of_subset(table, subset, sheets, skip_missing)
     table, places, missing = with_paths(table, root, frames)
     notes = {"name": _name(dataset, classes, protocol, subset), "protocol": str(protocol), "subset": subset,
              "sheets": sheets, "frames": places, "missing": missing}
@@ -184,6 +175,7 @@ def with_paths(table, data_root, frames=""):
     {database: {folder above its subjects: clips taken from it}}; a line on the missing apex frames, or "").
     """
     parts, places, lines = [], {}, []
+    table = table.reset_index(drop=True)
     for data, part in table.groupby("data", sort=False):
         clips = list(zip(part["subject"], part["clip"], part["apex_frame"], strict=True))
         folders = ClipFolders(data, [clip[:2] for clip in clips], data_root, frames)
@@ -198,7 +190,7 @@ def with_paths(table, data_root, frames=""):
             lines.append(f"{data}: {len(part) - len(lost)} of {len(part)} apex frames are on disk; "
                          f"{folders.explain(*lost[0])}")
         parts.append(part)
-    return pd.concat(parts, ignore_index=True)[COLUMNS], places, "; ".join(lines)
+    return pd.concat(parts).sort_index()[COLUMNS], places, "; ".join(lines)
 
 
 def smic_onsets(data_root):
@@ -288,12 +280,28 @@ def _from_list(dataset, root, classes, protocol):
     table, repeated = checked(path, table, ("label", *FRAMES))
     for row, label in table["label"][table["label"] >= classes].items():
         raise InputError(f"{path} row {row}: the label is {label}; --classes {classes} has 0-{classes - 1}")
+    if classes == 5 and table["label"].max() < 3:
+        raise InputError(f"{path}: no label above 2, so it is no list of 5 classes; use --classes 3")
     names = table["label"].map(dict(enumerate(FIVE if classes == 5 else THREE)))
     emotion = table["emotion"].mask(table["emotion"] == "", names) if "emotion" in table else names
     table = table.assign(data_sub=table["data"] + "_" + table["subject"], emotion=emotion)
     said = [*_remark("rows of other databases left out", list(others.unique()), len(others)),
             *_remark("row there twice, used once", repeated)]
     return table.rename(columns={name: f"{name}_frame" for name in FRAMES}), said, [str(path)], False
+
+
+def _of_subset(table, subset, sheets, skip_missing):
+    """The rows of a subset. Raises: InputError when none is left, or one has no apex coded."""
+    if subset == "glasses":
+        table = table[[subject_number(row.subject) in BLOCKS[row.data].glasses for row in table.itertuples()]]
+    if table.empty:
+        raise InputError(f"{sheets[0]}: no clip is left for --subset {subset}")
+    uncoded = table[table["apex_frame"] < 0]
+    if len(uncoded) and not skip_missing:
+        remedy = "run smic_processing.py" if "smic" in set(uncoded["data"]) else "correct the sheet"
+        raise InputError(f"{', '.join(sheets)}: no apex frame for {len(uncoded)} clips ("
+                         f"{', '.join(uncoded['clip'][:5])}); {remedy}, or leave them out (--skip-missing)")
+    return table
 
 
 def _remarks(clips, skip_missing):

@@ -55,12 +55,12 @@ def read_sheet(data, root):
                          optional=() if block.codes_apex else ("apex",))
     table["subject"] = subject_names(path, table["subject"], block.subject)
     table["emotion"] = [" ".join(text.casefold().split()) for text in table["emotion"]]
-    table["apex"] = table["apex"].replace(["", "/", "-"], -1) if "apex" in table else -1
+    table["apex"] = table["apex"].mask(table["apex"].isin(["", "/", "-"]), -1) if "apex" in table else -1
     return (*checked(path, table, FRAMES), path)
 
 
 def checked(path, table, numbers):
-    """(`table` with plain clip names, whole `numbers` and each clip once; the clips of rows left out).
+    """(`table` with plain clip names, whole `numbers` and each clip once; keys of the rows left out).
 
     Raises: InputError naming the row of a cell that is not so, or two rows of one clip that differ.
     """
@@ -78,7 +78,7 @@ def checked(path, table, numbers):
             raise InputError(f"{path} rows {rows.index[0]} and {rows.index[1]}: {clip['subject']} "
                              f"{clip['clip']} is there twice with different values; remove the wrong row "
                              "(of lists, give that of the apexes, not of their neighbours)")
-    return table[~again], [f"{row.subject}/{row.clip}" for row in table[again].itertuples()]
+    return table[~again], ["/".join(row) for row in table[again][key].itertuples(index=False)]
 
 
 def subject_names(path, texts, form):

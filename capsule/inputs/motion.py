@@ -7,12 +7,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from capsule.inputs.crops import FrameImages
+from capsule.inputs.crops import FrameImages, with_images
+from capsule.inputs.views import cached_pictures, not_found, pictures_of
 from common.cache import digest
 from common.errors import InputError
 from common.images import IMAGE_SUFFIXES, read_image
 
 LISTED = 10     # names that an error message shows
+LEVELS, STRAIN_LEVELS = 20.0, 300.0     # of a pixel of motion, and of strain, in a picture: 6 pixels fill the range
+SPREAD = 32.0   # levels: standard deviation of each channel of a normalised picture
+RULE = {"rule": "motion on the face", "version": 1, "levels": [LEVELS, STRAIN_LEVELS]}
 
 
 def ready_motion(clips, folder, skip_missing=False):
@@ -84,3 +88,64 @@ def _read(paths):
 
 def _listed(names):
     return ", ".join(names[:LISTED]) + (f" and {len(names) - LISTED} more" if len(names) > LISTED else "")
+
+
+def face_motion(crops, reconstructor="auto", yaws=(0,), device="auto", rasterizer="auto"):
+    """Motion from each clip's onset to its frames, on the 3-D face, from the cache or computed now (SPEC
+    section 10).
+
+    crops: `capsule.inputs.face_crops`. yaws: degrees; (0,) gives the frontal map alone, thirteen the 39
+    channels of the views. Cached under `<data_root>/motion/<reconstructor>/`. A clip whose onset is not on
+    disk, or is its apex,
+    or in which no face is found, has no motion: said.
+    Returns: FrameImages of kind "motion", images uint8 (N, 3·yaws, 224, 224): u, v, strain (`as_levels`).
+    Raises: InputError for an unwritable cache or unusable model files.
+    """
+    from deca import make_reconstructor  # here: ready pictures need no 3-D face
+
+    maker = make_reconstructor(reconstructor, device, rasterizer)
+    rule = {**RULE, "yaws": list(yaws), "reconstructor": maker.name, "model": maker.model, "made by": maker.rule}
+    root = crops.clips.data_root / "motion" / maker.name / ("frontal" if len(yaws) == 1 else "views")
+
+    def make(part):
+        if not crops.has_onset[part.row]:
+            return as_levels(np.zeros((len(part.frames), len(yaws), 3, *crops.images.shape[2:]))), [True]
+        motion, found = maker.motion(crops.onsets[part.row], pictures_of(crops, part), yaws)
+        return as_levels(motion), found
+
+    images, found = cached_pictures(crops, root, rule, make, maker.device, ".png", yaws, f"motion ({maker.name})")
+    table = crops.clips.table
+    remarks = {"onset not on disk: no motion": ~crops.has_onset,
+               "the onset is the apex: no motion": (table["onset_frame"] == table["apex_frame"]).to_numpy(),
+               "the onset comes after the apex": (table["onset_frame"] > table["apex_frame"]).to_numpy()}
+    keys = crops.clips.keys
+    said = [{"what": what, "count": int(which.sum()), "clips": [key for key, one in zip(keys, which, strict=True) if one]}
+            for what, which in remarks.items() if which.any()]
+    said += not_found(found, "motion", "its motion is that of the mean face")
+    for note in said:
+        print(f"  {note['what']} ({note['count']}): {_listed(note['clips'])}", flush=True)
+    return with_images(crops, images, "motion", rule, [*crops.said, *said])
+
+
+def as_levels(motion):
+    """float u, v (pixels) and strain, (..., 3, H, W) → uint8: 128 + LEVELS·u, the same of v, STRAIN_LEVELS·strain."""
+    scale = np.array([LEVELS, LEVELS, STRAIN_LEVELS]).reshape(3, 1, 1)
+    zero = np.array([128, 128, 0]).reshape(3, 1, 1)
+    return np.clip(np.rint(np.asarray(motion) * scale + zero), 0, 255).astype(np.uint8)
+
+
+def normalised(motion):
+    """Each picture on its own scale: u and v less their median (what the head did in the plane), every channel to
+    the same spread; no other clip and no label is looked at.
+
+    motion: FrameImages of kind "motion". Returns: the same with images uint8, u and v round 128, strain from 0.
+    """
+    stack = motion.images.numpy().astype(np.float32)
+    stack = stack.reshape(len(stack), -1, 3, *stack.shape[2:])                      # (N, yaws, 3, H, W)
+    zero = np.float32([128, 128, 0]).reshape(3, 1, 1)
+    centre = np.median(stack[:, :, :2], axis=(3, 4), keepdims=True)
+    stack = stack - np.concatenate([centre, np.zeros_like(centre[:, :, :1])], 2)    # (N, yaws, 3, 1, 1)
+    stack *= SPREAD / np.maximum(stack.std((3, 4), keepdims=True), 1)
+    images = np.clip(np.rint(stack + zero), 0, 255).astype(np.uint8).reshape(motion.images.shape)
+    rule = {**motion.rule, "normalised": {"version": 1, "spread": SPREAD}}
+    return replace(motion, images=torch.from_numpy(images), rule=rule)

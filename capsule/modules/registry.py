@@ -11,10 +11,13 @@ import torch
 from torch import nn
 
 from capsule.loss import cross_entropy, me_loss
+from capsule.modules import ststnet
 from capsule.modules.backbone import freeze
 from capsule.modules.baseline import VGG, ResNet
 from capsule.modules.capsule_net import MECapsuleNet
 from capsule.modules.dual import MECapsuleNetDual, MECapsuleNetDualCA
+from capsule.modules.ststnet import STSTNet
+from capsule.modules.svm import SVM
 from common.cache import file_digest
 from common.errors import InputError
 from common.tensors import load_tensors
@@ -26,11 +29,16 @@ IMAGENET, NONE = "ImageNet", "none"
 
 @dataclass(frozen=True)
 class _Kind:
-    """How a network is made: build(channels of each stream, classes, side, **options) → nn.Module."""
+    """How a network is made: build(channels of each stream, classes, side, **options) → nn.Module.
+
+    side: of its input where it has one size alone. logits: its outputs are no scores in [0, 1] yet.
+    """
 
     build: Callable
     streams: int = 1
     loss: Callable = me_loss
+    side: int = 0
+    logits: bool = False
 
 
 def _capsules(name):
@@ -54,6 +62,9 @@ NETWORKS = {
     "MECapsuleNetDualCA": _Kind(_dual(MECapsuleNetDualCA), streams=2),
     "ResNet": _Kind(_plain(ResNet), loss=cross_entropy),
     "VGG": _Kind(_plain(VGG), loss=cross_entropy),
+    "STSTNet": _Kind(lambda channels, classes, side, **options: STSTNet(classes), loss=cross_entropy,
+                     side=ststnet.SIDE, logits=True),
+    "SVM": _Kind(lambda channels, classes, side, **options: SVM(classes), side=ststnet.SIDE),
 }
 
 
@@ -62,8 +73,9 @@ class Network:
     """A network of the registry as an experiment trains it.
 
     freeze: keep the backbone's first layers as they are, where they hold pretrained weights. logits: the
-    baselines' textbook form. quick: a quarter of the channels, 152-pixel input. pretrained: start from ImageNet
-    weights where they can be had (never with quick). weights: a state dict's file to start from, by name.
+    baselines' textbook form. quick: a quarter of the channels, 152-pixel input. pretrained: start from
+    ImageNet weights where they can be had (never with quick). weights: a state dict's file to start from, by
+    name.
     joined: the streams' channels side by side, as one stream.
     """
 
@@ -80,7 +92,12 @@ class Network:
     @property
     def side(self):
         """Side of the square input, pixels."""
-        return QUICK_SIDE if self.quick else FULL_SIDE
+        return NETWORKS[self.name].side or (QUICK_SIDE if self.quick else FULL_SIDE)
+
+    @property
+    def is_small(self):
+        """Whether it gains nothing from bf16, channels-last or a second thread."""
+        return NETWORKS[self.name].side > 0
 
     @property
     def loss(self):
@@ -91,7 +108,13 @@ class Network:
         """Network inputs from float pictures (B, C, H, W) in [0, 1], one tensor a stream; channels-last."""
         if self.joined:    # grey planes as R = G = B
             inputs = [torch.cat([x.repeat_interleave(3, 1) if x.shape[1] % 3 else x for x in inputs], 1)]
+        if self.name == "STSTNet":    # u, v, strain in [0, 1] → strain, v, u from 0 to 255
+            return [255 * x.flip(1) for x in inputs]
         return [images.contiguous(memory_format=torch.channels_last) for images in inputs]
+
+    def scores(self, outputs):
+        """The network's outputs (B, classes) as scores in [0, 1]: capsule lengths or probabilities."""
+        return outputs.softmax(1) if NETWORKS[self.name].logits else outputs
 
     @property
     def asked(self):

@@ -10,12 +10,11 @@ SIDE = 28               # pixels of the input
 class STSTNet(nn.Module):
     """Three shallow branches side by side, one fully connected layer.
 
-    forward: motion pictures (B, 3, 28, 28) in [0, 1], channels u, v, strain → log-probabilities (B, classes),
-    float32. Inside, the channels are strain, v, u from 0 to 255, as the published weights expect them, which
-    load by name (conv1 conv2 conv3, bn1 bn2 bn3, fc).
+    forward: motion pictures (B, 3, 28, 28), channels strain, v, u from 0 to 255, as the published weights
+    expect them, which load by name (conv1 conv2 conv3, bn1 bn2 bn3, fc) → logits (B, classes), float32.
     """
 
-    pretrained = False
+    pretrained, first_layers = False, ()
 
     def __init__(self, classes):
         super().__init__()
@@ -28,8 +27,7 @@ class STSTNet(nn.Module):
         self.fc = nn.Linear(5 * 5 * sum(FILTERS), classes)
 
     def forward(self, x):
-        x = 255 * x.flip(1)                                          # u, v, strain → strain, v, u
         branches = [(self.conv1, self.bn1), (self.conv2, self.bn2), (self.conv3, self.bn3)]
         found = [self.dropout(self.pool(norm(conv(x).relu()))) for conv, norm in branches]
         features = self.average(torch.cat(found, 1)).flatten(1)      # → (B, 16, 5, 5) → (B, 400)
-        return self.fc(features).float().log_softmax(1)
+        return self.fc(features).float()

@@ -1,4 +1,4 @@
-"""Frames found in every layout of SPEC section 1, links, odd files, and what is said when they are not found."""
+"""Frames found in every layout of SPEC section 1, links, odd files, and what is said of missing ones."""
 
 import os
 from pathlib import Path
@@ -72,7 +72,7 @@ def test_raw_comes_before_cropped_unless_told(tmp_path):
     assert [folders.source(*clip, 46) for clip in CASME] == ["casme2/CASME2_RAW_selected", "casme2/Cropped"]
     assert ClipFolders("casme", CASME, tmp_path, "cropped").source(*CASME[0]) == "casme2/Cropped"
     assert ClipFolders("casme", CASME, tmp_path, "RAW").frames(*CASME[1]) == {}
-    with pytest.raises(InputError, match=r"--frames Croped: .*these do: .*nearest: casme2/Cropped"):
+    with pytest.raises(InputError, match=r"--frames Croped: .*these do: .*nearest: casme2/Cropped$"):
         ClipFolders("casme", CASME, tmp_path, "Croped")
 
 
@@ -86,7 +86,7 @@ def test_the_folder_that_has_the_frame_is_taken(tmp_path):
 
 def test_each_database_keeps_to_its_own_folders(tmp_path):
     """The synthetic clips, CASME I and our caches carry CASME II's names; SMIC's VIS camera SMIC's."""
-    for top in ("synthetic/sub01", "CASME1/sub01", "CASME III/sub01", "crops/casme/sub01", "SMIC/sub01", ".x/1"):
+    for top in ("synthetic/sub01", "CASME1/sub01", "CASME III/sub01", "crops/casme/sub01", "SMIC/s1"):
         touch(tmp_path / top / "EP02_01f/img46.jpg")
     assert ClipFolders("casme", CASME, tmp_path).sources == {}
     touch(tmp_path / "CASME2/sub01/EP02_01f/img46.jpg")
@@ -107,7 +107,7 @@ def test_links_in_a_circle_end(tmp_path):
 
 
 def test_only_pictures_that_are_files_count(tmp_path):
-    for name in ("006_1_00012.jpg", "img3.PNG", "reg_img10.jpg", "10.bmp", "._img4.jpg", "notes5.txt", "face.jpg"):
+    for name in ("006_1_00012.jpg", "img3.PNG", "reg_img10.jpg", "10.bmp", "._img4.jpg", "n5.txt", "f.jpg"):
         touch(tmp_path / "clip" / name)
     os.mkfifo(tmp_path / "clip/img6.jpg")
     (tmp_path / "clip/img7.jpg").mkdir()
@@ -143,11 +143,12 @@ def test_what_was_not_found_is_explained(tmp_path):
     touch(tmp_path / "casme2/RAW/sub12/EP01_02/img9.jpg")
     folders = ClipFolders("casme", CASME, tmp_path)
     text = folders.explain("sub01", "EP02_01f", 46)
-    for words in ("casme/sub01/EP02_01f: looked for <sub01, s1 or 1>/.../EP02_01f/*46.jpg under", str(tmp_path),
+    for words in ("casme/sub01/EP02_01f: looked for <sub01, s1 or 1>/.../EP02_01f/*46.jpg under ", "/",
                   "folders seen: casme2/RAW", "nearest: casme2/RAW/sub01/EP02_1f"):
         assert words in text
     text = folders.explain("sub12", "EP01_02", 46)
-    assert text == "casme/sub12/EP01_02: frame 46 was looked for, casme2/RAW/sub12/EP01_02 holds frames 7 to 9"
+    assert text.startswith("casme/sub12/EP01_02: frame 46 was looked for, ")
+    assert text.endswith("casme2/RAW/sub12/EP01_02 holds frames 7 to 9")
     assert "folders seen: none" in ClipFolders("samm", SAMM, tmp_path / "casme2/RAW/sub01/EP02_1f").explain(
         *SAMM[0], 1)
 
@@ -169,8 +170,8 @@ def test_subject_numbers(text, number):
 
 @pytest.mark.parametrize(("text", "name"), [("CASME", "casme"), ("CASME2", "casme"), ("casme2", "casme"),
                                             ("CASME II", "casme"), ("casme_ii", "casme"), ("SMIC", "smic"),
-                                            ("SMIC-HS-E", "smic"), ("SAMM", "samm"), ("Composite", "composite"),
-                                            ("synthetic", "synthetic")])
+                                            ("SMIC-HS-E", "smic"), ("SAMM", "samm"),
+                                            ("Composite", "composite"), ("synthetic", "synthetic")])
 def test_database_names_as_people_write_them(text, name):
     assert database_name(text) == name
     assert squeeze(text) == squeeze(text.upper())

@@ -1,5 +1,7 @@
 """Clip lists: the published counts from the real sheets, the rules on small sheets, and every bad sheet."""
 
+import json
+import os
 import shutil
 import subprocess
 import sys
@@ -15,23 +17,21 @@ from hypothesis import strategies as st
 from capsule.data.protocol import (
     COLUMNS,
     EXPECTED,
-    annotation_table,
     load_clips,
+    protocol_name,
     smic_onsets,
+    with_paths,
 )
-from capsule.data.sheets import frame_number, read_columns
+from capsule.data.sheets import COLUMNS as SHEET_COLUMNS
+from capsule.data.sheets import find_sheet, read_columns, whole_numbers
 from common.errors import InputError
 from tests.make_database import make_database
 
 ROOT = Path(__file__).resolve().parents[2]
-REFERENCE = ROOT / ".." / "shared" / "reference"
+REFERENCE = Path(os.environ.get("OWNERS_SHEETS", ROOT / ".." / "shared" / "reference"))
 CASME = "CASME2-coding-20140508"
+LIST = ("data", "Subject", "clip", "label", "onset_frame", "apex_frame", "offset_frame", "apex_frame_path")
 real_sheets = pytest.mark.skipif(not REFERENCE.is_dir(), reason="the owners' sheets are not here")
-
-
-def options(data_root, dataset="casme", **changes):
-    values = {"dataset": dataset, "classes": 3, "protocol": "dsnca", "subset": "all", "skip_missing": False}
-    return types.SimpleNamespace(**{**values, "data_root": str(data_root), **changes})
 
 
 def casme_sheet(root, rows, header=("Subject", "Filename", "OnsetFrame", "ApexFrame", "OffsetFrame",
@@ -39,6 +39,17 @@ def casme_sheet(root, rows, header=("Subject", "Filename", "OnsetFrame", "ApexFr
     text = "\n".join(",".join(map(str, row)) for row in (header, *rows))
     (root / f"{CASME}.csv").write_text(text + "\n")
     return root
+
+
+def clip_list(path, rows, header=LIST):
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("\n".join(",".join(map(str, row)) for row in (header, *rows)) + "\n")
+    return path
+
+
+def said(clips):
+    """{what: clips} of the remarks, by the first word or two."""
+    return {" ".join(remark["what"].split()[:2]): remark["clips"] for remark in clips.notes["said"]}
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +65,7 @@ def sheets(tmp_path_factory):
 @pytest.mark.parametrize("case", EXPECTED, ids=lambda case: "-".join(map(str, case)))
 def test_published_counts_come_out_of_the_owners_sheets(sheets, case):
     dataset, classes, protocol, subset = case
-    clips = load_clips(options(sheets, dataset, classes=classes, protocol=protocol, subset=subset))
+    clips = load_clips(dataset, sheets, classes=classes, protocol=protocol, subset=subset)
     assert (len(clips.table), len(clips.subjects), clips.per_class) == EXPECTED[case]
     assert clips.notes["check"] == "matches the protocol"
     assert list(clips.table.columns) == COLUMNS
@@ -62,17 +73,17 @@ def test_published_counts_come_out_of_the_owners_sheets(sheets, case):
 
 @real_sheets
 def test_glasses_subset_by_database(sheets):
-    table = load_clips(options(sheets, "composite", subset="glasses")).table
+    table = load_clips("composite", sheets, subset="glasses").table
     assert table["data"].value_counts().to_dict() == {"casme": 65, "smic": 66, "samm": 15}
 
 
 @real_sheets
 def test_corrections_and_names_of_the_owners_sheets(sheets):
-    clips = load_clips(options(sheets, "composite"))
+    clips = load_clips("composite", sheets)
     rows = dict(zip(clips.keys, clips.table.itertuples(), strict=True))
     assert rows["casme/sub04/EP12_01f"].apex_frame == 321
     assert [rows[f"casme/sub24/{clip}"].label for clip in ("EP07_01", "EP07_04f", "EP10_03")] == [2, 2, 2]
-    assert len(clips.notes["corrections"]) == 3 and clips.notes["order"] == []
+    assert len(said(clips)["sadness counted"]) == 3 and "frames out" not in said(clips)
     assert {rows["smic/20/s20_ne_01"].data_sub, rows["samm/006/006_1_2"].data_sub} == {"smic_20", "samm_006"}
     assert rows["smic/20/s20_ne_01"].apex_frame == 17581046 and rows["samm/006/006_1_2"].apex_frame == 5588
     assert list(dict.fromkeys(clips.table["data"])) == ["casme", "smic", "samm"]
@@ -82,7 +93,7 @@ def test_corrections_and_names_of_the_owners_sheets(sheets):
 @real_sheets
 def test_megc2019_is_the_list_of_the_public_predictions(sheets):
     """Subject, clip and label of all 435, in the same order."""
-    clips = load_clips(options(sheets, "composite", protocol="megc2019"))
+    clips = load_clips("composite", sheets, protocol="megc2019")
     public = pd.read_csv(REFERENCE / "capsulenet_predictions.csv", dtype=str)
     numbers = clips.table["subject"].str.extract(r"(\d+)")[0].astype(int)
     data = clips.table["data"].replace("casme", "casme2")
@@ -98,13 +109,13 @@ def test_a_changed_code_in_the_whole_sheet_is_refused(sheets, tmp_path):
     table.loc[table["Estimated Emotion"] == "fear", "Estimated Emotion"] = "disgust"
     table.to_excel(tmp_path / f"{CASME}.xlsx", index=False)
     with pytest.raises(InputError, match=r"152 clips.*the protocol has 150 clips"):
-        load_clips(options(tmp_path))
+        load_clips("casme", tmp_path)
 
 
 def test_emotions_to_labels_by_hand(tmp_path):
     words = ["Disgust", " repression", "HAPPINESS", "surprise", "others", "fear", "sadness"]
     casme_sheet(tmp_path, [(f"{i:02d}", "EP01_01", 1, 2, 3, word) for i, word in enumerate(words)])
-    three, five = load_clips(options(tmp_path)), load_clips(options(tmp_path, classes=5))
+    three, five = load_clips("casme", tmp_path), load_clips("casme", tmp_path, classes=5)
     assert three.labels.tolist() == [0, 0, 1, 2] and three.class_names == ("negative", "positive", "surprise")
     assert five.labels.tolist() == [0, 3, 1, 2, 4] and five.per_class == (1, 1, 1, 1, 1)
     assert three.keys[1] == "casme/sub01/EP01_01" and three.subjects[1] == "casme_sub01"
@@ -112,7 +123,7 @@ def test_emotions_to_labels_by_hand(tmp_path):
 
 def test_samm_emotions_and_header_below_notes(tmp_path):
     make_database(tmp_path, "samm", frames=3)
-    clips = load_clips(options(tmp_path, "samm"))
+    clips = load_clips("samm", tmp_path)
     assert clips.labels.tolist() == [0, 1, 2] * 2 and clips.subjects == ("samm_001", "samm_002")
     assert clips.notes["check"].startswith("differs: the protocol has 133 clips")
 
@@ -120,7 +131,7 @@ def test_samm_emotions_and_header_below_notes(tmp_path):
 @pytest.mark.parametrize("data", ["casme", "smic", "samm", "synthetic"])
 def test_paths_lead_to_the_pictures(tmp_path, data):
     make_database(tmp_path, data)
-    clips = load_clips(options(tmp_path, data))
+    clips = load_clips(data, tmp_path)
     for moment in ("onset", "apex", "offset"):
         for row in clips.table.itertuples():
             path = tmp_path / getattr(row, f"{moment}_frame_path")
@@ -130,7 +141,7 @@ def test_paths_lead_to_the_pictures(tmp_path, data):
 
 def test_spelling_of_columns_and_values_does_not_matter(tmp_path):
     make_database(tmp_path, "casme")
-    plain = load_clips(options(tmp_path)).table
+    plain = load_clips("casme", tmp_path).table
     sheet = pd.read_excel(tmp_path / f"{CASME}.xlsx", dtype=str)
     sheet.columns = [" subject ", "FILE_NAME", "onset frame", "Apex_frame", "OFFSETFRAME",
                      "estimated_emotion"]
@@ -138,7 +149,7 @@ def test_spelling_of_columns_and_values_does_not_matter(tmp_path):
     (tmp_path / f"{CASME}.xlsx").unlink()
     (tmp_path / "Annotations").mkdir()
     sheet[sheet.columns[::-1]].to_csv(tmp_path / "Annotations" / f"{CASME.lower()}.CSV", index=False, sep=";")
-    pd.testing.assert_frame_equal(load_clips(options(tmp_path)).table, plain)
+    pd.testing.assert_frame_equal(load_clips("casme", tmp_path).table, plain)
 
 
 @pytest.mark.parametrize("column", ["Subject", "Filename", "OnsetFrame", "ApexFrame", "Estimated Emotion"])
@@ -147,43 +158,45 @@ def test_missing_column_names_sheet_and_column(tmp_path, column):
     path = tmp_path / f"{CASME}.xlsx"
     pd.read_excel(path, dtype=str).drop(columns=[column]).to_excel(path, index=False)
     with pytest.raises(InputError, match=f"{CASME}.xlsx: no column '{column}'"):
-        load_clips(options(tmp_path))
+        load_clips("casme", tmp_path)
 
 
 def test_a_column_twice(tmp_path):
     header = ("Subject", "Filename", "OnsetFrame", "ApexFrame", "apex frame", "OffsetFrame", "Emotion")
     casme_sheet(tmp_path, [(1, "EP01", 1, 2, 2, 3, "disgust")], header)
-    assert load_clips(options(tmp_path)).table["apex_frame"].tolist() == [2]
+    assert load_clips("casme", tmp_path).table["apex_frame"].tolist() == [2]
     casme_sheet(tmp_path, [(1, "EP01", 1, 2, 1, 3, "disgust")], header)
     with pytest.raises(InputError, match="2 columns are called 'ApexFrame'"):
-        load_clips(options(tmp_path))
+        load_clips("casme", tmp_path)
 
 
 def test_repeated_rows(tmp_path):
     row = (1, "EP01", 1, 2, 3, "disgust")
     casme_sheet(tmp_path, [row, row])
-    clips = load_clips(options(tmp_path))
-    assert len(clips.table) == 1 and "row 3 repeats row 2" in clips.notes["duplicates"][0]
+    clips = load_clips("casme", tmp_path)
+    assert len(clips.table) == 1 and said(clips)["row there"] == ["casme/sub01/EP01"]
     casme_sheet(tmp_path, [row, (1, "EP01", 1, 2, 3, "happiness")])
     with pytest.raises(InputError, match="rows 2 and 3: sub01 EP01 is there twice"):
-        load_clips(options(tmp_path))
+        load_clips("casme", tmp_path)
 
 
 @pytest.mark.parametrize("frames", [(9, 5, 20), (1, 30, 20), (20, 5, 1)])
 def test_frames_out_of_order_are_said_and_kept(tmp_path, frames, capsys):
     casme_sheet(tmp_path, [(1, "EP01", *frames, "disgust"), (2, "EP01", 1, 2, 3, "disgust")])
-    clips = load_clips(options(tmp_path))
-    assert len(clips.table) == 2 and len(clips.notes["order"]) == 1
-    assert "casme/sub01/EP01: onset" in clips.notes["order"][0]
-    assert "frames out of order: casme/sub01/EP01" in capsys.readouterr().out
+    clips = load_clips("casme", tmp_path)
+    assert len(clips.table) == 2 and said(clips)["frames out"] == ["casme/sub01/EP01"]
+    assert "frames out of order (1): casme/sub01/EP01" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("row", "says"), [
     ((1, "EP01", 1, 2, 3, "joy"), "row 2: sub01 EP01 is coded 'joy'"),
     ((1, "EP01", 1, 2, 3, ""), "is coded ''"),
-    ((1, "EP01", 1, "/", 3, "disgust"), "EP01: the apex frame is '/'"),
-    ((1, "EP01", -1, 2, 3, "disgust"), "the onset frame is '-1'"),
-    ((1, "EP01", 1, 2, "x", "disgust"), "the offset frame is 'x'"),
+    ((1, "EP01", 1, "/", 3, "disgust"), "no apex frame for 1 clips (EP01)"),
+    ((1, "EP01", 1, "", 3, "disgust"), "no apex frame for 1 clips (EP01)"),
+    ((1, "EP01", 1, -1, 3, "disgust"), "the apex is '-1'"),
+    ((1, "EP01", -1, 2, 3, "disgust"), "the onset is '-1'"),
+    ((1, "EP01", 1, 2, "x", "disgust"), "the offset is 'x'"),
+    ((1, "EP01", 1, 2, 1e30, "disgust"), "the offset is '1e+30'"),
     (("", "EP01", 1, 2, 3, "disgust"), "row 2: Subject is ''"),
     (("one", "EP01", 1, 2, 3, "disgust"), "Subject is 'one'"),
     ((1, "../../secret", 1, 2, 3, "disgust"), "Filename is '../../secret'"),
@@ -196,7 +209,7 @@ def test_frames_out_of_order_are_said_and_kept(tmp_path, frames, capsys):
 def test_bad_cells_name_sheet_and_row(tmp_path, row, says):
     casme_sheet(tmp_path, [row])
     with pytest.raises(InputError) as caught:
-        load_clips(options(tmp_path))
+        load_clips("casme", tmp_path)
     assert says in str(caught.value) and f"{CASME}.csv" in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -205,14 +218,15 @@ def test_bad_cells_name_sheet_and_row(tmp_path, row, says):
 @pytest.mark.parametrize("suffix", [".csv", ".xlsx", ".xls"])
 def test_damaged_sheets_are_refused(tmp_path, content, suffix):
     (tmp_path / (CASME + suffix)).write_bytes(content)
-    with pytest.raises(InputError, match=CASME):
-        load_clips(options(tmp_path))
+    with pytest.raises(InputError, match=CASME) as caught:
+        load_clips("casme", tmp_path)
+    assert "\n" not in str(caught.value)
 
 
 def test_header_without_clips(tmp_path):
     casme_sheet(tmp_path, [])
     with pytest.raises(InputError, match="a header and no clips"):
-        load_clips(options(tmp_path))
+        load_clips("casme", tmp_path)
 
 
 HEADER = ["Subject", "filename", "onsetframe", "ApexFrame", "OffsetFrame", "Estimated Emotion"]
@@ -228,7 +242,7 @@ def test_any_table_gives_clips_or_an_input_error(tmp_path_factory, grid):
     text = "\n".join(",".join(row) for row in grid)
     (root / f"{CASME}.csv").write_text(text, encoding="utf-8")
     try:
-        clips = load_clips(options(root))
+        clips = load_clips("casme", root)
     except InputError as error:
         assert str(root) in str(error) and "\n" not in str(error)
     else:
@@ -237,53 +251,57 @@ def test_any_table_gives_clips_or_an_input_error(tmp_path_factory, grid):
 
 @given(st.integers(0, 10**12))
 def test_frame_numbers_survive_excel(number):
-    assert frame_number(str(number), "") == frame_number(f"{number}.0", "") == number
+    table = pd.DataFrame({"clip": "c", "onset": [str(number), f"{number}.0"]})
+    assert whole_numbers("", table, "onset").tolist() == [number, number]
 
 
 def test_smic_needs_apexes_and_says_where_from(tmp_path):
     make_database(tmp_path, "smic", frames=5)
     spotted = tmp_path / "smic_apex_frames.csv"
     table = pd.read_csv(spotted)
-    assert load_clips(options(tmp_path, "smic")).table["apex_frame"].tolist() == table["apex_frame"].tolist()
+    assert load_clips("smic", tmp_path).table["apex_frame"].tolist() == table["apex_frame"].tolist()
     (tmp_path / "annotations").mkdir()          # what smic_processing.py writes comes first
     table.assign(apex_frame=12).to_csv(tmp_path / "annotations" / "smic_apex.csv", index=False)
-    assert set(load_clips(options(tmp_path, "smic")).table["apex_frame"]) == {12}
+    assert set(load_clips("smic", tmp_path).table["apex_frame"]) == {12}
     table.iloc[1:].to_csv(tmp_path / "annotations" / "smic_apex.csv", index=False)
     with pytest.raises(InputError, match=r"no apex frame for 1 clips \(s1_ne_01\)"):
-        load_clips(options(tmp_path, "smic"))
+        load_clips("smic", tmp_path)
     shutil.rmtree(tmp_path / "annotations")
     spotted.unlink()
     with pytest.raises(InputError, match=r"run smic_processing\.py"):
-        load_clips(options(tmp_path, "smic"))
+        load_clips("smic", tmp_path)
 
 
 def test_smic_onsets_become_an_annotation_table(tmp_path):
     make_database(tmp_path, "smic", subjects=1, frames=5)
     onsets = smic_onsets(str(tmp_path))
     before = onsets.copy()
-    assert "apex_frame" not in onsets and len(onsets) == 3
-    table = annotation_table(onsets.assign(apex_frame=onsets["onset_frame"] + 2), tmp_path)
+    assert onsets["apex_frame"].tolist() == [-1] * 3
+    table, places, missing = with_paths(onsets.assign(apex_frame=onsets["onset_frame"] + 2), tmp_path)
     assert list(table.columns) == COLUMNS and (table["apex_frame_path"] != "").all()
+    assert places == {"smic": {"smic/SMIC_HS_E": 3}} and missing == ""
     pd.testing.assert_frame_equal(onsets, before)
 
 
 def test_missing_apexes_are_dropped_only_when_told(tmp_path):
     make_database(tmp_path, "casme")
-    clips = load_clips(options(tmp_path))
+    clips = load_clips("casme", tmp_path)
     (tmp_path / clips.table["apex_frame_path"][1]).unlink()
-    again = load_clips(options(tmp_path))
+    again = load_clips("casme", tmp_path)
     assert np.flatnonzero(~again.apex_on_disk).tolist() == [1] and again.table["apex_frame_path"][1] == ""
-    dropped = load_clips(options(tmp_path, skip_missing=True))
-    assert dropped.keys == clips.keys[:1] + clips.keys[2:] and dropped.notes["skipped"] == [clips.keys[1]]
+    dropped = load_clips("casme", tmp_path, skip_missing=True)
+    assert dropped.keys == clips.keys[:1] + clips.keys[2:] and said(dropped)["dropped, no"] == [clips.keys[1]]
+    assert dropped.notes["clips"] == 5 and "frame 14 was looked for" in dropped.notes["missing"]
     assert dropped.table.index.tolist() == list(range(5))
     shutil.rmtree(tmp_path / "casme2")
     with pytest.raises(InputError, match="no apex frame of any clip"):
-        load_clips(options(tmp_path, skip_missing=True))
+        load_clips("casme", tmp_path, skip_missing=True)
 
 
 @pytest.mark.parametrize(("changes", "says"), [
     ({"dataset": "casme3"}, "--dataset casme3"), ({"classes": 4}, "--classes 4"),
     ({"protocol": "megc"}, "--protocol megc"), ({"subset": "hats"}, "--subset hats"),
+    ({"protocol": "list.csv"}, "--protocol list.csv: no such file"),
     ({"dataset": "smic", "classes": 5}, "only casme"), ({"classes": 5, "protocol": "megc2019"}, "3 classes"),
     ({"dataset": "synthetic", "subset": "glasses"}, "--dataset synthetic"),
     ({"data_root": "/no/such/folder"}, "no such folder"), ({}, "no annotation sheet"),
@@ -291,13 +309,13 @@ def test_missing_apexes_are_dropped_only_when_told(tmp_path):
 ])
 def test_wrong_options_are_named(tmp_path, changes, says):
     with pytest.raises(InputError, match=says):
-        load_clips(options(**{"data_root": tmp_path, **changes}))
+        load_clips(**{"dataset": "casme", "data_root": tmp_path, **changes})
 
 
 def test_subset_that_leaves_nothing(tmp_path):
     casme_sheet(tmp_path, [(1, "EP01", 1, 2, 3, "disgust")])
     with pytest.raises(InputError, match="no clip is left for --subset glasses"):
-        load_clips(options(tmp_path, subset="glasses"))
+        load_clips("casme", tmp_path, subset="glasses")
 
 
 def test_duplicate_apex_rows_must_agree(tmp_path):
@@ -305,15 +323,16 @@ def test_duplicate_apex_rows_must_agree(tmp_path):
     path = tmp_path / "smic_apex_frames.csv"
     table = pd.read_csv(path)
     pd.concat([table, table.head(1).assign(apex_frame=13)]).to_csv(path, index=False)
-    with pytest.raises(InputError, match="s1_ne_01 has two different apex frames"):
-        load_clips(options(tmp_path, "smic"))
+    with pytest.raises(InputError, match=r"smic_apex_frames\.csv rows 2 and 5: 1 s1_ne_01 is there twice"):
+        load_clips("smic", tmp_path)
 
 
 def test_right_tab_of_the_workbook(tmp_path):
     make_database(tmp_path, "smic", frames=3)
-    columns = {"clip": ("Filename",), "onset": ("OnsetF",)}
+    columns = ("clip", "onset")
     assert len(read_columns(tmp_path / "SMIC-HS-E_annotation.xlsx", columns, tab="hs")) == 6
     assert len(read_columns(tmp_path / "SMIC-HS-E_annotation.xlsx", columns, tab="VIS")) == 1
+    assert set(columns) < set(SHEET_COLUMNS)
 
 
 def test_command_writes_the_table_and_prints_the_counts(tmp_path):
@@ -343,6 +362,151 @@ def test_the_synthetic_database_is_made_once(tmp_path, monkeypatch):
 
     monkeypatch.setitem(sys.modules, "synthetic.database", types.SimpleNamespace(ensure=ensure))
     root = tmp_path / "not there yet"
-    clips = [load_clips(options(root, "synthetic")) for _ in range(2)]
-    assert made == [str(root)] and clips[0].keys == clips[1].keys
-    assert clips[0].subjects == ("synthetic_sub01",) and clips[0].notes["expected"] is None
+    clips = [load_clips("synthetic", root) for _ in range(2)]
+    assert made == [root] and clips[0].keys == clips[1].keys
+    assert clips[0].subjects == ("synthetic_sub01",) and clips[0].notes["check"].startswith("no published")
+
+
+# ---- editions, several folders, lists of one's own ---------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["CASME2-coding-20190701.xlsx", "casme2_coding 20140508 (1).XLSX"])
+@pytest.mark.parametrize("place", ["", "annotations", "Annotations", "CASMEII"])
+def test_sheets_of_any_edition_in_any_place(tmp_path, name, place):
+    make_database(tmp_path, "casme", frames=1)
+    (tmp_path / "casme2").rename(tmp_path / "CASMEII")
+    (tmp_path / place).mkdir(exist_ok=True)
+    (tmp_path / f"{CASME}.xlsx").rename(tmp_path / place / name)
+    (tmp_path / place / f"~${name}").write_bytes(b"Excel has the sheet open")
+    clips = load_clips("CASME2", tmp_path)
+    assert clips.apex_on_disk.all() and clips.notes["sheets"] == [str(tmp_path / place / name)]
+    assert clips.dataset == "casme" and clips.data_root == tmp_path
+
+
+def test_the_newest_edition_is_read(tmp_path):
+    for name in (f"{CASME}.csv", f"{CASME}.xlsx", "CASME2-coding-20190701.csv", "CASME2-notes.xlsx"):
+        (tmp_path / name).touch()
+    assert find_sheet("casme", tmp_path).name == "CASME2-coding-20190701.csv"
+    (tmp_path / "CASME2-coding-20190701.csv").unlink()
+    assert find_sheet("casme", tmp_path).name == f"{CASME}.xlsx"
+
+
+def test_the_2019_sheet_of_smic_codes_the_apex(tmp_path):
+    make_database(tmp_path, "smic", frames=5)
+    sheet = pd.read_excel(tmp_path / "SMIC-HS-E_annotation.xlsx", dtype=str).assign(ApexF="14")
+    sheet.to_excel(tmp_path / "SMIC-HS-E_annotation_2019.xlsx", index=False)
+    clips = load_clips("smic", tmp_path)
+    assert set(clips.table["apex_frame"]) == {14} and len(clips.notes["sheets"]) == 1
+    sheet.loc[0, "ApexF"] = ""          # the spotted table fills the gap
+    sheet.to_excel(tmp_path / "SMIC-HS-E_annotation_2019.xlsx", index=False)
+    assert load_clips("smic", tmp_path).table["apex_frame"].tolist() == [13] + [14] * 5
+
+
+def test_clips_without_an_apex_are_dropped_when_told(tmp_path):
+    make_database(tmp_path, "smic", frames=5)
+    table = pd.read_csv(tmp_path / "smic_apex_frames.csv")
+    table.iloc[2:].to_csv(tmp_path / "smic_apex_frames.csv", index=False)
+    clips = load_clips("smic", tmp_path, skip_missing=True)
+    assert len(clips.table) == 4 and said(clips)["dropped, no"] == ["smic/1/s1_ne_01", "smic/1/s1_po_02"]
+    assert (clips.table["apex_frame"] > 0).all() and "frames out" not in said(clips)
+
+
+def test_several_folders_are_said_and_chosen_from(tmp_path, capsys):
+    make_database(tmp_path, "casme")
+    raw, cropped = tmp_path / "casme2/CASME2_RAW_selected", tmp_path / "casme2/Cropped"
+    shutil.copytree(raw, cropped)
+    shutil.rmtree(raw / "sub02")
+    clips = load_clips("casme", tmp_path)
+    assert clips.notes["frames"] == {"casme": {"casme2/CASME2_RAW_selected": 3, "casme2/Cropped": 3}}
+    assert "casme lies in 2 folders (--frames chooses)" in capsys.readouterr().out
+    chosen = load_clips("casme", tmp_path, frames="Cropped")
+    assert all(path.startswith("casme2/Cropped/") for path in chosen.table["apex_frame_path"])
+    assert chosen.identity == clips.identity
+    with pytest.raises(InputError, match="--frames faces"):
+        load_clips("casme", tmp_path, frames="faces")
+
+
+def test_what_is_not_found_is_explained(tmp_path, capsys):
+    make_database(tmp_path, "casme", frames=1)
+    (tmp_path / "casme2/CASME2_RAW_selected/sub01/EP01_01f").rename(tmp_path / "casme2/sub_one")
+    clips = load_clips("casme", tmp_path)
+    assert clips.notes["missing"].startswith("casme: 5 of 6 apex frames are on disk; casme/sub01/EP01_01f: ")
+    assert clips.notes["missing"] in capsys.readouterr().out and said(clips)["apex frame"] == [clips.keys[0]]
+
+
+def test_identity_is_clips_labels_and_frame_numbers(tmp_path):
+    rows = [(1, "EP01", 1, 2, 3, "disgust"), (1, "EP02", 1, 2, 3, "surprise")]
+    first = load_clips("casme", casme_sheet(tmp_path, rows)).identity
+    assert json.loads(json.dumps(first)) == first
+    assert load_clips("casme", casme_sheet(tmp_path, rows)).identity == first
+    for second in ((1, "EP02", 1, 2, 4, "surprise"), (1, "EP02", 1, 3, 3, "surprise"),
+                   (1, "EP02", 1, 2, 3, "happiness"), (1, "EP03", 1, 2, 3, "surprise")):
+        assert load_clips("casme", casme_sheet(tmp_path, [rows[0], second])).identity != first
+    assert load_clips("casme", casme_sheet(tmp_path, rows[::-1])).identity != first
+
+
+ROWS = [("casme2", "sub01", "EP01_01f", 1, 11, 13, 17, "/home/x/1.jpg"),
+        ("samm", 6, "006_1_2", 0, 1, 2, 3, ""),
+        ("CASME2", "2", "EP01_01f", 2, 11, 12, 17, "D:\\y\\2.jpg")]
+
+
+def test_a_list_of_ones_own(tmp_path):
+    make_database(tmp_path, "casme")
+    path = clip_list(tmp_path / "annotations" / "my list.v2.csv", ROWS)
+    for protocol in (str(path), path.name):
+        clips = load_clips("casme", tmp_path, protocol=protocol)
+        assert clips.keys == ["casme/sub01/EP01_01f", "casme/sub02/EP01_01f"]
+        assert clips.labels.tolist() == [1, 2] and clips.subjects == ("casme_sub01", "casme_sub02")
+        assert clips.table["apex_frame"].tolist() == [13, 12]
+        assert clips.table["apex_frame_path"][0] == "casme2/CASME2_RAW_selected/sub01/EP01_01f/img13.jpg"
+        assert clips.name == "casme_3_my-list-v2" and clips.notes["list_digest"] == clips.identity
+        assert said(clips)["rows of"] == ["samm"]
+        assert clips.table["emotion"].tolist() == ["positive", "surprise"]
+    assert load_clips("composite", tmp_path, protocol=str(path)).keys[1] == "samm/006/006_1_2"
+    ours = load_clips("casme", tmp_path)           # and what the project writes is such a list
+    ours.table.to_csv(tmp_path / "ours.csv", index=False)
+    assert load_clips("casme", tmp_path, protocol="ours.csv").identity == ours.identity
+
+
+@pytest.mark.parametrize(("rows", "says"), [
+    ([ROWS[0], ROWS[0]], None),
+    ([ROWS[0], (*ROWS[0][:5], 14, 17, "")], "rows 2 and 3: sub01 EP01_01f is there twice"),
+    ([(*ROWS[0][:3], 3, *ROWS[0][4:])], "row 2: the label is 3"),
+    ([(*ROWS[0][:3], "x", *ROWS[0][4:])], "the label is 'x'"),
+    ([(*ROWS[0][:5], "/", 17, "")], "the apex is '/'"),
+    ([("casme2", "sub01", "../x", *ROWS[0][3:])], "Filename is '../x'"),
+    ([("faces", *ROWS[0][1:])], "column data, faces: no such database"),
+    ([ROWS[1]], "no clip of casme; it has samm"),
+    ([], "a header and no clips"),
+])
+def test_lists_are_checked(tmp_path, rows, says):
+    path = clip_list(tmp_path / "list.csv", rows)
+    if says is None:
+        clips = load_clips("casme", tmp_path, protocol=str(path))
+        assert said(clips)["row there"] == clips.keys == ["casme/sub01/EP01_01f"]
+        return
+    with pytest.raises(InputError) as caught:
+        load_clips("casme", tmp_path, protocol=str(path))
+    assert says in str(caught.value) and str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_list_of_three_classes_is_none_of_five(tmp_path):
+    path = clip_list(tmp_path / "list.csv", [ROWS[0]])
+    with pytest.raises(InputError, match="no label above 2"):
+        load_clips("casme", tmp_path, classes=5, protocol=str(path))
+
+
+def test_a_protocol_is_a_plain_name():
+    assert [protocol_name(p) for p in ("dsnca", "megc2019", "/a/b c/my list.v2.csv", "..csv")] == [
+        "dsnca", "megc2019", "my-list-v2", ""]
+
+
+def test_command_ends_with_2_when_no_apex_frame_is_on_disk(tmp_path, capsys):
+    from capsule.data.__main__ import main
+
+    make_database(tmp_path, "casme", frames=1)
+    main(["CASME2", "--data-root", str(tmp_path)])
+    shutil.rmtree(tmp_path / "casme2")
+    with pytest.raises(InputError, match=r"no apex frame is on disk: .*folders seen: annotations") as caught:
+        main(["casme2", "--data-root", str(tmp_path)])
+    assert caught.value.exit_code == 2 and (tmp_path / "annotations/casme_3.csv").is_file()

@@ -3,6 +3,9 @@
 import errno
 import json
 import os
+import subprocess
+import sys
+import time
 
 import pytest
 
@@ -61,7 +64,8 @@ def test_json_that_is_none_is_named(tmp_path):
         files.read_json(tmp_path / "broken.json")
 
 
-@pytest.mark.parametrize("text", ["[]", "null", "5", '"a"', "[" * 100_000, "1" * 5000, "{}{}"])
+@pytest.mark.parametrize("text", ["[]", "null", "5", '"a"', "[" * 100_000, "1" * 5000, "{}{}",
+                                  '{"a": NaN}', '{"a": -Infinity}'])
 def test_json_of_another_type_is_named(tmp_path, text):
     (tmp_path / "other.json").write_text(text)
     with pytest.raises(InputError, match=r"other\.json"):
@@ -81,3 +85,57 @@ def test_nan_is_not_json(tmp_path):
     with pytest.raises(ValueError, match="JSON"):
         files.write_json(tmp_path / "a.json", float("nan"))
     assert not (tmp_path / "a.json").exists()
+
+
+def leftover(folder, pid, host=None):
+    """What a killed writer leaves."""
+    path = folder / f".a.json.{files._HOST if host is None else host}-{pid}.x1y2z3.part.json"
+    path.write_text("half")
+    return path
+
+
+def dead_pid():
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    child.wait()
+    return child.pid
+
+
+def test_leftovers_of_the_dead_are_swept_and_of_the_living_stay(tmp_path):
+    (tmp_path / "folds").mkdir()
+    dead = [leftover(tmp_path, dead_pid()), leftover(tmp_path / "folds", dead_pid())]
+    living = [leftover(tmp_path, os.getpid()), leftover(tmp_path, 1)]
+    living.append(leftover(tmp_path, dead_pid(), "elsewhere"))
+    others = [tmp_path / "a.json", tmp_path / ".a.json", tmp_path / ".part"]
+    for path in others:
+        path.write_text("{}")
+    files.sweep(tmp_path)
+    assert not any(path.exists() for path in dead)
+    assert all(path.exists() for path in living + others)
+
+
+def test_a_leftover_of_another_machine_is_swept_after_a_day(tmp_path):
+    path = leftover(tmp_path, 5, "elsewhere")
+    os.utime(path, (0, time.time() - files.DAY - 60))
+    files.sweep(tmp_path)
+    assert not path.exists()
+
+
+def test_what_a_killed_writer_really_leaves_is_swept(tmp_path):
+    code = ("import os; from common.files import whole_file\n"
+            f"with whole_file({str(tmp_path / 'a long name with spaces.json')!r}): os.kill(os.getpid(), 9)")
+    subprocess.run([sys.executable, "-c", code], check=False)
+    assert len(os.listdir(tmp_path)) == 1
+    files.sweep(tmp_path)
+    assert os.listdir(tmp_path) == []
+
+
+def test_sweeping_does_not_follow_links(tmp_path):
+    outside, inside = tmp_path / "outside", tmp_path / "inside"
+    outside.mkdir()
+    inside.mkdir()
+    path = leftover(outside, dead_pid())
+    (inside / "link").symlink_to(outside)
+    (inside / path.name).symlink_to(path)
+    files.sweep(inside)
+    assert path.exists()
+    files.sweep(tmp_path / "nowhere")

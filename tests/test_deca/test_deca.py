@@ -10,11 +10,11 @@ import torch
 
 import deca
 from common.errors import InputError
-from deca import deca as module
+from deca import deca as model
 from deca.deca import DECA, check_images
 from deca.networks import CODE_SIZES
-from deca.reconstructor import Reconstructor, choose_reconstructor, make_reconstructor, usable_device
-from deca.renderer import YAWS
+from deca.reconstructor import Reconstructor, usable_device
+from deca.renderer import YAWS, project
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def test_encode_gives_the_codes_of_the_two_encoders(reconstructor, images):
 
 def test_encode_is_the_same_alone_and_in_any_chunk(reconstructor, images, monkeypatch):
     whole = reconstructor.encode(images)
-    monkeypatch.setattr(module, "CHUNK", {"cpu": 1})
+    monkeypatch.setattr(model, "CHUNK", {"cpu": 1})
     parts = reconstructor.encode(images)
     for name, value in whole.items():
         torch.testing.assert_close(parts[name], value, rtol=1e-4, atol=1e-5)
@@ -127,7 +127,7 @@ def test_any_batch_gives_the_same_pictures(reconstructor, codes, images, monkeyp
     many = {name: value[[0, 1, 0]] for name, value in codes.items()}
     views = reconstructor.thirteen_views(many)
     textured = reconstructor.render(many, "texture", images[[0, 1, 0]])
-    monkeypatch.setattr(module, "CHUNK", {"cpu": 2})
+    monkeypatch.setattr(model, "CHUNK", {"cpu": 2})
     torch.testing.assert_close(reconstructor.thirteen_views(many), views, rtol=0, atol=2e-3)
     found = reconstructor.render(many, "texture", images[[0, 1, 0]])
     torch.testing.assert_close(found, textured, rtol=0, atol=2e-3)
@@ -141,40 +141,23 @@ def test_codes_are_unchanged(reconstructor, codes, images):
     assert set(before) == set(codes) and all(torch.equal(before[name], codes[name]) for name in before)
 
 
-def test_surfaces_and_views_of_pictures(reconstructor, images):
-    pictures = images.mul(255).round().to(torch.uint8)
-    codes = reconstructor.encode(pictures.float() / 255)
-    surfaces = reconstructor.reconstruct(pictures)
-    assert surfaces.found.all() and surfaces.detail.shape == (2, 1, 256, 256)
-    frontal = {**codes, "pose": codes["pose"] * torch.tensor([0.0, 0, 0, 1, 1, 1])}
-    assert torch.equal(surfaces.vertices, reconstructor.decode(frontal).verts)
+def test_surfaces_lie_where_the_decoded_heads_are_projected(reconstructor, codes):
+    surfaces = reconstructor._surfaces(codes)
+    projected = project(reconstructor.decode(codes).verts, codes["cam"])
+    torch.testing.assert_close(surfaces.posed(), projected, rtol=0, atol=1e-5)
+    assert torch.equal(surfaces.displacement, reconstructor.decode(codes).displacement)
+
+
+def test_the_interface_that_both_reconstructors_share(reconstructor, images):
+    pictures = (images * 255).round().to(torch.uint8)
     views, found = reconstructor.views(pictures)
-    assert views.dtype == torch.uint8 and found.all()
-    assert torch.equal(views, reconstructor.thirteen_views(codes)[:, :, 0].mul(255).round().to(torch.uint8))
-    texture, _ = reconstructor.views(pictures, "texture")
-    assert texture.shape == (2, 13, 3, 224, 224) and texture.any()
-    assert not texture[(views == 0)[:, :, None].expand_as(texture)].any()
-    with pytest.raises(ValueError, match="paint"):
-        reconstructor.views(pictures, "oil")
-
-
-def test_model_names_the_files_that_were_read(reconstructor, official):
-    assert set(reconstructor.model) == {
-        "generic_model.pkl", "deca_model.tar", "head_template.obj", "landmark_embedding.npy",
-        "fixed_displacement_256.npy", "uv_face_eye_mask.png"}
-    assert all(len(digest) == 16 for digest in reconstructor.model.values())
-
-
-def test_auto_is_deca_only_where_all_its_files_are(official, tmp_path):
-    assert choose_reconstructor("auto", official.folder) == "deca"
-    for path in official.folder.iterdir():
-        if path.name != "deca_model.tar":
-            (tmp_path / path.name).symlink_to(path)
-    assert choose_reconstructor("auto", tmp_path) == "mesh"            # FLAME alone changes nothing
-    with pytest.raises(InputError, match="not all official files"):
-        choose_reconstructor("deca", tmp_path)
-    with pytest.raises(InputError, match="choose one of auto, deca, mesh"):
-        choose_reconstructor("landmarks", tmp_path)
+    expected = reconstructor.thirteen_views(reconstructor.encode(pictures.float() / 255))[:, :, 0]
+    assert found.tolist() == [True, True] and torch.equal(views, (expected * 255).round().to(torch.uint8))
+    textured, _ = reconstructor.views(pictures, "texture")
+    assert textured.shape == (2, 13, 3, 224, 224) and textured.float().std() > 1
+    moved, found = reconstructor.motion(pictures[0], pictures[:1], (0, 15))
+    assert moved.shape == (1, 2, 3, 224, 224) and found.tolist() == [True] and moved.abs().max() < 0.05
+    assert reconstructor.rule["rule"] == "deca" and set(reconstructor.model) >= {"deca_model.tar"}
 
 
 @pytest.mark.parametrize(("images", "message"), [
@@ -231,7 +214,7 @@ def test_missing_files_are_said_before_anything_is_built(tmp_path):
 
 def test_the_package_exports_lazily():
     assert deca.DECA is DECA
-    assert issubclass(deca.FaceMesh, Reconstructor) and deca.make_reconstructor is make_reconstructor
+    assert issubclass(deca.FaceMesh, Reconstructor) and issubclass(DECA, Reconstructor)
     with pytest.raises(AttributeError, match="Nothing"):
         _ = deca.Nothing
     code = "import sys, deca; assert 'torch' not in sys.modules"

@@ -14,11 +14,13 @@ import pandas as pd
 import pytest
 from skimage.data import astronaut
 
-from capsule.data import apex
-from capsule.spotting import judge, spot_clips
+from capsule import spotting
+from capsule.data.protocol import COLUMNS
+from capsule.spotting import judge, merged_table, spot_clips
 from common.errors import InputError
 from common.images import write_image
 from deca.landmarks import LandmarkDetector
+from tests.scripts import run_script
 
 ROOT = Path(__file__).parents[2]
 
@@ -34,17 +36,17 @@ def _landmarks():
 
 def test_the_ten_cells_by_hand():
     found = [(rows.start, rows.stop, columns.start, columns.stop)
-             for rows, columns in apex.cells(_landmarks(), (120, 100))]
+             for rows, columns in spotting.cells(_landmarks(), (120, 100))]
     assert found == [
         (75, 85, 35, 45), (77, 87, 55, 65),                         # mouth corners
         (36, 46, 35, 45), (36, 46, 45, 55), (36, 46, 55, 65),       # brows: left, middle, right
         (100, 110, 45, 55),                                         # chin
-        (65, 75, 36, 46), (65, 75, 54, 64),                         # beside the nose
+        (65, 75, 36, 46), (67, 77, 54, 64),                         # beside the nose
         (45, 55, 26, 36), (47, 57, 64, 74)]                         # beside the eyes
 
 
 def test_cells_outside_the_picture_are_left_out():
-    found = apex.cells(_landmarks() - [0, 100], (120, 100))
+    found = spotting.cells(_landmarks() - [0, 100], (120, 100))
     assert len(found) == 1                                          # all but the chin, cut to the picture
     assert (found[0][0].start, found[0][0].stop) == (0, 10)
 
@@ -52,7 +54,7 @@ def test_cells_outside_the_picture_are_left_out():
 def test_the_feature_by_hand():
     flat = np.zeros((4, 120, 100), np.float32)
     flat[1], flat[2], flat[3] = 3, 5, 1                             # onset 0, offset 1
-    feature = apex.apex_feature(flat, np.stack([_landmarks()] * 4))
+    feature = spotting.apex_feature(flat, np.stack([_landmarks()] * 4))
     # t=1: (3+1)/(3+1) + (2+1)/(3+1); t=2: (5+1)/(2+1) + (4+1)/(2+1); t=3: (1+1)/(4+1) + (0+1)/(4+1)
     assert feature == pytest.approx([0, 7 / 4, 11 / 3, 3 / 5])
 
@@ -85,7 +87,7 @@ def database(tmp_path_factory):
 
 def test_a_moving_mouth_is_spotted(database):
     paths = sorted((database / "smic/SMIC_HS_E/s01/s1_ne_01").iterdir())
-    index, feature = apex.spot_apex(paths)
+    index, feature = spotting.spot_apex(paths)
     assert abs(index - 6) <= 1
     assert feature[0] == 0 and feature.shape == (12,)
 
@@ -95,12 +97,12 @@ def test_no_face_and_too_few_frames_are_named(tmp_path):
         write_image(tmp_path / f"{n}.png", np.full((60, 60, 3), n, np.uint8))
     paths = sorted(tmp_path.iterdir())
     with pytest.raises(InputError, match="no face found"):
-        apex.spot_apex(paths)
+        spotting.spot_apex(paths)
     with pytest.raises(InputError, match="three or more"):
-        apex.spot_apex(paths[:2])
+        spotting.spot_apex(paths[:2])
     write_image(tmp_path / "2.png", np.zeros((50, 60, 3), np.uint8))
     with pytest.raises(InputError, match="differ in size"):
-        apex.spot_apex(paths)
+        spotting.spot_apex(paths)
 
 
 def _run(database, result, *options):
@@ -112,7 +114,7 @@ def _run(database, result, *options):
 def test_the_script_whole_and_again(database, tmp_path):
     first = _run(database, tmp_path)
     assert first.returncode == 1                    # one clip has no frames, and is named
-    assert "smic/2/s2_po_02: no frames on disk" in first.stdout
+    assert "no frames on disk: smic/2/s2_po_02: looked for" in first.stdout
     table = pd.read_csv(database / "annotations/smic_apex.csv")
     assert list(table["clip"]) == ["s1_ne_01", "s2_po_01"]
     assert list((table["apex_frame"] - [106, 104]).abs() <= 1) == [True, True]
@@ -124,7 +126,9 @@ def test_the_script_whole_and_again(database, tmp_path):
     assert plots == {path: path.stat().st_mtime_ns for path in (tmp_path / "smic_apex").iterdir()}
 
 
-def test_a_broken_or_foreign_result_is_made_again(database, tmp_path):
+def test_a_broken_or_foreign_result_is_made_again(database, tmp_path, monkeypatch):
+    monkeypatch.setattr(spotting, "_in_processes",
+                        lambda jobs, todo, workers: ((i, spotting._spot(jobs[i])) for i in todo))
     table = pd.DataFrame([{"data": "smic", "subject": "1", "clip": "s1_ne_01", "onset_frame": 100,
                            "offset_frame": 111}])
     apexes, problems = spot_clips(table, database, tmp_path, 1)
@@ -133,6 +137,75 @@ def test_a_broken_or_foreign_result_is_made_again(database, tmp_path):
         stored.write_text(text)
         assert spot_clips(table, database, tmp_path, 1) == (apexes, problems)
         assert json.loads(stored.read_text())["apex"] == apexes[0]
+
+
+def _spotted(path, rows):
+    path.parent.mkdir(exist_ok=True, parents=True)
+    pd.DataFrame(rows, columns=["subject", "clip", "apex_frame", "apex_frame_path"]).to_csv(path, index=False)
+
+
+def test_a_run_without_frames_leaves_the_table_as_it_is(database, tmp_path, monkeypatch, capsys):
+    """The apexes are spotted already, then the script runs once with the pictures elsewhere."""
+    def run():
+        arguments = ("--data-root", root, "--result-root", tmp_path, "--workers", 1)
+        assert run_script(monkeypatch, "smic_processing.py", *arguments) == 1
+        return capsys.readouterr().out
+
+    root = tmp_path / "data"
+    (root / "smic").mkdir(parents=True)
+    (root / "smic/SMIC-HS-E_annotation.csv").write_bytes(
+        (database / "smic/SMIC-HS-E_annotation.csv").read_bytes())
+    table = root / "annotations/smic_apex.csv"
+    assert "not written" in run() and not table.exists()
+    _spotted(table, [("1", "s1_ne_01", 105, "a/1.png"), ("2", "S2_po_01", 104, ""), ("9", "s9_other", 7, "")])
+    assert "3 rows, 3 of them kept from before" in run()
+    kept = pd.read_csv(table, dtype=str, keep_default_na=False)
+    assert list(kept.columns) == COLUMNS
+    assert list(zip(kept["clip"], kept["apex_frame"], kept["apex_frame_path"], strict=True)) == [
+        ("s1_ne_01", "105", "a/1.png"), ("S2_po_01", "104", ""), ("s9_other", "7", "")]
+    before = table.read_bytes()
+    run()
+    assert table.read_bytes() == before
+
+
+def test_new_apexes_replace_their_rows_and_others_stay(database, tmp_path):
+    path = tmp_path / "smic_apex.csv"
+    _spotted(path, [("2", "S2_PO_01", 101, ""), ("1", "s1_ne_01", 102, ""), ("9", "s9_other", 7, "")])
+    table = pd.DataFrame({"data": "smic", "subject": ["1", "2"], "clip": ["s1_ne_01", "s2_po_01"],
+                          "label": [0, 1], "onset_frame": 100, "offset_frame": 111,
+                          "data_sub": ["smic_1", "smic_2"], "emotion": ["negative", "positive"]})
+    before = table.copy()
+    merged, kept = merged_table(path, table, [None, 104], database)
+    assert kept == 2 and list(zip(merged["clip"], merged["apex_frame"], strict=True)) == [
+        ("s1_ne_01", "102"), ("s2_po_01", "104"), ("s9_other", "7")]
+    assert list(merged["apex_frame_path"]) == ["", "smic/SMIC_HS_E/s02/s2_po_01/image104.png", ""]
+    pd.testing.assert_frame_equal(table, before)
+    for text in ("", "a,b\n1,2\n"):
+        path.write_text(text)
+        with pytest.raises(InputError, match="not a table of apexes"):
+            merged_table(path, table, [103, 104], database)
+
+
+def _fatal(job):
+    """Stands in for a worker whose process is killed at one clip, at its first or at every try."""
+    tried = job["json"].with_suffix(".tried")
+    if "s1" in job["name"] and (job["numbers"][0] == 100 or not tried.exists()):
+        tried.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return job["numbers"][1], ""
+
+
+@pytest.mark.parametrize("first", [100, 101])
+def test_a_killed_worker_costs_at_most_its_clip(tmp_path, monkeypatch, first):
+    monkeypatch.setattr(spotting, "_spot", _fatal)
+    jobs = [{"name": f"s{i}", "clip": f"smic/{i}/s{i}", "json": tmp_path / f"s{i}.json",
+             "paths": [tmp_path / "x.png"], "numbers": [first, 7]} for i in range(3)]
+    found = dict(spotting._in_processes(jobs, [0, 1, 2], 1))
+    assert [found[i] for i in (0, 2)] == [(7, "")] * 2
+    if first == 101:
+        assert found[1] == (7, "")
+    else:
+        assert found[1][0] is None and found[1][1].startswith("smic/1/s1: its process was killed twice")
 
 
 def test_ctrl_c_ends_with_one_line(database, tmp_path):
