@@ -1,70 +1,122 @@
-"""Dense optical flow between two drawings of a face, and its strain (SPEC section 10)."""
+"""Motion painted on the face: what it did from one picture to another, without the head (SPEC section 10).
+
+Both pictures are drawn frontal, on the first face's shape, by sampling each where its rigid pose puts that
+surface; the flow between the two drawings is the face's own. A pose from one picture is right to about half a
+pixel, and its error would look like motion of the whole face: the rigid part of the flow is fitted, robustly
+(what the expression moves does not count), and taken into the pose, a few times over.
+"""
 
 import cv2
 import numpy as np
 import torch
+from torch.nn import functional
+
+from deca.renderer import VIEW_CAMERA
+
+REFINEMENTS = 3         # of the pose
+SHOWN = 0.5             # how well both pictures must show a point (`SurfaceRenderer.visibility`)
+RIM = 7                 # pixels: what is shown loses half of it all round, for there the flow is loose
+MARGIN = 8              # pixels round the face that the flow may look at
+FITS, STEP = 30, 3      # reweighted least-squares steps of one refinement; it looks at every third pixel
+
+
+class Canvas:
+    """The frontal drawing of one face, on which pictures of it are compared."""
+
+    def __init__(self, renderer, surface, grey):
+        """surface: `Surfaces` of one picture, which is `grey` (1, 1, H, W), 0 to 255."""
+        self._renderer, self._surface = renderer, surface
+        self._seen = renderer.frontal(surface.vertices, surface.root)
+        hit = self._seen.face_index[0] >= 0
+        ends = [(int(line.min()), int(line.max())) for line in hit.nonzero(as_tuple=True)]
+        self._window = tuple(slice(max(0, first - MARGIN), last + MARGIN + 1) for first, last in ends)
+        self._hit = hit[self._window].cpu().numpy()
+        self._points = self._at_pixels(surface.vertices).transpose(1, 2, 0)            # (h, w, 3) metres
+        self._drawing, self._shown = self._draw(grey, surface.pose)
+
+    def motion(self, grey, pose):
+        """u, v in pixels of the view and strain, (3, S, S) float32, to another picture of the face; CPU.
+
+        grey (1, 1, H, W), 0 to 255; pose (1, 3, 4): the head's in it, as in `Surfaces`. 0 where either
+        picture does not show the face.
+        """
+        to_metres = np.array([2.0, -2.0]) / (VIEW_CAMERA[0] * self._renderer.image_size)
+        for refinement in range(REFINEMENTS + 1):
+            drawing, shown = self._draw(grey, pose)
+            shown &= self._shown
+            few = np.zeros_like(shown)
+            few[::STEP, ::STEP] = shown[::STEP, ::STEP]
+            if refinement == REFINEMENTS or few.sum() < 6:
+                break
+            moves = flow(self._drawing, drawing)[few] * to_metres                      # (n, 2)
+            pose = pose @ torch.from_numpy(rigid_part(self._points[few], moves)).to(pose)
+        u, v = symmetric_flow(self._drawing, drawing).transpose(2, 0, 1)
+        maps = np.zeros((3, self._renderer.image_size, self._renderer.image_size), np.float32)
+        maps[(slice(None), *self._window)] = np.stack([u, v, strain(u, v)]) * shown
+        return torch.from_numpy(maps)
+
+    def _draw(self, grey, pose):
+        """The picture on the surface, frontal: levels (h, w), and which of its pixels the picture shows."""
+        posed = self._surface.posed(pose)
+        light = self._renderer.visibility(posed)[..., None]
+        x, y, _, light = self._at_pixels(torch.cat([posed, light], dim=2))
+        where = torch.from_numpy(np.stack([x, y], axis=2)).to(grey)[None]              # (1, h, w, 2)
+        drawn = functional.grid_sample(grey, where, padding_mode="border", align_corners=False)[0, 0]
+        shown = (light > SHOWN) & (np.abs(x) <= 1) & (np.abs(y) <= 1)
+        shown = cv2.morphologyEx(shown.astype(np.uint8), cv2.MORPH_CLOSE, np.ones((RIM, RIM), np.uint8))
+        return drawn.cpu().numpy() * self._hit, cv2.erode(shown, np.ones((RIM, RIM), np.uint8)) > 0
+
+    def _at_pixels(self, values):
+        """Per-vertex values (1, V, C) at the window's pixels: float64 (C, h, w)."""
+        pixels = self._renderer.at_pixels(self._seen, values)[0]
+        return pixels[(slice(None), *self._window)].double().cpu().numpy()
 
 
 def flow(before, after):
-    """Dense optical flow: before(x, y) = after(x + u, y + v).
+    """Dense optical flow, before(x, y) = after(x + u, y + v).
 
-    OpenCV's DIS (Kroeger, Timofte, Dai, Van Gool, ECCV 2016) down to single pixels: on faces warped by known
-    amounts as accurate as TV-L1, at a quarter of its time.
+    OpenCV's DIS (Kroeger, Timofte, Dai, Van Gool, ECCV 2016) down to single pixels, with small patches close
+    together: on real faces warped by known amounts its error is .042 pixels where TV-L1's is .063, in a
+    twelfth of the time.
 
     before, after: grey levels, float (H, W), 0 to 255.
-    Returns: u (right) and v (down), float32 (H, W), pixels.
+    Returns: u (right), v (down): float32 (H, W, 2), pixels.
     """
-    pair = [np.clip(np.rint(image.numpy()), 0, 255).astype(np.uint8) for image in (before, after)]
     method = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     method.setFinestScale(0)
-    found = torch.from_numpy(method.calc(*pair, None))
-    return found[..., 0], found[..., 1]
+    method.setPatchSize(8)
+    method.setPatchStride(3)
+    method.setVariationalRefinementIterations(10)
+    return method.calc(*(np.clip(np.rint(image), 0, 255).astype(np.uint8) for image in (before, after)), None)
 
 
-def inner(seen, rim=4):
-    """Where a flow can be trusted: `seen` (H, W), 0 or 1, without holes and a `rim` of pixels."""
-    kernel = np.ones((2 * rim + 1, 2 * rim + 1), np.uint8)
-    closed = cv2.morphologyEx(seen.numpy().astype(np.uint8), cv2.MORPH_CLOSE, kernel)
-    return torch.from_numpy(cv2.erode(closed, kernel)).to(seen)
+def symmetric_flow(before, after):
+    """`flow` averaged with that of the mirrored drawings: a mirrored pair has the mirrored flow."""
+    return (flow(before, after) + flow(before[:, ::-1], after[:, ::-1])[:, ::-1] * np.float32([-1, 1])) / 2
 
 
 def strain(u, v):
-    """Optical strain magnitude sqrt(u_x² + v_y² + ½ (u_y + v_x)²) of a flow (..., H, W), per pixel."""
-    u_y, u_x = torch.gradient(u, dim=(-2, -1))
-    v_y, v_x = torch.gradient(v, dim=(-2, -1))
-    return (u_x.square() + v_y.square() + (u_y + v_x).square() / 2).sqrt()
+    """Optical strain magnitude sqrt(u_x² + v_y² + ½ (u_y + v_x)²) of a flow, both (H, W), per pixel."""
+    (u_y, u_x), (v_y, v_x) = np.gradient(u), np.gradient(v)
+    return np.sqrt(u_x**2 + v_y**2 + (u_y + v_x) ** 2 / 2)
 
 
-def without_rigid(u, v, points, seen, rounds=10, step=3):
-    """What is left of a flow when the rigid motion that most of the face shares is taken out.
+def rigid_part(points, moves):
+    """The small turn, scaling and shift that most of the moves share: (4, 4), for points in columns.
 
-    A pose from one picture is good to a degree. What it leaves is a small shift, turn and scaling of the
-    whole surface, in first order u = a + s x - r y + p z and v = b + r x + s y + q z. These six are fitted to
-    the flow of every `step`th pixel in robust least squares (Cauchy weights): brows or lips are outliers.
-
-    u, v: (H, W) flow, pixels. points: (3, H, W) x, y, z of the surface at each pixel. seen: (H, W), 1 where
-    the flow is known, else 0. Returns: u, v.
+    points (n, 3), metres; moves (n, 2), metres in x and y. The six numbers are fitted by robust least squares
+    (Geman-McClure weights, half the median error for their width: brows and lips are outliers).
     """
-    every, seen = _rigid_model(points), seen.double()
-    model = _rigid_model(points[:, ::step, ::step])                                    # (2, n, 6)
-    target = torch.stack([u, v])[:, ::step, ::step].double().flatten(1)                # (2, n)
-    weight = known = seen[::step, ::step].flatten()
-    if not known.any():
-        return u, v
-    for _ in range(rounds):
-        rows = (model * weight[:, None]).flatten(0, 1)                                 # (2*n, 6)
-        ridge = 1e-6 * known.sum() * torch.eye(6, dtype=torch.float64)
-        motion = torch.linalg.solve(rows.T @ model.flatten(0, 1) + ridge, rows.T @ target.flatten())
-        error = (target - model @ motion).norm(dim=0)
-        spread = error[known > 0].median().clamp(min=0.02)
-        weight = known / (1 + (error / spread).square())
-    left = torch.stack([u, v]).double() - (every @ motion).reshape(2, *u.shape)
-    return left.float().unbind(0)
-
-
-def _rigid_model(points):
-    """Points (3, H, W) → what the six numbers of a small rigid motion do to u and v there: (2, H*W, 6)."""
-    x, y, z = points.double().flatten(1)
-    one, none = torch.ones_like(x), torch.zeros_like(x)
-    return torch.stack([torch.stack([one, none, x, -y, z, none], 1),
-                        torch.stack([none, one, y, x, none, z], 1)])
+    x, y, z = points.T
+    none, one = np.zeros_like(x), np.ones_like(x)
+    by_x = np.stack([x, none, z, -y, one, none], axis=1)       # of scale, three angles, shift in x and y
+    by_y = np.stack([y, -z, none, x, none, one], axis=1)
+    slopes, weight = np.stack([by_x, by_y], axis=1), one       # (n, 2, 6)
+    for _ in range(FITS):
+        weighed = (slopes * weight[:, None, None]).reshape(-1, 6)                      # (n, 2, 6) → (2 n, 6)
+        normal = weighed.T @ slopes.reshape(-1, 6)
+        fit = np.linalg.lstsq(normal, weighed.T @ moves.ravel(), rcond=None)[0]
+        error = np.linalg.norm(moves - slopes @ fit, axis=1)
+        weight = 1 / (1 + (error / (np.median(error) / 2 + 1e-9)) ** 2) ** 2
+    scale, a, b, c, right, up = fit
+    return np.array([[1 + scale, -c, b, right], [c, 1 + scale, -a, up], [-b, a, 1 + scale, 0], [0, 0, 0, 1]])

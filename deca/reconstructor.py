@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 
 from common.errors import InputError
-from deca.motion import flow, inner, strain, without_rigid
+from deca.motion import Canvas
 from deca.renderer import VIEW_CAMERA, YAWS
 
 CHUNK = {"cpu": 8, "cuda": 32}          # pictures worked on together: bounds the memory at any batch
@@ -80,27 +80,16 @@ class Reconstructor:
         strain, on the surface turned to each yaw (degrees), 0 where either picture does not see it; and
         found (n,) bool, False where onset or picture shows no face. On the CPU.
         """
-        surfaces = self.reconstruct(torch.cat([onset[None], pictures]))
-        first = part_of(surfaces, slice(0, 1))
-        before, seen_before = self._frontal(onset, first, first.pose)
-        points = self.renderer.points(first.vertices, first.root)[0].cpu()
-        moved = []
-        for picture, pose in zip(pictures, surfaces.pose[1:], strict=True):
-            after, seen_after = self._frontal(picture, first, pose[None])
-            both = inner(seen_before * seen_after)
-            u, v = flow(before, after)
-            u, v = without_rigid(u, v, points, both)
-            maps = torch.stack([u, v, strain(u, v)]) * both
-            moved.append(self._turned(maps.to(self.device), first, yaws))
-        return torch.stack(moved), (surfaces.found[:1] & surfaces.found[1:]).cpu()
-
-    def _frontal(self, picture, surface, pose):
-        """`picture` drawn frontal on `surface`: levels (H, W), 0 to 255, and where seen, 0 or 1."""
-        posed = surface.posed(pose)
-        image = as_float(picture[None], self.device)
-        drawn, light = self.renderer.carry(image, posed, surface.vertices, surface.root, (0,))
-        grey = drawn[0, 0].mean(0) * 255
-        return grey.cpu(), (light[0, 0] > 0.5).float().cpu()
+        pictures = torch.cat([onset[None], pictures])                       # (n + 1, 3, H, W)
+        surfaces = self.reconstruct(pictures)
+        grey = as_float(pictures, self.device).mean(1, keepdim=True) * 255
+        first, found = part_of(surfaces, slice(0, 1)), (surfaces.found[:1] & surfaces.found[1:]).cpu()
+        canvas = Canvas(self.renderer, first, grey[:1])
+        moved = torch.zeros(len(found), len(yaws), 3, *grey.shape[2:])
+        for k in found.nonzero()[:, 0].tolist():
+            maps = canvas.motion(grey[k + 1:k + 2], surfaces.pose[k + 1:k + 2])
+            moved[k] = self._turned(maps.to(self.device), first, yaws)
+        return moved, found
 
     def _turned(self, maps, surface, yaws):
         """Frontal maps (3, H, W) carried to each yaw: (len(yaws), 3, H, W) on the CPU."""

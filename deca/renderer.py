@@ -109,7 +109,7 @@ class SurfaceRenderer(nn.Module):
         total = total.reshape(len(total), -1, 3).transpose(0, 1)                       # (V, B*3) → (B, V, 3)
         return functional.normalize(total, dim=2, eps=SHORTEST)
 
-    def _at_pixels(self, seen, values):
+    def at_pixels(self, seen, values):
         """Per-vertex values (B, V, C) interpolated at the pixels: (B, C, H, W), 0 where nothing is seen."""
         _, total, channels = values.shape
         size = seen.face_index[0].numel()
@@ -168,7 +168,7 @@ class SurfaceRenderer(nn.Module):
             lights = _turn(self.lights, rotations.transpose(1, 2)[:, None])            # (Y, 5, 3)
             lit = torch.einsum("bvc,ylc->byvl", self.vertex_normals(vertices[part]), lights).clamp(0, 1)
             shade = lit.mean(-1, keepdim=True).flatten(0, 1) * (LIGHT_INTENSITY * GREY)        # (B*Y, V, 1)
-            shade, facing = self._at_pixels(seen, torch.cat([shade, facing], 2)).unbind(1)
+            shade, facing = self.at_pixels(seen, torch.cat([shade, facing], 2)).unbind(1)
             shade = shade * ((facing < LIMIT_NORMAL_Z) & (seen.face_index >= 0))
             parts.append(shade.unflatten(0, (-1, len(rotations))))
         return torch.cat(parts)                                                        # (B, Y, H, W)
@@ -189,7 +189,7 @@ class SurfaceRenderer(nn.Module):
             seen, facing = self._turned_views(vertices[part], root[part], rotations, cam)
             values = torch.cat([posed[part, :, :2], light[part, :, None]], 2)          # (B, V, 3)
             values = torch.cat([values.repeat_interleave(len(rotations), 0), facing], 2)
-            found = self._at_pixels(seen, values)                                      # (B*Y, 4, H, W)
+            found = self.at_pixels(seen, values)                                      # (B*Y, 4, H, W)
             keep = (seen.face_index >= 0) & (found[:, 3] < LIMIT_NORMAL_Z)
             where = found[:, :2].permute(0, 2, 3, 1)
             sampled = functional.grid_sample(images[part].repeat_interleave(len(rotations), 0), where,
@@ -199,11 +199,9 @@ class SurfaceRenderer(nn.Module):
             lights.append((found[:, 2] * inside).unflatten(0, (-1, len(rotations))))
         return torch.cat(carried), torch.cat(lights)
 
-    @torch.no_grad()
-    def points(self, vertices, root):
-        """What each pixel of the frontal view of surfaces (B, V, 3) shows: (B, 3, H, W), image space."""
-        seen, _ = self._turned_views(vertices, root, yaw_rotations([0], vertices.device), VIEW_CAMERA)
-        return self._at_pixels(seen, self.project_views(vertices))
+    def frontal(self, vertices, root):
+        """What the pixels of the frontal view of surfaces (B, V, 3) see: `Fragments`."""
+        return self._turned_views(vertices, root, yaw_rotations([0], vertices.device), VIEW_CAMERA)[0]
 
     def visibility(self, posed):
         """How well a picture sees the vertices of surfaces posed in it, (B, V, 3): (B, V) in [0, 1]."""
@@ -366,9 +364,9 @@ class Renderer(SurfaceRenderer):
             return pixels * hit[:, None]
         normals = self.vertex_normals(vertices)
         facing = self.vertex_normals(projected)[..., 2:]                               # (B, V, 1)
-        keep = hit & (self._at_pixels(seen, facing)[:, 0] < LIMIT_NORMAL_Z)
+        keep = hit & (self.at_pixels(seen, facing)[:, 0] < LIMIT_NORMAL_Z)
         if mode == "shape":
-            normals = self._at_pixels(seen, normals)
+            normals = self.at_pixels(seen, normals)
         else:
             normals = functional.grid_sample(self.detail_normals(vertices, normals, displacement),
                                              self._uv_at_pixels(seen), align_corners=False)
@@ -397,7 +395,7 @@ class Renderer(SurfaceRenderer):
         normals = self.vertex_normals(vertices)
         maps = self._turned_maps(vertices, normals, displacement, root, rotations).flatten(0, 1)
         seen, facing = self._turned_views(vertices, root, rotations, cam)
-        keep = (seen.face_index >= 0) & (self._at_pixels(seen, facing)[:, 0] < LIMIT_NORMAL_Z)
+        keep = (seen.face_index >= 0) & (self.at_pixels(seen, facing)[:, 0] < LIMIT_NORMAL_Z)
         pixels = functional.grid_sample(maps, self._uv_at_pixels(seen), align_corners=False)
         # n' · l = (R n) · l = n · (Rᵀ l): the lights are turned back, not the map forward.
         lights = _turn(self.lights, rotations.transpose(1, 2)[:, None])                # (Y, 5, 3)

@@ -16,7 +16,7 @@ from common.errors import InputError
 from deca import face_mesh
 from deca.face_mesh import TOPOLOGY, FaceMesh
 from deca.landmarks import LandmarkDetector, crop_square, warp_square
-from deca.motion import strain
+from deca.motion import rigid_part, strain
 from deca.reconstructor import Surfaces
 from deca.renderer import YAWS
 
@@ -146,7 +146,7 @@ def test_head_motion_is_no_motion(mesh, crop):
     assert moved.shape == (2, 1, 3, 224, 224) and moved.dtype == torch.float32 and found.all()
     assert moved[0].abs().max() < 0.05
     size = moved[1, 0, :2].norm(dim=0)
-    assert (size > 0).float().mean() > 0.3 and size[size > 0].median() < 0.25
+    assert (size > 0).float().mean() > 0.3 and size[size > 0].median() < 0.06
 
 
 def test_a_brow_that_rises_moves_there_alone(mesh, crop):
@@ -164,9 +164,9 @@ def test_a_brow_that_rises_moves_there_alone(mesh, crop):
             (surface.vertices[0, brow] - surface.root[0]).numpy())[:2] + surface.root[0, :2].numpy()
         column, row = ((turned * [8, -8] + 1) * 112 - 0.5).round().astype(int)
         patch = view[:, row - 3:row + 4, column - 3:column + 4].mean((1, 2))
-        assert -2.4 < patch[1] < -1.2 and abs(patch[0]) < 0.5                # up by about two pixels
+        assert -2.6 < patch[1] < -1.6 and abs(patch[0]) < 0.3                # up by about two pixels
         lower = view[1, 140:]
-        assert lower[lower != 0].abs().median() < 0.3
+        assert lower[lower != 0].abs().median() < 0.05
     strained = moved[0, 1, 2]
     assert strained.max() > 0.03 and (strained >= 0).all()
 
@@ -182,9 +182,18 @@ def test_a_mirrored_pair_has_u_negated(mesh, crop):
 
 
 def test_strain_by_hand():
-    y, x = torch.meshgrid(torch.arange(5.0), torch.arange(6.0), indexing="ij")
+    y, x = np.mgrid[:5, :6].astype(float)
     found = strain(0.3 * x + 0.1 * y, 0.4 * y - 0.5 * x)       # u_x .3, u_y .1, v_x -.5, v_y .4
-    torch.testing.assert_close(found, torch.full((5, 6), (0.09 + 0.16 + 0.08) ** 0.5))
+    np.testing.assert_allclose(found, np.full((5, 6), (0.09 + 0.16 + 0.08) ** 0.5))
+
+
+def test_the_rigid_part_is_found_beside_what_moves_by_itself():
+    points = np.random.default_rng(0).uniform(-0.08, 0.08, (400, 3))
+    turn = np.array([[1.01, -0.02, 0.03, 1e-3], [0.02, 1.01, -0.01, -2e-3],
+                     [-0.03, 0.01, 1.01, 0], [0, 0, 0, 1]])
+    moves = (points @ turn[:3, :3].T + turn[:3, 3] - points)[:, :2]
+    moves[:120] += [0, 0.003]                                  # a brow
+    np.testing.assert_allclose(rigid_part(points, moves), turn, atol=1e-4)
 
 
 def test_posed_by_hand():
