@@ -45,7 +45,7 @@ TASKS = (Task("2-D", "resnet", (3,), 32), Task("3-D", "resnet", (13,), 16),
 
 @dataclass(frozen=True)
 class Result:
-    """images/s of both loops, each in its fastest turn; FLOP an image; peak bytes on a GPU in an epoch of ours."""
+    """images/s of both loops, each in its fastest turn; FLOP an image; peak bytes on a GPU in one epoch."""
 
     task: Task
     ours: float
