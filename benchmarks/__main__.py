@@ -67,8 +67,8 @@ def first_table(results, peaks, precision, views):
         "views/s of the face mesh": [f"{paint.split('_')[0]} {speed:.0f}" for paint, speed in views.items()],
         "peak memory of this process, GiB": [f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f}"],
     }
-    return [f"{name:<42}" + "".join(f"{value:>13}" for value in values)
-            for name, values in rows.items() if values]
+    lines = [f"{name:<42}" + "".join(f"{value:>13}" for value in values) for name, values in rows.items()]
+    return [line for line, values in zip(lines, rows.values(), strict=True) if values]
 
 
 def second_table(runs):
