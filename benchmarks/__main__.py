@@ -52,6 +52,7 @@ def views_speed(device, frames, repeats=3):
 
 def first_table(results, peaks, precision, views):
     """The lines of the first table."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss    # KiB
     rows = {
         "": [r.task.name for r in results],
         "batch": [r.task.batch_size for r in results],
@@ -63,9 +64,9 @@ def first_table(results, peaks, precision, views):
                                                   for r in results],
         "composite, 68 folds of 30 epochs": [f"{COMPOSITE_PASSES / r.ours / 3600:.1f} h" for r in results],
         "GPU memory in an epoch, GiB": [f"{r.memory / 2**30:.2f}" for r in results if r.memory],
-        "matmul peak, TFLOP/s": [f"{kind} {peak / 1e12:.3g}" for kind, peak in peaks.items()],
+        "matmul peak, TFLOP/s": [f"{kind} {most / 1e12:.3g}" for kind, most in peaks.items()],
         "views/s of the face mesh": [f"{paint.split('_')[0]} {speed:.0f}" for paint, speed in views.items()],
-        "peak memory of this process, GiB": [f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f}"],
+        "peak memory of this process, GiB": [f"{peak / 2**20:.2f}"],
     }
     lines = [f"{name:<42}" + "".join(f"{value:>13}" for value in values) for name, values in rows.items()]
     return [line for line, values in zip(lines, rows.values(), strict=True) if values]
