@@ -16,7 +16,7 @@ from common.images import IMAGE_SUFFIXES, read_image
 LISTED = 10     # names that an error message shows
 LEVELS, STRAIN_LEVELS = 20.0, 300.0     # of a pixel of motion, and of strain: 6 pixels fill the range
 SPREAD = 32.0   # levels: standard deviation of each channel of a normalised picture
-RULE = {"rule": "motion on the face", "version": 1, "levels": [LEVELS, STRAIN_LEVELS]}
+RULE = {"rule": "motion on the face", "version": 2, "levels": [LEVELS, STRAIN_LEVELS]}
 
 
 def ready_motion(clips, folder, skip_missing=False):
