@@ -37,7 +37,8 @@ def views_speed(device, frames, repeats=3):
     """{paint: views/s} of the face mesh on crops of scikit-image's astronaut, crop to pictures."""
     center, side, _ = clip_square(astronaut(), LandmarkDetector())
     crop = warp_square(astronaut(), center, side).transpose(2, 0, 1)
-    pictures, maker, found = np.stack([crop] * frames), make_reconstructor("mesh", str(device)), {}
+    pictures = torch.from_numpy(np.stack([crop] * frames))
+    maker, found = make_reconstructor("mesh", str(device)), {}
     for paint in ("shape_detail", "texture"):
         seconds = []
         for _ in range(1 + repeats):

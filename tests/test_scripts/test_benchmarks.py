@@ -48,7 +48,7 @@ def test_work_by_hand():
     # SPEC section 7: 5 * n_rarest images of each class
     assert COMPOSITE_PASSES == 30 * (5 * 3) * 83 * 67
     flops = flops_of_image(TASKS[0], Network("resnet", 3, pretrained=False), torch.device("cpu"))
-    assert 35e9 < flops < 40e9
+    assert 43e9 < flops < 47e9
 
 
 def test_the_tables_come_out(capsys):
