@@ -108,8 +108,8 @@ def _of_path(path, fps):
     else:
         base = Path(_plain(path.resolve().name)) if path.is_dir() else Path()
         for found in find_pictures([path]):
-            inside = found.relative_to(path).with_suffix("") if path.is_dir() else Path(_plain(found.stem))
-            yield base / inside, lambda found=found: (found, read_image(found))
+            above = found.relative_to(path).parent.parts if path.is_dir() else ()
+            yield base.joinpath(*above, _plain(found.stem)), lambda found=found: (found, read_image(found))
 
 
 def _plain(name):

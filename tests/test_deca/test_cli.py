@@ -144,6 +144,9 @@ def test_lists_videos_and_odd_names(face, tmp_path):
     found = list(command.find_sources([tmp_path / "list.txt", tmp_path / "clip.avi"], fps=5))
     assert [str(place) for place, _ in found] == ["picture", *(f"clip/{n:06d}" for n in (0, 2, 4, 6, 8))]
     assert found[1][1]()[1].shape == (64, 64, 3)
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "a" / "b" / "...jpg").write_bytes(b"")
+    assert [str(place) for place, _ in command.find_sources([tmp_path / "a"])] == ["a/b/picture"]
 
 
 @pytest.mark.parametrize("arguments", [[], ["{}/none.png"], ["{}/empty"], ["{}/wall.png"],
