@@ -51,24 +51,23 @@ class FaceNetwork:
         self._net = cv2.dnn.readNetFromTFLite(str(self.path))
 
     def __call__(self, pictures):
-        """Face crops of one square, uint8 (n, H, W, 3) RGB → meshes (n, 468, 3) float64 and presence (n,).
+        """Face crops, uint8 (n, H, W, 3) RGB → meshes (n, 468, 3) float64 and presence logits (n,).
 
-        x right, y down, in pixels (the first one's centre is 0); z in the same unit, smaller is nearer. All
-        are looked at in the region of the first that shows a face, so that what moves is the face.
-        presence: logit.
+        x right, y down, in pixels (the first one's centre is 0); z in the same unit, smaller is nearer.
+        Each picture is looked at in its own region, which goes with the head: one region for a clip leaves
+        less noise on a head that stands still (.19 mm for .23), but far more at once when it moves by half
+        a pixel (.49 for .28).
         """
         height, width = pictures[0].shape[:2]
         whole = region_matrix(np.array([width - 1, height - 1]) / 2, FIRST * max(height, width), 0.0)
-        region = whole
+        meshes, presences = [], []
         for picture in pictures:
             mesh, presence = self._look(picture, whole)
-            for _ in range(PASSES - 1):
+            for _ in range(PASSES):
                 mesh, presence = self._look(picture, own_region(mesh))
-            if presence > PRESENT:
-                region = own_region(mesh)
-                break
-        found = [self._look(picture, region) for picture in pictures]
-        return np.stack([mesh for mesh, _ in found]), np.array([presence for _, presence in found])
+            meshes.append(mesh)
+            presences.append(presence)
+        return np.stack(meshes), np.array(presences)
 
     def _look(self, picture, matrix):
         """The mesh (468, 3), picture pixels, and the presence, seen through `matrix` (2, 3)."""
@@ -134,7 +133,7 @@ class FaceMesh(Reconstructor):
     """Pictures → surfaces by the face mesh network; the interface is `Reconstructor`'s."""
 
     name = "mesh"
-    version = 1
+    version = 2
 
     def __init__(self, device="auto", rasterizer="auto"):
         """Raises: InputError for no such device or rasteriser, or when the network is not installed."""

@@ -18,8 +18,8 @@ GREY = 180 / 255
 LIGHTS = ((-1, 1, 1), (1, 1, 1), (-1, -1, 1), (1, -1, 1), (0, 0, 1))
 LIGHT_INTENSITY = 1.7
 LIMIT_NORMAL_Z = 0.15                      # a pixel is kept where the transformed normal's z is below
-HIDDEN = 0.06                              # image space: a vertex so far behind what is seen is hidden
-GRAZING = 0.35                             # colours fade where the normal's z in the picture is less
+HIDDEN = 0.12                              # image space: a vertex so far behind what is seen is hidden
+GRAZING = 0.2                              # colours fade where the normal's z in the picture is less
 SHORTEST = 1e-6                            # sums of cross products below this (metres²) stay short
 MARGIN_COLUMNS, MARGIN_ROWS = 2, 5         # rim of the UV grid mesh that has no cells
 # Images rendered together: what bounds the memory.
