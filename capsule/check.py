@@ -29,7 +29,8 @@ from deca import assets
 
 # Name of the distribution → what is imported from it.
 PACKAGES = {"torch": "torch", "torchvision": "torchvision", "numpy": "numpy", "scipy": "scipy",
-            "pandas": "pandas", "opencv-python-headless": "cv2", "dlib-bin": "dlib", "scikit-image": "skimage",
+            "pandas": "pandas", "opencv-python-headless": "cv2", "dlib-bin": "dlib",
+            "scikit-image": "skimage",
             "scikit-learn": "sklearn", "grad-cam": "pytorch_grad_cam", "mediapipe": "mediapipe", "ray": "ray"}
 OPTIONAL_PACKAGES = ("pytorch3d",)
 WEIGHTS = {"resnet18": "resnet18-f37072fd.pth", "vgg11": "vgg11-8a719046.pth"}    # torchvision's file names

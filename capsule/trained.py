@@ -69,7 +69,7 @@ def load_trained(path, device, name="", paint="shape_detail"):
     model, _ = network.make([channels[kind] for kind in kinds])
     missing = unmatched(model, tensors)[1]
     if missing:
-        raise InputError(f"{path}: the weights of another network than {network.name} ({len(missing)} tensors "
+        raise InputError(f"{path}: not the weights of a {network.name} ({len(missing)} tensors "
                          f"are not in it or differ in shape, such as {missing[0]})")
     start_from(model, tensors)
     return Trained(model.to(device).eval(), network, kinds, reconstructor, paint, tuple(names))

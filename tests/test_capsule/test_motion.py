@@ -167,6 +167,7 @@ def test_normalised_pictures_have_no_common_motion_and_one_spread(tmp_path):
     images = torch.from_numpy(random.normal(150, 10, (4, 3, 28, 28)).clip(0, 255).astype(np.uint8))
     frames = FrameImages(None, images, np.arange(4), np.zeros(4), list("abcd"), "motion", {})
     found = normalised(frames)
-    assert found.images.dtype == torch.uint8 and torch.equal(frames.images, images) and found.rule != frames.rule
+    assert found.images.dtype == torch.uint8 and torch.equal(frames.images,
+                                                             images) and found.rule != frames.rule
     assert np.abs(np.median(found.images[:, :2].flatten(2), axis=2) - 128).max() <= 1
     assert found.images[:, :2].float().std((2, 3)).sub(32).abs().max() < 2
