@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from capsule.inputs.crops import FrameImages, with_images
-from capsule.inputs.views import cached_pictures, not_found, pictures_of
+from capsule.inputs.rendered import cached_pictures, not_found, pictures_of
 from common.cache import digest
 from common.errors import InputError
 from common.images import IMAGE_SUFFIXES, read_image

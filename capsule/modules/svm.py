@@ -1,6 +1,7 @@
 """The row that a network has to beat: a support vector machine on motion pictures (SPEC section 10).
 
-Its settings were chosen by nested leave-one-subject-out (`python -m benchmarks.motion_search`).
+Its settings were chosen by nested leave-one-subject-out among ten: patches of 14 or 28 pixels, blurred
+or not, two widths of the kernel, C of 1 or 3.
 """
 
 import cv2
