@@ -20,7 +20,7 @@ from capsule.config import run_main
 from capsule.data import load_clips
 from capsule.inputs.motion import normalised, ready_motion
 from capsule.metrics import Meter, bootstrap_uf1
-from capsule.modules import SVM
+from capsule.modules.svm import SVM
 
 GRID = {"normalised": (False, True), "patch": (28, 14), "blur": (0.0, 1.0), "gamma": (0.5, 1.5),
         "c": (1.0, 3.0)}
