@@ -12,7 +12,7 @@ from sklearn.svm import SVC
 CHANNEL_WEIGHTS = (1.0, 1.0, 0.5)      # of u, v, strain
 BLUR = 1.0                             # pixels of 28
 PATCH, STEP = 14, 7                    # pixels: side of a patch, way to the next one
-GAMMA, C = 1.5, 1.0                    # of the kernel, over the median squared distance; of the SVM
+GAMMA, C = 0.5, 3.0                    # of the kernel, over the median squared distance; of the SVM
 
 
 class SVM:
