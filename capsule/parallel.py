@@ -94,7 +94,7 @@ class Cluster:
         make_worker = functools.partial(kind.remote, shared, mail, bool(self.gpus))
         try:
             return _distribute(todo, make_worker, count, mail, experiment, log)
-        except RayError as error:    # not a worker's end, which is mended: the head is lost, or this machine's node
+        except RayError as error:    # not a worker's end, which is mended, but the cluster's
             raise InputError(f"Ray at {self.options.ray_address or 'this machine'} is lost "
                              f"({type(error).__name__}); start it and this command again: finished folds stay"
                              ) from error
