@@ -124,7 +124,7 @@ def pictures_of(crop, trained, maker):
         if kind == "crop":
             stacks.append(torch.from_numpy(crop)[None])
             continue
-        views, faces = maker.views(crop[None], trained.paint)
-        stacks.append(torch.from_numpy(views.reshape(1, -1, *views.shape[-2:])))
+        views, faces = maker.views(torch.from_numpy(crop)[None], trained.paint)
+        stacks.append(views.reshape(1, -1, *views.shape[-2:]))
         found = bool(faces.all())
     return stacks, found

@@ -45,14 +45,15 @@ def whole_file(path):
 
 
 def sweep(folder):
-    """Remove what killed writers left in `folder` and below: temporary files of `whole_file` whose process is gone,
-    or, of another machine, that are a day old. Links are not followed; what cannot be removed is left."""
+    """Remove what killed writers left in `folder` and below: temporary files of `whole_file` whose process is
+    gone, or, of another machine, that are a day old. Links are not followed; what cannot go is left."""
     for place, _, names in os.walk(folder):
         for name in names:
             match = _LEFTOVER.fullmatch(name)
             path = os.path.join(place, name)
             with contextlib.suppress(OSError):
-                if match and (_is_gone(match[1], int(match[2])) or time.time() - os.lstat(path).st_mtime > DAY):
+                if match and (_is_gone(match[1], int(match[2]))
+                              or time.time() - os.lstat(path).st_mtime > DAY):
                     os.unlink(path)
 
 
@@ -95,6 +96,10 @@ def write_csv(path, table):
     write_text(path, table.to_csv(index=False, lineterminator="\n"))
 
 
+def _refuse(constant):
+    raise ValueError(f"{constant} is no JSON")      # NaN and infinities, which `write_json` refuses too
+
+
 def read_json(path, kind=dict):
     """The value in the JSON file `path`, of type `kind`.
 
@@ -103,7 +108,7 @@ def read_json(path, kind=dict):
     try:
         if not Path(path).is_file():
             raise OSError("no such file")
-        value = json.loads(Path(path).read_text(encoding="utf-8"))
+        value = json.loads(Path(path).read_text(encoding="utf-8"), parse_constant=_refuse)
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: not a readable JSON file ({error}); remove it and run again") from error
     if not isinstance(value, kind):

@@ -2,14 +2,19 @@
 
 import io
 import os
+import pickletools
 import re
 import stat
 import warnings
+import zipfile
 
 import torch
 
 from common.errors import InputError
 from common.files import write_bytes
+
+MAX_PICKLE = 2**28      # bytes of names and sizes
+MAX_REPEATED = 30       # uses of a tuple already there; torch.save makes next to none
 
 
 def save_tensors(path, tensors):
@@ -42,6 +47,7 @@ def read_torch(path, device="cpu"):
         if not stat.S_ISREG(os.stat(path).st_mode):
             raise ValueError("no plain file")
         with warnings.catch_warnings():
+            _check_pickles(path)
             warnings.simplefilter("ignore")     # about foreign pickles, which are refused anyway
             return torch.load(path, map_location=device, weights_only=True)
     except FileNotFoundError as error:
@@ -53,3 +59,32 @@ def read_torch(path, device="cpu"):
             reason = f"it asks for {asked[1]}, which could run code" if asked else "no file of torch.save"
         raise InputError(f"{path}: cannot be read safely ({reason}); nothing in it was run; "
                          "copy or download it anew from its owner") from error
+
+
+def _check_pickles(path):
+    """Raise ValueError for pickles that torch's safe reader would not come to the end of: it hashes whatever
+    stands as a key, and a pair of twice the same pair of twice ... takes 2, 4, 8, ... steps."""
+    with open(path, "rb") as stream:
+        if stream.peek(4).startswith(b"PK\x03\x04"):
+            with zipfile.ZipFile(stream) as archive:
+                found = [info for info in archive.infolist() if info.filename.endswith("data.pkl")]
+                if sum(info.file_size for info in found) > MAX_PICKLE:
+                    raise ValueError("far more names than a state dict has")
+                for info in found:
+                    _check_tuples(archive.read(info))
+        else:
+            for _ in range(5):      # torch's old format: five pickles, then numbers
+                if stream.peek(1):
+                    _check_tuples(stream)
+
+
+def _check_tuples(data):
+    tuples, repeated, on_top = set(), 0, False
+    for opcode, argument, _ in pickletools.genops(data):
+        if "PUT" in opcode.name:
+            (tuples.add if on_top else tuples.discard)(argument)
+        else:
+            on_top = opcode.name.startswith("TUPLE") or ("GET" in opcode.name and argument in tuples)
+            repeated += on_top and "GET" in opcode.name
+        if repeated > MAX_REPEATED:
+            raise ValueError("tuples within tuples")

@@ -286,15 +286,6 @@ def check(folder):
     return rows
 
 
-def has_flame(folder):
-    """True when the files that `load_flame` needs lie in `folder` (they are not opened)."""
-    return _has(folder, FLAME_FILES)
-
-
 def has_official(folder):
     """True when every required official file lies in `folder` (they are not opened; see `check`)."""
-    return _has(folder, [name for name, (required, *_) in FILES.items() if required])
-
-
-def _has(folder, files):
-    return all((Path(folder) / file).is_file() for file in files)
+    return all((Path(folder) / name).is_file() for name, (required, *_) in FILES.items() if required)

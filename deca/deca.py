@@ -6,10 +6,11 @@ from typing import NamedTuple
 import torch
 from torch.nn import functional
 
+from common.cache import file_digest
 from deca.assets import FLAME_FILES, NETWORKS, load_checkpoint, load_flame
 from deca.flame import FLAME, rotation_matrices
 from deca.networks import split_codes
-from deca.reconstructor import CHUNK, Reconstructor, Surfaces, as_float, file_digest, usable_device
+from deca.reconstructor import CHUNK, Reconstructor, Surfaces, as_float, usable_device
 from deca.renderer import VIEW_CAMERA, YAWS, Renderer
 
 

@@ -15,8 +15,9 @@ import numpy as np
 import torch
 from scipy.sparse import csr_matrix
 
+from common.cache import file_digest
 from common.errors import InputError
-from deca.reconstructor import Reconstructor, Surfaces, as_float, file_digest, usable_device
+from deca.reconstructor import Reconstructor, Surfaces, as_float, usable_device
 from deca.renderer import VIEW_CAMERA, SurfaceRenderer
 
 MODEL = "modules/face_landmark/face_landmark.tflite"        # within the package mediapipe

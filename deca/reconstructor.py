@@ -1,7 +1,5 @@
 """What the two reconstructors, `deca` and `mesh`, share: surfaces → views and motion (SPEC 5 and 10)."""
 
-import hashlib
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -136,12 +134,6 @@ def as_float(pictures, device):
 def levels(values):
     """Values in [0, 1] → uint8 on the CPU."""
     return values.mul(255).round().clamp(0, 255).to(torch.uint8).cpu()
-
-
-def file_digest(path):
-    """The first 16 hexadecimal digits of a file's SHA-256. Raises: OSError."""
-    with Path(path).open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()[:16]
 
 
 def usable_device(device):

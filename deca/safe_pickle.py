@@ -25,7 +25,7 @@ ALLOWED = {(module, name) for modules, names in (
     ("torch._utils", "_rebuild_tensor_v2"), ("torch.storage", "_load_from_bytes"),
     ) for module in modules.split() for name in names.split()}
 # What no such file has: calls by other ways, memory taken in advance, hashes of what may be nested.
-REFUSED = {"BYTEARRAY8", "NEWOBJ_EX", "FROZENSET", "ADDITEMS", "PERSID", "BINPERSID", "EXT1", "EXT2", "EXT4"}
+REFUSED = {"BYTEARRAY8", "NEWOBJ_EX", "FROZENSET", "PERSID", "BINPERSID", "EXT1", "EXT2", "EXT4"}
 NUMBERS = {"f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b1"}
 
 
@@ -83,6 +83,7 @@ class _Unpickler(pickle._Unpickler):
 
     dispatch = pickle._Unpickler.dispatch | {
         pickle.EMPTY_DICT[0]: lambda self: self.append(_Dict()), pickle.DICT[0]: load_dict,
+        pickle.ADDITEMS[0]: lambda self: self.pop_mark(),       # a set stays empty: no array is in one
         pickle.BUILD[0]: load_build, pickle.NEWOBJ[0]: pickle._Unpickler.load_reduce}
 
 

@@ -118,15 +118,7 @@ def load_clips(dataset, data_root="data", classes=3, protocol="dsnca", subset="a
     _check_root(root)
     read = _from_sheets if protocol in PROTOCOLS else _from_list
     table, said, sheets, official = read(dataset, root, classes, protocol)
-    if subset == "glasses":
-        table = table[[subject_number(row.subject) in BLOCKS[row.data].glasses for row in table.itertuples()]]
-    if table.empty:
-        raise InputError(f"{sheets[0]}: no clip is left for --subset {subset}")
-    uncoded = table[table["apex_frame"] < 0]
-    if len(uncoded) and not skip_missing:
-        remedy = "run smic_processing.py" if "smic" in set(uncoded["data"]) else "correct the sheet"
-        raise InputError(f"{', '.join(sheets)}: no apex frame for {len(uncoded)} clips ("
-                         f"{', '.join(uncoded['clip'][:5])}); {remedy}, or leave them out (--skip-missing)")
+    table = _of_subset(table, subset, sheets, skip_missing)
     table, places, missing = with_paths(table, root, frames)
     notes = {"name": _name(dataset, classes, protocol, subset), "protocol": str(protocol), "subset": subset,
              "sheets": sheets, "frames": places, "missing": missing}
@@ -296,6 +288,20 @@ def _from_list(dataset, root, classes, protocol):
     said = [*_remark("rows of other databases left out", list(others.unique()), len(others)),
             *_remark("row there twice, used once", repeated)]
     return table.rename(columns={name: f"{name}_frame" for name in FRAMES}), said, [str(path)], False
+
+
+def _of_subset(table, subset, sheets, skip_missing):
+    """The rows of a subset. Raises: InputError when none is left, or one has no apex coded."""
+    if subset == "glasses":
+        table = table[[subject_number(row.subject) in BLOCKS[row.data].glasses for row in table.itertuples()]]
+    if table.empty:
+        raise InputError(f"{sheets[0]}: no clip is left for --subset {subset}")
+    uncoded = table[table["apex_frame"] < 0]
+    if len(uncoded) and not skip_missing:
+        remedy = "run smic_processing.py" if "smic" in set(uncoded["data"]) else "correct the sheet"
+        raise InputError(f"{', '.join(sheets)}: no apex frame for {len(uncoded)} clips ("
+                         f"{', '.join(uncoded['clip'][:5])}); {remedy}, or leave them out (--skip-missing)")
+    return table
 
 
 def _remarks(clips, skip_missing):

@@ -107,7 +107,7 @@ def face_motion(crops, reconstructor="auto", yaws=(0,), device="auto", rasterize
     def make(part):
         if not crops.has_onset[part.row]:
             return as_levels(np.zeros((len(part.frames), len(yaws), 3, *crops.images.shape[2:]))), [True]
-        motion, found = maker.motion(crops.onsets[part.row].numpy(), pictures_of(crops, part), yaws)
+        motion, found = maker.motion(crops.onsets[part.row], pictures_of(crops, part), yaws)
         return as_levels(motion), found
 
     images, found = cached_pictures(crops, root, rule, make, maker.device, ".png", yaws, f"motion ({maker.name})")

@@ -97,8 +97,8 @@ def single_pictures(crops, views):
 
 
 def pictures_of(crops, part):
-    """uint8 (n, 3, 224, 224) of one clip."""
-    return np.ascontiguousarray(crops.images[part.frames].numpy())
+    """uint8 tensor (n, 3, 224, 224) of one clip."""
+    return crops.images[torch.from_numpy(part.frames)]
 
 
 def not_found(found, what, instead):
@@ -125,7 +125,7 @@ def cached_pictures(crops, root, rule, render, device, suffix, yaws, title):
         entry = read_entry(folder, key)
         if entry is None:
             with rendering:
-                pictures, found = render(part)
+                pictures, found = map(np.asarray, render(part))
             flat = pictures.reshape(-1, *pictures.shape[2:])                        # (n·Y, [3,] H, W)
             flat = flat.transpose(0, 2, 3, 1) if flat.ndim == 4 else flat             # → (n·Y, H, W[, 3])
             info = {"found": bool(np.all(found))}

@@ -64,7 +64,8 @@ def test_json_that_is_none_is_named(tmp_path):
         files.read_json(tmp_path / "broken.json")
 
 
-@pytest.mark.parametrize("text", ["[]", "null", "5", '"a"', "[" * 100_000, "1" * 5000, "{}{}"])
+@pytest.mark.parametrize("text", ["[]", "null", "5", '"a"', "[" * 100_000, "1" * 5000, "{}{}",
+                                  '{"a": NaN}', '{"a": -Infinity}'])
 def test_json_of_another_type_is_named(tmp_path, text):
     (tmp_path / "other.json").write_text(text)
     with pytest.raises(InputError, match=r"other\.json"):

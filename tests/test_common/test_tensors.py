@@ -78,6 +78,19 @@ def test_damaged_packed_members_are_one_line(tmp_path):
     one_line(error)
 
 
+@pytest.mark.parametrize("is_zip", [True, False])
+def test_a_key_of_nested_tuples_does_not_hang(tmp_path, is_zip):
+    """Its hash would take 2 to the 64 steps."""
+    nested = b"\x80\x02}()\x85q\x00" + b"h\x00h\x00\x86q\x00" * 64 + b"K\x01u."
+    (tmp_path / "a.pt").write_bytes(written(3, _use_new_zipfile_serialization=False)[:-3] + nested)
+    if is_zip:
+        with zipfile.ZipFile(tmp_path / "a.pt", "w") as archive:
+            archive.writestr("archive/data.pkl", nested)
+            archive.writestr("archive/version", "3")
+    with pytest.raises(InputError, match="tuples within tuples"):
+        tensors.load_tensors(tmp_path / "a.pt")
+
+
 def test_what_is_no_file_is_named_and_does_not_hang(tmp_path):
     os.mkfifo(tmp_path / "pipe.pt")
     for path, message in ((tmp_path / "pipe.pt", "no plain file"), (tmp_path, "no plain file"),

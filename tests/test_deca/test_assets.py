@@ -13,7 +13,7 @@ from PIL import Image
 
 from common.errors import InputError
 from deca import assets
-from deca.assets import check, has_flame, has_official, load_checkpoint, load_flame
+from deca.assets import check, has_official, load_checkpoint, load_flame
 from tests.test_deca.official_files import (
     Evil,
     F,
@@ -97,7 +97,7 @@ def test_check_of_a_whole_folder(official):
 
 def test_check_of_an_empty_folder(tmp_path):
     assert {row.status for row in check(tmp_path)} == {"missing"}
-    assert not has_official(tmp_path) and not has_flame(tmp_path)
+    assert not has_official(tmp_path)
     with pytest.raises(InputError, match=r"generic_model\.pkl: no such file; .*--check"):
         load_flame(tmp_path)
     with pytest.raises(InputError, match=r"deca_model\.tar: no such file"):
@@ -107,7 +107,7 @@ def test_check_of_an_empty_folder(tmp_path):
 def test_flame_alone_is_enough_for_the_head(official, tmp_path):
     for name in (MODEL, *SMALL):
         (tmp_path / name).symlink_to(official.folder / name)
-    assert has_flame(tmp_path) and not has_official(tmp_path)
+    assert not has_official(tmp_path)
     assert load_flame(tmp_path).template.shape == (V, 3)
 
 
@@ -124,6 +124,54 @@ def test_albedo_archive(tmp_path):
 def test_every_file_is_described_in_the_readme():
     readme = (assets.Path(assets.__file__).parent / "data/README.md").read_text(encoding="utf-8")
     assert all(f"`{name}`" in readme for name in assets.FILES)
+
+
+@pytest.mark.parametrize("damage", ["method", "bytes", "size", "header"])
+def test_a_damaged_archive_is_one_line(tmp_path, damage):
+    path = tmp_path / "FLAME_albedo_from_BFM.npz"
+    np.savez_compressed(path, MU=np.zeros((4, 4, 3)), PC=np.zeros(3))
+    data = bytearray(path.read_bytes())
+    directory = data.index(b"PK\x01\x02")
+    if damage == "method":
+        data[directory + 10] = data[8] = 99                                     # NotImplementedError
+    elif damage == "bytes":
+        data[60:80] = b"\xff" * 20                                              # zlib.error
+    elif damage == "size":
+        data[directory + 24:directory + 28] = (2**31).to_bytes(4, "little")     # it claims 2 GB
+    else:
+        np.savez(path, PC=np.zeros(3))
+        with zipfile.ZipFile(path, "a") as archive:
+            archive.writestr("MU.npy", npy_with_header(b"{'descr': '<f8', 'shape': (4L, 3"))
+        data = path.read_bytes()
+    path.write_bytes(data)
+    row = check(tmp_path)[-1]
+    assert row.status == "bad" and "truncated or broken" in row.problem and "\n" not in row.problem
+
+
+def npy_with_header(header, rest=b""):
+    return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + rest
+
+
+@pytest.mark.parametrize("header", [
+    b"{'descr': '<f8', 'fortran_order': False, 'shape': (9999999999,)}\n",     # 80 GB
+    b"{'descr': '<f8', 'fortran_order': False, 'shape': (256, 256)}\n",        # nothing follows
+    b"{'descr': '<f8', 'fortran_order': False, 'shape': (2L, 3",               # tokenize.TokenError
+    b"{'descr': [(('a', 'b'), '<f8', (2, 2))], 'fortran_order': True, 'shape': (1,)}\n",
+    b"(" * 9000, b"{'descr': 'O', 'fortran_order': False, 'shape': ()}\n", b"{}", b"[1]", b"\xff\xfe"])
+@pytest.mark.parametrize("name", ["fixed_displacement_256.npy", "landmark_embedding.npy"])
+def test_a_damaged_array_header_is_one_line(tmp_path, name, header):
+    (tmp_path / name).write_bytes(npy_with_header(header, b"\0" * 32))
+    with pytest.raises(InputError, match=name) as error:
+        READERS[name](tmp_path / name)
+    one_line(error)
+
+
+def test_a_file_far_larger_than_the_official_one_is_not_read(tmp_path):
+    for name in (MODEL, *SMALL[:3]):
+        with (tmp_path / name).open("wb") as file:
+            file.truncate(2**40)        # sparse: it takes no space
+        with pytest.raises(InputError, match=rf"{name}: .*far larger"):
+            READERS[name](tmp_path / name)
 
 
 # --- files that carry code ------------------------------------------------------------------------

@@ -57,7 +57,7 @@ def test_killed_at_ten_random_moments(undisturbed, tmp_path, monkeypatch):
     assert process.returncode == 0, errors
     assert len(folds(result)) == 3
     assert folds(tmp_path / "result") == folds(result)
-    assert _tree(tmp_path / "data/views", ".jpg") == _tree(data / "views", ".jpg")
+    assert _tree(tmp_path / "data/views", ".jpg", ".json") == _tree(data / "views", ".jpg", ".json")
     for root in (result, tmp_path / "result"):
         assert run_script(monkeypatch, "get_result_log.py", "--result-root", root, "--no-figures") == 0
     assert _tree(tmp_path / "result", ".csv") == _tree(result, ".csv")
@@ -97,9 +97,9 @@ def test_two_runs_share_the_folds(undisturbed, tmp_path):
     both = [_start(data, tmp_path) for _ in range(2)]
     trained = []
     for process in both:
-        _, errors = process.communicate(timeout=300)
+        said, errors = process.communicate(timeout=300)
         assert process.returncode == 0, errors
-        trained += sorted(set(re.findall(r"(casme_sub\d+): +\d+%", errors)))    # its progress bars
+        trained += sorted(set(re.findall(r"(casme_sub\d+)  epoch 1/3", said)))
     assert sorted(trained) == ["casme_sub01", "casme_sub02", "casme_sub03"]        # none twice
     assert folds(tmp_path) == folds(result)
 
@@ -113,11 +113,12 @@ def test_a_read_only_result_folder_gives_one_line(undisturbed, tmp_path, monkeyp
     assert str(blocked) in line and "write" in line
 
 
-def test_a_broken_fold_file_is_named(undisturbed, tmp_path, monkeypatch, capsys):
-    data, _, _ = undisturbed
+def test_a_broken_fold_file_is_named_and_trained_again(undisturbed, tmp_path, monkeypatch, capsys):
+    data, result, _ = undisturbed
     options = (*OPTIONS, "--folds", "0:1", "--data-root", data, "--result-root", tmp_path)
     assert run_script(monkeypatch, SCRIPT, *options) == 0
     path = next(tmp_path.glob("*/folds/*.json"))
     path.write_text(path.read_text()[:100])
-    assert run_script(monkeypatch, SCRIPT, *options) == 2
-    assert "not a readable JSON file" in capsys.readouterr().err
+    assert run_script(monkeypatch, SCRIPT, *options) == 0
+    assert "the fold is trained again" in capsys.readouterr().out
+    assert list(folds(tmp_path).values())[0] == list(folds(result).values())[0]

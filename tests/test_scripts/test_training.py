@@ -2,15 +2,15 @@
 
 import json
 import logging
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
+import capsule.data.protocol as protocol
+from capsule import fold as fold_module
 from capsule.data import load_clips
-from capsule.inputs import augment
-from capsule.inputs.crops import face_crops
+from capsule.inputs import augment, face_crops
 from capsule.inputs.sampling import apex_rows
 from capsule.modules import MECapsuleNet
 from tests.make_database import make_database
@@ -18,7 +18,7 @@ from tests.scripts import folds, run_script
 
 QUICK = ("--quick", "--epochs", "2", "--device", "cpu")
 SCRIPTS = ("train_me_loso.py", "train_me_loso_samm_baseline.py", "train_me_loso_composite_3d.py",
-           "train_me_loso_casme_3d_dual.py")
+           "train_me_loso_casme_3d_dual.py", "train_me_loso_composite_motion.py")
 
 
 @pytest.fixture(scope="module")
@@ -42,13 +42,17 @@ def test_whole(script, data_root, tmp_path, monkeypatch, capsys):
         assert len(value["clips"]) == len(value["y_true"]) == len(value["lengths"]) == 3
         assert len(value["loss"]) == len(value["paper"]) == len(value["strict"]) == 2
         assert value["strict"][-1] == [max(range(3), key=row.__getitem__) for row in value["lengths"]]
-        assert value["config"]["quick"] and value["pretrained"] is False
-        assert value["reconstructor"] == ("landmarks" if "3d" in script else None)
+        assert value["config"]["quick"] and value["pretrained"] is False and value["weights"] == "none"
+        assert value["reconstructor"] == ("mesh" if "3d" in script or "motion" in script else None)
     experiment = json.loads(next(tmp_path.glob("*/experiment.json")).read_text())
     assert experiment["folds"] == ["casme_sub01", "casme_sub02"] and len(experiment["clips"]) == 6
     before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/folds/*.json")}
     assert run_script(monkeypatch, script, *options) == 0
     assert "2 of 2 folds are finished already" in capsys.readouterr().out
+    log = next(tmp_path.glob("*/log.txt")).read_text()
+    for words in ("fold 1/2 casme_sub01  epoch 2/2  loss ", "train UF1", "strict UF1",
+                  "pooled over 2 folds (strict): UF1"):
+        assert words in log
     assert before == {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/folds/*.json")}
 
 
@@ -57,15 +61,13 @@ def test_the_held_out_labels_reach_no_prediction(script, data_root, tmp_path, mo
     """SPEC section 7: with the test fold's labels permuted, every prediction of every epoch stays."""
     options = ("--dataset", "casme", "--folds", "1:2", "--data-root", data_root, *QUICK)
     assert run_script(monkeypatch, script, *options, "--result-root", tmp_path / "true") == 0
-    import capsule.data.protocol as protocol
-    coded = protocol._coded
+    honest = protocol.with_paths
 
-    def permuted(*arguments):
-        table, notes = coded(*arguments)
+    def permuted(table, *arguments):
         mine = table["subject"] == "sub02"
-        return table.assign(label=table["label"].where(~mine, (table["label"] + 1) % 3)), notes
+        return honest(table.assign(label=table["label"].where(~mine, (table["label"] + 1) % 3)), *arguments)
 
-    monkeypatch.setattr(protocol, "_coded", permuted)
+    monkeypatch.setattr(protocol, "with_paths", permuted)
     assert run_script(monkeypatch, script, *options, "--result-root", tmp_path / "permuted") == 0
     true, changed = _only_fold(tmp_path / "true"), _only_fold(tmp_path / "permuted")
     assert true["y_true"] != changed["y_true"]
@@ -97,7 +99,7 @@ def test_another_configuration_is_refused(data_root, tmp_path, monkeypatch, caps
     before = folds(tmp_path, drop=())
     assert run_script(monkeypatch, "train_me_loso.py", *options, "--epochs", "2") == 2
     line = capsys.readouterr().err.strip().splitlines()[-1]
-    assert "another configuration (epochs 1 there, 2 now)" in line
+    assert "another configuration (epochs: 1 there, 2 now)" in line
     assert folds(tmp_path, drop=()) == before
 
 
@@ -109,10 +111,7 @@ def test_kept_models_load_and_predict_what_was_written(data_root, tmp_path, monk
     state = torch.load(next(tmp_path.glob("*/models/casme_sub01.pt")), weights_only=True)
     model = MECapsuleNet((3, 152, 152), 3, pretrained=False, width=0.25)
     model.load_state_dict(state)
-    config = SimpleNamespace(dataset="casme", classes=3, protocol="dsnca", subset="all", skip_missing=False,
-                             data_root=str(data_root))
-    clips = load_clips(config)
-    crops = face_crops(clips, config)
+    crops = face_crops(load_clips("casme", data_root))
     images = augment.shrunk(crops.images[apex_rows(crops, np.arange(3))], 152)
     inputs = augment.strict_batch([images], 152)
     with torch.inference_mode():
@@ -121,42 +120,44 @@ def test_kept_models_load_and_predict_what_was_written(data_root, tmp_path, monk
 
 
 def test_a_fold_whose_loss_is_nan_is_named_and_the_others_go_on(data_root, tmp_path, monkeypatch, capsys):
-    from capsule.run import Trainer
+    honest = fold_module._train_epoch
 
-    honest = Trainer._train_epoch
+    def broken(model, optimiser, pictures, rows, *rest):
+        loss, meter = honest(model, optimiser, pictures, rows, *rest)
+        test = set(range(len(pictures.clips.table))) - set(pictures.index.clip[rows].tolist())
+        return float("nan") if pictures.clips.table["subject"].iloc[min(test)] == "sub01" else loss, meter
 
-    def broken(self, step, rows, draws):
-        value = honest(self, step, rows, draws)
-        test = set(range(len(self.clips.table))) - set(self.index.clip[rows].tolist())
-        return float("nan") if self.clips.table["subject"].iloc[min(test)] == "sub01" else value
-
-    monkeypatch.setattr(Trainer, "_train_epoch", broken)
+    monkeypatch.setattr(fold_module, "_train_epoch", broken)
     options = ("--dataset", "casme", "--data-root", data_root, "--result-root", tmp_path, *QUICK)
     assert run_script(monkeypatch, "train_me_loso.py", *options) == 1
     assert "fold casme_sub01 failed: the loss is nan in epoch 1 (fold seed" in capsys.readouterr().out
     assert [value["data_sub"] for value in folds(tmp_path).values()] == ["casme_sub02"]
     assert json.loads(next(tmp_path.glob("*/failed/casme_sub01.json")).read_text())["fold_seed"] > 0
-    monkeypatch.setattr(Trainer, "_train_epoch", honest)
+    monkeypatch.setattr(fold_module, "_train_epoch", honest)
     assert run_script(monkeypatch, "train_me_loso.py", *options) == 0
     assert len(folds(tmp_path)) == 2 and not list(tmp_path.glob("*/failed/*"))
 
 
 @pytest.mark.parametrize(("options", "words"), [
-    (("--dataset", "nothing"), "invalid choice: 'nothing'"),
+    (("--dataset", "nothing"), "nothing"),
     (("--data-root", "nowhere"), "--data-root nowhere: no such folder"),
     (("--dataset", "smic", "--classes", "5"), "only casme"),
-    (("--epochs", "0"), "--epochs 0: must be more than 0"),
+    (("--epochs", "0"), "--epochs 0: must be from 1"),
     (("--folds", "7"), "--folds 7: write a range"),
     (("--folds", "7:9"), "--folds 7:9: selects no fold"),
     (("--device", "tpu"), "--device tpu: unknown"),
     (("--experiment", "../up"), "must be a plain folder name"),
+    (("--experiment", ".."), "must be a plain folder name"),
+    (("--seed", "-1"), "--seed -1: must be from 0"),
+    (("--threads", "1000000"), "--threads 1000000"),
+    (("--weights", "nowhere.pt"), "nowhere.pt"),
 ])
 def test_unusable_options_give_one_line(options, words, data_root, tmp_path, monkeypatch, capsys):
     given = ("--dataset", "casme", "--data-root", data_root, "--result-root", tmp_path, "--quick", *options)
     assert run_script(monkeypatch, "train_me_loso.py", *given) == 2
     lines = capsys.readouterr().err.strip().splitlines()
     assert words in lines[-1] and "Traceback" not in "\n".join(lines)
-    assert not list(tmp_path.glob("*/folds/*"))
+    assert not list(tmp_path.iterdir())                  # nothing is left behind
 
 
 def test_one_subject_is_refused(tmp_path, monkeypatch, capsys):
@@ -179,3 +180,23 @@ def test_a_failed_download_is_said_once(data_root, tmp_path, monkeypatch, caplog
     assert [record.message.count("no network") for record in caplog.records].count(1) == 1
     assert _only_fold(tmp_path)["pretrained"] is False
     backbone.imagenet_weights.cache_clear()
+
+
+def test_an_offline_run_and_one_from_random_weights_never_share_a_folder(data_root, tmp_path, monkeypatch):
+    import capsule.modules.backbone as backbone
+
+    monkeypatch.setattr(backbone, "imagenet_weights", lambda name: None)
+    options = ("--dataset", "casme", "--folds", "0:1", "--epochs", "1", "--data-root", data_root,
+               "--result-root", tmp_path)
+    for more in ((), ("--no-pretrained",)):
+        assert run_script(monkeypatch, "train_me_loso.py", *options, *more) == 0
+    told = [json.loads(path.read_text())["weights"] for path in sorted(tmp_path.glob("*/experiment.json"))]
+    assert sorted(map(str, told)) == sorted(map(str, [{"asked": "ImageNet", "found": "none"},
+                                                      {"asked": "none", "found": "none"}]))
+
+
+def test_a_mistyped_data_root_makes_nothing(tmp_path, monkeypatch):
+    for script in SCRIPTS:
+        assert run_script(monkeypatch, script, "--dataset", "synthetic", "--data-root", tmp_path / "typo",
+                          "--result-root", tmp_path / "result") == 2
+    assert not list(tmp_path.iterdir())

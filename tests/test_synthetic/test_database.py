@@ -2,7 +2,6 @@
 
 import hashlib
 from concurrent.futures import ThreadPoolExecutor
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -18,11 +17,6 @@ from synthetic.database import Settings, ensure, make_synthetic, plan_clips, rea
 COLUMNS = ["Subject", "Filename", "OnsetFrame", "ApexFrame", "OffsetFrame", "Action Units",
            "Estimated Emotion"]
 SMALL = {"subjects": 2, "clips": 3, "glasses": 0.5, "frames": (7, 7)}
-
-
-def config(root):
-    return SimpleNamespace(dataset="synthetic", classes=3, protocol="dsnca", subset="all",
-                           data_root=str(root), skip_missing=False)
 
 
 def digest(folder):
@@ -44,7 +38,7 @@ def plan():
 
 
 def test_the_real_code_reads_it(root):
-    clips = load_clips(config(root))
+    clips = load_clips("synthetic", root)
     assert clips.subjects == ("synthetic_sub01", "synthetic_sub02")
     assert clips.per_class == (2, 2, 2)
     for moment in ("onset", "apex", "offset"):

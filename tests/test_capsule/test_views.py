@@ -1,0 +1,109 @@
+"""The cached thirteen views and motion: made once, whole or not at all, never stale, the same after an interruption."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import skimage.data
+import torch
+
+from benchmarks.generated import generated
+from capsule.inputs import views as module
+from capsule.inputs.motion import as_levels, face_motion
+from capsule.inputs.views import single_pictures, thirteen_views
+from common.errors import InputError
+from common.images import write_image
+from deca import make_reconstructor
+from deca.landmarks import LandmarkDetector, crop_square, warp_square
+from deca.renderer import YAWS
+
+
+@pytest.fixture(scope="module")
+def photograph():
+    photo = skimage.data.astronaut()
+    center, side = crop_square(LandmarkDetector().detect(photo).points)
+    return [torch.from_numpy(warp_square(photo, center + shift, side).transpose(2, 0, 1).copy())
+            for shift in ((0, 0), (0, 1), (2, 0))]
+
+
+@pytest.fixture
+def crops(photograph, tmp_path):
+    """Two clips: two frames of a photograph; one grey picture without a face."""
+    clips, (stream,) = generated([1, 1], size=8)
+    clips = replace(clips, data_root=tmp_path)
+    images = torch.stack([photograph[0], photograph[1], torch.full((3, 224, 224), 90, dtype=torch.uint8)])
+    return replace(stream, clips=clips, images=images, clip=np.array([0, 0, 1]), offset=np.array([0, 1, 0]),
+                   names=["synthetic/sub00/EP00/10", "synthetic/sub00/EP00/11", "synthetic/sub01/EP00/10"],
+                   onsets=torch.stack([photograph[2], images[2]]), has_onset=np.array([True, False]))
+
+
+def contents(root):
+    return {path.relative_to(root): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
+
+
+def test_views_are_made_once_and_read_back(crops, tmp_path, monkeypatch):
+    first = thirteen_views(crops, "mesh", device="cpu")
+    assert first.images.shape == (3, 13, 224, 224) and first.kind == "views" and first.channels == 39
+    assert (tmp_path / "views/mesh/shape_detail/synthetic/sub00/EP00/10/-30.jpg").is_file()
+    assert first.said[0]["clips"] == ["synthetic/sub01/EP00"] and "no face" in first.said[0]["what"]
+    assert first.rule["reconstructor"] == "mesh" and first.rule["paint"] == "shape_detail"
+    before = contents(tmp_path)
+    maker = make_reconstructor("mesh", "cpu")
+    monkeypatch.setattr(type(maker), "reconstruct", lambda *given: pytest.fail("rendered again"))
+    again = thirteen_views(crops, "mesh", device="cpu")
+    assert torch.equal(first.images, again.images) and first.said == again.said and contents(tmp_path) == before
+
+
+def test_damaged_entries_and_other_rules_are_rendered_again(crops, tmp_path, monkeypatch):
+    first = thirteen_views(crops, "mesh", device="cpu")
+    before = contents(tmp_path)
+    (tmp_path / "views/mesh/shape_detail/synthetic/sub00/EP00/11/0.jpg").write_bytes(b"cut")
+    assert torch.equal(thirteen_views(crops, "mesh", device="cpu").images, first.images)
+    assert contents(tmp_path) == before
+    monkeypatch.setattr(module, "RULE", {**module.RULE, "version": 0})
+    thirteen_views(crops, "mesh", device="cpu")
+    keys = [path for path in before if path.name == "key.json"]
+    assert all(contents(tmp_path)[path] != before[path] for path in keys)
+
+
+def test_texture_has_the_photographs_colours(crops):
+    views = thirteen_views(crops, "mesh", "texture", device="cpu")
+    assert views.images.shape == (3, 39, 224, 224) and views.kind == "texture"
+    frontal = views.images[0, 18:21].float()
+    skin = frontal[:, frontal.sum(0) > 30].mean(1)
+    assert skin[0] > skin[1] > skin[2]                       # red, green, blue
+
+
+def test_views_of_another_program_are_used_and_missing_ones_named(crops, tmp_path):
+    root = tmp_path / "mine"
+    for name in crops.names:
+        for yaw in YAWS:
+            write_image(root / name.split("/", 1)[1] / f"{yaw}.png", np.full((224, 224, 3), 100 + yaw, np.uint8))
+    views = thirteen_views(crops, views_root=str(root))
+    assert views.images[1, :, 0, 0].tolist() == [100 + yaw for yaw in YAWS]
+    (root / "sub01/EP00/10/5.png").unlink()
+    with pytest.raises(InputError, match="no view of yaw 5"):
+        thirteen_views(crops, views_root=str(root))
+
+
+def test_single_pictures_are_crops_and_views_of_their_clip(crops):
+    pictures = single_pictures(crops, thirteen_views(crops, "mesh", device="cpu"))
+    assert pictures.images.shape == (42, 3, 224, 224) and len(set(pictures.names)) == 42
+    assert torch.equal(pictures.images[0], crops.images[0]) and (pictures.offset == 0).sum() == 2
+    assert pictures.clip.tolist() == [0] * 28 + [1] * 14
+
+
+def test_motion_on_the_face_is_cached_and_a_missing_onset_said(crops, tmp_path):
+    motion = face_motion(crops, "mesh", (0,), "cpu")
+    assert motion.images.shape == (3, 3, 224, 224) and motion.kind == "motion" and motion.channels == 3
+    u, v, strain = (motion.images[2, i].unique().tolist() for i in range(3))
+    assert (u, v, strain) == ([128], [128], [0])             # no onset: nothing moves
+    assert any("onset not on disk" in remark["what"] and remark["count"] == 1 for remark in motion.said)
+    before = contents(tmp_path)
+    assert torch.equal(face_motion(crops, "mesh", (0,), "cpu").images, motion.images)
+    assert contents(tmp_path) == before
+
+
+def test_levels_of_motion_by_hand():
+    motion = np.array([1.0, -0.5, 0.1], np.float32).reshape(1, 3, 1, 1)
+    assert as_levels(motion).ravel().tolist() == [148, 118, 30]
