@@ -77,7 +77,8 @@ def find_pictures(paths):
     found = []
     for path in map(Path, paths):
         if os.path.isdir(path):
-            below = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and os.path.isfile(p))
+            below = sorted(p for p in path.rglob("*")
+                           if p.suffix.lower() in IMAGE_SUFFIXES and os.path.isfile(p))
             if not below:
                 raise InputError(f"{path}: no picture ({', '.join(IMAGE_SUFFIXES)}) in this folder")
             found += below

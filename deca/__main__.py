@@ -1,27 +1,27 @@
-"""Photographs → heads and thirteen views: `python -m deca PHOTO... --out DIR` (folders of frames too).
+"""Photographs → 3-D faces and thirteen views: `python -m deca PHOTO... --out DIR`.
 
-For each photograph, in a folder of its name: crop.png, views/<yaw>.png, sheet.jpg, parameters.json and, with
-`--obj`, mesh.obj, mesh.mtl and mesh.png. `--check` says which official files are there.
-Exit codes: 0 all went well, 1 some photographs failed (a line says why), 2 nothing could be done,
-130 Ctrl-C.
+PHOTO: a picture, a folder of pictures, a video (frames at --fps), or a .txt list of such paths. For each picture, in a
+folder of its name: crop.png, views/<yaw>.png, sheet.jpg, textured.png, parameters.json, and what the options ask for.
+`--check` says which official files are there.
+Exit codes: 0 all went well, 1 some pictures failed (a line says why), 2 nothing could be done, 130 Ctrl-C.
 """
 
 import argparse
 import sys
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 from scipy.spatial.transform import Rotation
 from tqdm import tqdm
 
-from capsule.inputs.views import RECONSTRUCTORS, choose_reconstructor, make_reconstructor
 from common.errors import InputError
 from common.files import write_json
-from common.images import IMAGE_SUFFIXES, read_image, write_image
+from common.images import find_pictures, read_image, write_image
+from deca import ASSETS, RECONSTRUCTORS, make_reconstructor
 from deca.assets import check
-from deca.export import photo_texture, write_obj
-from deca.fitting import ASSETS
+from deca.export import TEXTURE_SIZE, overlaid, seen_pixels, write_keypoints, write_maps, write_obj
 from deca.landmarks import (
     CROP_SIZE,
     LandmarkDetector,
@@ -32,10 +32,11 @@ from deca.landmarks import (
     warp_square,
 )
 from deca.renderer import YAWS
-from deca.sheet import ROWS, contact_sheet
+from deca.sheet import contact_sheet
 
-SHEET_CROP = ROWS * CROP_SIZE       # pixels of the crop that the sheet shows
-OVERLAY = 0.75                      # share of the head in the last tile of the sheet
+VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm")
+LARGE = 478                 # pixels of the photograph on the sheet
+PROFILE = 50                # degrees of yaw beyond which half of the face is guessed
 
 
 def main(arguments=None):
@@ -44,146 +45,176 @@ def main(arguments=None):
     if options.check:
         return _print_check()
     try:
-        photos = find_photos(options.photos)
-        name, why = choose_reconstructor(options.reconstructor)
-        print(f"deca: {why}", flush=True)
-        reconstructor = make_reconstructor(name, options.device)
+        pictures = list(find_sources(options.photos, options.fps))
+        reconstructor = make_reconstructor(options.reconstructor, options.device, options.rasterizer)
+        print(f"deca: reconstructor {reconstructor.name}", flush=True)
+        failed = _work(pictures, reconstructor, options)
     except InputError as error:
         print(f"deca: {error}", file=sys.stderr)
         return error.exit_code
-    try:
-        failed = _work(photos, reconstructor, options)
     except KeyboardInterrupt:
         print(f"deca: stopped; what is finished lies in {options.out}", file=sys.stderr)
         return 130
-    print(f"deca: {len(photos) - failed} of {len(photos)} photographs done, in {options.out}")
-    return 0 if not failed else 1 if failed < len(photos) else 2
+    print(f"deca: {len(pictures) - failed} of {len(pictures)} pictures done, {failed} failed; in {options.out}")
+    return 0 if not failed else 1 if failed < len(pictures) else 2
 
 
 def _parser():
     parser = argparse.ArgumentParser(prog="python -m deca", description=__doc__.split("\n\n")[0])
     parser.add_argument("photos", nargs="*", type=Path, metavar="PHOTO",
-                        help="a picture, or a folder of them")
+                        help="a picture, a folder of them, a video, or a .txt list")
     parser.add_argument("--out", type=Path, default=Path("views"), metavar="DIR",
                         help="where the results go (default: %(default)s)")
-    parser.add_argument("--obj", action="store_true", help="write the textured mesh too")
+    parser.add_argument("--fps", type=float, default=5.0, help="frames a second taken from a video [5]")
+    for name, text in (("obj", "the textured mesh"), ("depth", "depth.png and normals.png"),
+                       ("keypoints", "68 points, 2-D and 3-D"), ("overlay", "the face on the photograph, at its size")):
+        parser.add_argument(f"--{name}", action="store_true", help=f"write {text} too")
     parser.add_argument("--reconstructor", choices=RECONSTRUCTORS, default="auto",
-                        help="deca needs the official files; auto takes it where they are (default)")
+                        help="deca needs the official files; auto takes it where they are, else the face mesh (default)")
+    parser.add_argument("--rasterizer", choices=("auto", "torch", "pytorch3d"), default="auto",
+                        help="what draws; auto: pytorch3d on a GPU, else torch (default)")
     parser.add_argument("--device", default="auto", help="cpu, cuda or auto (default)")
     parser.add_argument("--check", action="store_true", help="say which official files are there, and stop")
     return parser
 
 
-def find_photos(paths):
-    """Pictures and folders → {result folder: picture}, in order; a folder's pictures lie under its name.
+def find_sources(paths, fps=5.0):
+    """(result folder, read function) of each picture that `paths` name, in order; each folder is there once.
 
-    Raises: InputError when nothing was named, or a path does not exist, or a folder holds no picture.
+    Raises: InputError when nothing was named, a path does not exist, or a folder or video holds no picture.
     """
     if not paths:
-        raise InputError("name at least one photograph or folder, or --check; see python -m deca --help")
-    photos = {}
+        raise InputError("name at least one photograph, folder, video or list, or --check; see python -m deca --help")
+    taken = set()
     for path in paths:
-        if path.is_dir():
-            found = sorted(p for p in path.rglob("*") if p.is_file() and p.suffix.lower() in IMAGE_SUFFIXES)
-            if not found:
-                raise InputError(f"{path}: no picture ({', '.join(IMAGE_SUFFIXES)}) in this folder")
-            base = path.resolve().name
-            pairs = [(Path(base) / p.relative_to(path).with_suffix(""), p) for p in found]
-        elif path.exists():
-            pairs = [(Path(path.stem), path)]
-        else:
-            raise InputError(f"{path}: no such file or folder; check the path")
-        for place, photo in pairs:
+        for place, read in _of_path(path, fps):
             number, free = 2, place
-            while free in photos:
+            while free in taken:
                 free, number = place.with_name(f"{place.name}-{number}"), number + 1
-            photos[free] = photo
-    return photos
+            taken.add(free)
+            yield free, read
 
 
-def _work(photos, reconstructor, options):
-    """All photographs, with a progress bar and one line for each that fails; returns how many failed."""
+def _of_path(path, fps):
+    if path.suffix.lower() in VIDEOS and path.is_file():
+        yield from _of_video(path, fps)
+    elif path.suffix.lower() == ".txt" and path.is_file():
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        for line in filter(None, map(str.strip, lines)):
+            yield from _of_path(path.parent / line, fps)
+    else:
+        base = Path(_plain(path.resolve().name)) if path.is_dir() else Path()
+        for found in find_pictures([path]):
+            inside = found.relative_to(path).with_suffix("") if path.is_dir() else Path(_plain(found.stem))
+            yield base / inside, lambda found=found: (found, read_image(found))
+
+
+def _plain(name):
+    """A folder's name from a file's: never empty, never a step up (a photograph may be called `...jpg`)."""
+    return name.strip(". ") or "picture"
+
+
+def _of_video(path, fps):
+    """One source for every frame that a rate of `fps` takes."""
+    video = cv2.VideoCapture(str(path))
+    rate = video.get(cv2.CAP_PROP_FPS) or 25.0
+    every, number, found = max(1, round(rate / max(fps, 1e-3))), 0, False
+    while video.grab():
+        if number % every == 0:
+            whole, frame = video.retrieve()
+            if whole:
+                found, image = True, frame[..., ::-1].copy()
+                name = f"{path.name} frame {number}"
+                yield Path(_plain(path.stem)) / f"{number:06d}", lambda name=name, image=image: (Path(name), image)
+        number += 1
+    if not found:
+        raise InputError(f"{path}: no frame can be read from this video; convert it to .mp4")
+
+
+def _work(pictures, reconstructor, options):
+    """All pictures, with a progress bar and one line for each that fails; returns how many failed."""
     detector, failed = LandmarkDetector(), 0
-    with tqdm(photos.items(), unit="photo", disable=len(photos) == 1) as bar:
-        for place, path in bar:
-            try:
-                found = process(path, options.out / place, reconstructor, detector, options.obj)
-            except InputError as error:
-                failed += 1
-                bar.write(f"deca: {error}", file=sys.stderr)
-                continue
-            if found.n_faces > 1:
-                bar.write(f"deca: {path}: {found.n_faces} faces, the largest is taken", file=sys.stderr)
+    for place, read in tqdm(pictures, unit="picture", disable=None if len(pictures) > 1 else True):
+        try:
+            for line in process(*read(), options.out / place, reconstructor, detector, options):
+                tqdm.write(f"deca: {line}", file=sys.stderr)
+        except InputError as error:
+            failed += 1
+            tqdm.write(f"deca: {error}", file=sys.stderr)
     return failed
 
 
-def process(path, folder, reconstructor, detector, with_mesh=False):
-    """One photograph at `path`: write its crop, views, sheet, parameters and, if asked, mesh into `folder`.
+def process(path, photo, folder, reconstructor, detector, options):
+    """One photograph, uint8 (H, W, 3): write what is asked for into `folder`. Returns: lines to say.
 
-    Returns: the `Detection`. Raises: NoFaceError; InputError for an unreadable picture or unwritable folder.
+    Raises: NoFaceError; InputError for an unwritable folder.
     """
-    photo = read_image(path)
     found = detector.detect(photo)
     if found is None:
         raise NoFaceError(f"{path}: no face found; give a picture with a larger or more frontal face")
     center, side = crop_square(found.points)
-    matrix = square_transform(center, side)
-    points, crop = transform_points(matrix, found.points), warp_square(photo, center, side)
-    image = torch.from_numpy(crop).permute(2, 0, 1)[None].float() / 255     # (H, W, 3) → (1, 3, H, W)
-    known = {"points": points[None]} if reconstructor.name == "landmarks" else {}
-    codes = reconstructor.encode(image, **known)
-    views = _levels(reconstructor.thirteen_views(codes)[0, :, 0])               # (13, 224, 224)
+    matrix, crop = square_transform(center, side), warp_square(photo, center, side)
+    picture = torch.from_numpy(crop.transpose(2, 0, 1).copy())[None]                # (1, 3, 224, 224)
+    surfaces = reconstructor.reconstruct(picture)
+    if not surfaces.found[0]:
+        raise NoFaceError(f"{path}: something like a face was found, but no 3-D face; give a clearer picture")
+    views = reconstructor.views(picture)[0][0].numpy()                              # (13, 224, 224)
+    textured = reconstructor.views(picture, "texture")[0][0, 6].permute(1, 2, 0).numpy()
+    yaw, pitch, roll = (float(angle) for angle in _angles(surfaces.pose[0].cpu().numpy()))
     write_image(folder / "crop.png", crop)
-    for yaw, view in zip(YAWS, views, strict=True):
-        write_image(folder / "views" / f"{yaw}.png", view)
-    parameters = _parameters(path, reconstructor, codes, found, center, side)
-    write_json(folder / "parameters.json", parameters)
-    shape = reconstructor.render(codes, "shape_detail")[0].permute(1, 2, 0)     # (3, H, W) → (H, W, 3)
-    large = warp_square(photo, center, side, SHEET_CROP)
-    sheet = contact_sheet(_title(path, parameters), large, points, views, _overlaid(crop, _levels(shape)))
-    write_image(folder / "sheet.jpg", sheet)
-    if with_mesh:
-        _write_mesh(folder, reconstructor, codes, photo, matrix)
-    return found
+    write_image(folder / "textured.png", textured)
+    for angle, view in zip(YAWS, views, strict=True):
+        write_image(folder / "views" / f"{angle}.png", view)
+    write_json(folder / "parameters.json", {
+        "photo": path.name, "reconstructor": reconstructor.name, "model": reconstructor.model,
+        "degrees": {"yaw": round(yaw, 2), "pitch": round(pitch, 2), "roll": round(roll, 2)},
+        "faces_found": found.n_faces, "found_upsampled": found.upsampled,
+        "crop": {"center": [round(float(v), 3) for v in center], "side": round(side, 3)},
+        "landmarks": np.round(found.points.astype(float), 2).tolist()})
+    _, normals, hit, _ = seen_pixels(reconstructor, surfaces, LARGE)
+    large = warp_square(photo, center, side, LARGE)
+    half = large.copy()
+    half[:, LARGE // 2:] = overlaid(large, normals, hit)[:, LARGE // 2:]
+    title = f"{path.name}   ·   {reconstructor.name}   ·   yaw {yaw:+.0f}°, pitch {pitch:+.0f}°, roll {roll:+.0f}°"
+    write_image(folder / "sheet.jpg", contact_sheet(title, half, views, textured))
+    _write_more(folder, reconstructor, surfaces, photo, found.points, center, side, matrix, options)
+    return _remarks(path, photo, found, center, side, yaw)
 
 
-def _levels(image):
-    """A tensor in [0, 1] → numpy uint8."""
-    return image.mul(255).round().clamp(0, 255).to(torch.uint8).cpu().numpy()
+def _write_more(folder, reconstructor, surfaces, photo, points, center, side, matrix, options):
+    """What the options ask for."""
+    depth, normals, _, seen = seen_pixels(reconstructor, surfaces)
+    if options.depth:
+        write_maps(folder, depth, normals)
+    if options.keypoints:
+        write_keypoints(folder, transform_points(matrix, points), seen, matrix)
+    if options.obj:
+        write_obj(folder, "mesh", surfaces, reconstructor.renderer.faces.cpu().numpy(),
+                  warp_square(photo, center, side, TEXTURE_SIZE))
+    if options.overlay:
+        size = max(CROP_SIZE, min(2048, round(side)))
+        _, normals, hit, _ = seen_pixels(reconstructor, surfaces, size)
+        back = cv2.invertAffineTransform(square_transform(center, side, size))
+        shape = photo.shape[1], photo.shape[0]
+        normals = cv2.warpAffine(normals.astype(np.float32), back, shape)
+        hit = cv2.warpAffine(hit.astype(np.float32), back, shape) > 0.5
+        write_image(folder / "overlay.png", overlaid(photo, normals, hit))
 
 
-def _overlaid(crop, shape):
-    """The rendered head (224, 224, 3) laid on the crop it was fitted to."""
-    share = OVERLAY * (shape > 0)
-    return np.round(shape * share + crop * (1 - share)).astype(np.uint8)
+def _angles(pose):
+    """yaw, pitch, roll in degrees of a pose (3, 4); image space has y and z negated."""
+    matrix = pose[:, :3] * np.array([[1], [-1], [-1]])
+    matrix = matrix / np.cbrt(np.linalg.det(matrix))
+    return Rotation.from_matrix(matrix).as_euler("YXZ", degrees=True)
 
 
-def _parameters(path, reconstructor, codes, found, center, side):
-    """What is known of one photograph, JSON types only."""
-    values = {name: [round(float(v), 6) for v in value.flatten().tolist()] for name, value in codes.items()}
-    yaw, pitch, roll = Rotation.from_rotvec(values["pose"][:3]).as_euler("YXZ", degrees=True)
-    head = reconstructor.head
-    named = dict(zip(head.expression_names, values["exp"], strict=True)) if head.expression_names else {}
-    return {"photo": path.name, "reconstructor": reconstructor.name, "head": head.name, "codes": values,
-            "degrees": {"yaw": round(yaw, 2), "pitch": round(pitch, 2), "roll": round(roll, 2)},
-            "action_units": named, "faces_found": found.n_faces, "found_upsampled": found.upsampled,
-            "crop": {"center": [round(float(v), 3) for v in center], "side": round(side, 3)},
-            "landmarks": [[round(float(v), 2) for v in point] for point in found.points]}
-
-
-def _title(path, parameters):
-    degrees = parameters["degrees"]
-    pose = ", ".join(f"{name} {value:+.0f}°" for name, value in degrees.items())
-    return f"{path.name}   ·   {parameters['reconstructor']} ({parameters['head']} head)   ·   {pose}"
-
-
-def _write_mesh(folder, reconstructor, codes, photo, matrix):
-    """mesh.obj, in metres and facing the viewer, with the photograph's colours."""
-    posed = reconstructor.decode(codes).verts
-    texture = photo_texture(reconstructor.renderer, reconstructor.head, posed, codes["cam"], photo, matrix)
-    frontal = torch.cat([torch.zeros_like(codes["pose"][:, :3]), codes["pose"][:, 3:]], dim=1)     # (1, 6)
-    vertices = reconstructor.decode({**codes, "pose": frontal}).verts[0].cpu()
-    write_obj(folder, "mesh", vertices, reconstructor.head, texture)
+def _remarks(path, photo, found, center, side, yaw):
+    """What a user should know of one picture."""
+    height, width = photo.shape[:2]
+    beyond = max((side / 2 - center).max(), (center + side / 2 - [width, height]).max()) / side
+    lines = [f"{path}: {found.n_faces} faces, the largest is taken"] if found.n_faces > 1 else []
+    lines += [f"{path}: the face is at the border, part of it is guessed"] if beyond > 0.15 else []
+    return lines + ([f"{path}: seen from the side ({yaw:+.0f}°), half of the face is guessed"] if abs(yaw) > PROFILE else [])
 
 
 def _print_check():
@@ -198,7 +229,7 @@ def _print_check():
             print(f"  {'':8}{'':{width + 2}}{row.problem or 'get it: ' + row.source}")
     ready = all(row.status == "present" for row in rows if row.required)
     print("DECA can be used." if ready else
-          "Until the required ones are there, the reconstructor is landmarks (no licensed file needed).")
+          "Until the required ones are there, the reconstructor is mesh (no licensed file needed).")
     return 0 if ready else 1
 
 

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -12,9 +13,7 @@ from skimage import data
 
 from common.images import read_image
 from deca import __main__ as command
-from deca.export import write_obj
 from deca.renderer import YAWS
-from synthetic.head import sample_head
 
 
 @pytest.fixture(scope="module")
@@ -27,8 +26,8 @@ def done(face, tmp_path_factory):
     """Exit code and result folder of one photograph with its mesh."""
     folder = tmp_path_factory.mktemp("one")
     Image.fromarray(face).save(folder / "photo.png")
-    code = command.main([str(folder / "photo.png"), "--out", str(folder / "out"), "--obj", "--reconstructor",
-                         "landmarks", "--device", "cpu"])
+    code = command.main([str(folder / "photo.png"), "--out", str(folder / "out"), "--obj", "--depth", "--keypoints",
+                         "--overlay", "--reconstructor", "mesh", "--device", "cpu"])
     return code, folder / "out" / "photo"
 
 
@@ -36,58 +35,47 @@ def test_one_photograph(done):
     code, folder = done
     assert code == 0
     names = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
-    assert names == {"crop.png", "sheet.jpg", "parameters.json", "mesh.obj", "mesh.mtl", "mesh.png",
-                     *(f"views/{yaw}.png" for yaw in YAWS)}
+    assert names == {"crop.png", "sheet.jpg", "parameters.json", "mesh.obj", "mesh.mtl", "mesh.png", "textured.png",
+                     "depth.png", "normals.png", "keypoints.json", "overlay.png", *(f"views/{yaw}.png" for yaw in YAWS)}
     assert read_image(folder / "crop.png").shape == (224, 224, 3)
     sides = [read_image(folder / "views" / f"{yaw}.png").astype(float) for yaw in (-30, 0, 30)]
     assert all(side.shape == (224, 224, 3) and side.max() > 150 and side[0, 0].max() == 0 for side in sides)
     assert np.abs(sides[0] - sides[2]).mean() > 5
 
 
-def test_the_sheet_shows_the_crop_and_the_views(done):
+def test_the_sheet_shows_the_photograph_and_the_views(done):
     sheet = read_image(done[1] / "sheet.jpg").astype(float)
     assert sheet.shape[1] > 7 * 224 + 2 * 224
-    crop = read_image(done[1] / "crop.png").astype(float)
-    shown = sheet[64:64 + 478, 24:24 + 478]                     # under the heading, on the left
-    assert np.abs(shown.mean((0, 1)) - crop.mean((0, 1))).max() < 12
     view = read_image(done[1] / "views" / "-30.png").astype(float)
     left = 24 + 478 + 12
     assert np.abs(sheet[64:288, left:left + 224] - view).mean() < 3
 
 
-def test_the_parameters(done):
+def test_parameters_keypoints_and_maps(done, face):
     parameters = json.loads((done[1] / "parameters.json").read_text())
-    assert parameters["reconstructor"] == "landmarks" and parameters["head"] == "sample"
-    assert parameters["faces_found"] == 1 and len(parameters["landmarks"]) == 68
-    assert {name: len(value) for name, value in parameters["codes"].items()} == {
-        "shape": 54, "tex": 50, "exp": 14, "pose": 6, "cam": 3, "light": 27, "detail": 128}
-    assert abs(parameters["degrees"]["yaw"]) < 12               # she looks at the camera
-    assert parameters["action_units"]["AU12"] == parameters["codes"]["exp"][8]
+    assert parameters["reconstructor"] == "mesh" and "face_landmark.tflite" in parameters["model"]
+    assert parameters["faces_found"] == 1 and abs(parameters["degrees"]["yaw"]) < 12    # she looks at the camera
+    points = json.loads((done[1] / "keypoints.json").read_text())
+    assert np.abs(np.array(points["points_2d"]) - parameters["landmarks"]).max() < 0.1
+    nose, jaw = np.array(points["points_3d"])[[30, 2]]
+    assert nose[2] < jaw[2] - 10                                # smaller is nearer
+    assert read_image(done[1] / "overlay.png").shape == face.shape
+    depth = np.asarray(Image.open(done[1] / "depth.png"))
+    assert depth.dtype == np.uint16 and depth.max() == 65535 and depth[0, 0] == 0
 
 
 def test_the_mesh_has_the_photographs_colours(done, face):
     lines = (done[1] / "mesh.obj").read_text().splitlines()
-    head = sample_head()
-    assert sum(line.startswith("v ") for line in lines) == len(head.template)
-    assert sum(line.startswith("vt ") for line in lines) == len(head.uv)
-    assert sum(line.startswith("f ") for line in lines) == len(head.faces)
-    assert "map_Kd mesh.png" in (done[1] / "mesh.mtl").read_text()
+    vertices = np.array([line.split()[1:] for line in lines if line.startswith("v ")], float)
+    places = np.array([line.split()[1:] for line in lines if line.startswith("vt ")], float)
+    faces = np.array([[c.split("/")[0] for c in line.split()[1:]] for line in lines if line.startswith("f ")], int)
+    assert len(vertices) == len(places) and faces.min() == 1 and faces.max() == len(vertices)
     texture = read_image(done[1] / "mesh.png")
-    assert texture.shape == (512, 512, 3)
-    nose = head.uv[head.uv_faces[head.landmark_faces[30]]].mean(0)
-    colour = texture[int((1 - nose[1]) * 512), int(nose[0] * 512)].astype(float)
+    column, row = places[vertices[:, 2].argmax()] * [1, -1] * texture.shape[0] + [0, texture.shape[0]]    # the nose
     points = np.array(json.loads((done[1] / "parameters.json").read_text())["landmarks"])
-    column, row = points[30].round().astype(int)
-    assert np.abs(colour - face[row - 3:row + 4, column - 3:column + 4].mean((0, 1))).max() < 30
-
-
-def test_obj_indices_by_hand(tmp_path):
-    head = sample_head()
-    write_obj(tmp_path, "m", head.template, head, np.zeros((4, 4, 3), np.uint8))
-    faces = [line for line in (tmp_path / "m.obj").read_text().splitlines() if line.startswith("f ")]
-    corners = np.array([[corner.split("/") for corner in line.split()[1:]] for line in faces], dtype=int)
-    assert np.array_equal(corners[..., 0] - 1, head.faces)
-    assert np.array_equal(corners[..., 1] - 1, head.uv_faces)
+    x, y = points[30].round().astype(int)
+    colour = texture[int(row), int(column)].astype(float)
+    assert np.abs(colour - face[y - 3:y + 4, x - 3:x + 4].mean((0, 1))).max() < 45
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +99,7 @@ def test_a_folder_of_odd_pictures(odd, tmp_path, capsys):
     code = command.main([str(odd), "--out", str(tmp_path), "--device", "cpu"])
     output, errors = capsys.readouterr()
     assert code == 1
-    assert "4 of 7 photographs done" in output
+    assert "4 of 7 pictures done, 3 failed" in output
     for name, why in (("wall.png", "no face found"), ("broken.jpg", "not a readable picture"),
                       ("empty.png", "not a readable picture")):
         lines = [line for line in errors.splitlines() if name in line and "deca:" in line]
@@ -136,8 +124,20 @@ def test_pictures_of_one_name_do_not_overwrite_each_other(tmp_path):
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "x.png").write_bytes(b"")
-    photos = command.find_photos([tmp_path / "a" / "x.png", tmp_path / "b" / "x.png", tmp_path / "a"])
-    assert [str(place) for place in photos] == ["x", "x-2", "a/x"]
+    found = command.find_sources([tmp_path / "a" / "x.png", tmp_path / "b" / "x.png", tmp_path / "a"])
+    assert [str(place) for place, _ in found] == ["x", "x-2", "a/x"]
+
+
+def test_lists_videos_and_odd_names(face, tmp_path):
+    (tmp_path / "...jpg").write_bytes(b"")
+    (tmp_path / "list.txt").write_text("...jpg\n\n")
+    video = cv2.VideoWriter(str(tmp_path / "clip.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 10, (64, 64))
+    for _ in range(10):
+        video.write(np.zeros((64, 64, 3), np.uint8))
+    video.release()
+    found = list(command.find_sources([tmp_path / "list.txt", tmp_path / "clip.avi"], fps=5))
+    assert [str(place) for place, _ in found] == ["picture", *(f"clip/{n:06d}" for n in (0, 2, 4, 6, 8))]
+    assert found[1][1]()[1].shape == (64, 64, 3)
 
 
 @pytest.mark.parametrize("arguments", [[], ["{}/none.png"], ["{}/empty"], ["{}/wall.png"],
@@ -158,7 +158,7 @@ def test_check_lists_the_official_files(capsys, monkeypatch, tmp_path, official)
     assert command.main(["--check"]) == 1
     table = capsys.readouterr().out
     assert "missing generic_model.pkl" in table and "flame.is.tue.mpg.de" in table
-    assert "bad     deca_model.tar" in table and "landmarks" in table.splitlines()[-1]
+    assert "bad     deca_model.tar" in table and "mesh" in table.splitlines()[-1]
     monkeypatch.setattr(command, "ASSETS", official.folder)
     assert command.main(["--check"]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == "DECA can be used."
