@@ -1,8 +1,10 @@
 """Where a trained network looks: Grad-CAM of clips of held-out subjects, each from its own subject's fold.
 
-Inputs    result/<experiment>/ of a training script run with --save-models, and the database it was trained on; or
+Inputs    result/<experiment>/ of a training script run with --save-models, and the database it was trained
+on; or
           any pictures with --model FILE
-Outputs   result/<experiment>/grad_cam/<clip>.png and .pdf; with --all one for each clip, and mean_maps.png; of
+Outputs   result/<experiment>/grad_cam/<clip>.png and .pdf; with --all one for each clip, and mean_maps.png;
+of
           pictures: grad_cam/<picture>.png and .pdf
 Command   python grad_cam_visual.py --experiment NAME [--clip DATA/SUBJECT/CLIP | --all]
           python grad_cam_visual.py PICTURES --model FILE
@@ -72,7 +74,8 @@ def draw_pictures(choice, device):
     trained = load_trained(choice.model, device, choice.network)
     maker = make_reconstructor(trained.reconstructor, str(device)) if set(trained.kinds) - {"crop"} else None
     paths = find_pictures(choice.pictures)
-    run = SimpleNamespace(name=Path(choice.model).name, labels=(), facts={"class_names": trained.class_names})
+    run = SimpleNamespace(name=Path(choice.model).name, labels=(), finished={}, folds=(), missing=(),
+                          facts={"class_names": trained.class_names})
     for path in tqdm(paths, desc="figures", unit="picture", disable=None):
         crop, _ = crop_of(path)
         pictures, _ = pictures_of(crop, trained, maker)

@@ -1,7 +1,9 @@
 """What a trained network says of any pictures: a class and its capsule lengths for each.
 
-Inputs    pictures or folders of them; --model: a fold of ours (result/<experiment>/models/<subject>.pt, trained with
-          --save-models), or the state dict of another program with the same layers (an old CapsuleNet checkpoint)
+Inputs    pictures or folders of them; --model: a fold of ours (result/<experiment>/models/<subject>.pt,
+trained with
+          --save-models), or the state dict of another program with the same layers (an old CapsuleNet
+          checkpoint)
 Outputs   a printed table, and the same as CSV (--out, predictions_of_pictures.csv)
 Command   python predict.py photo.jpg folder/ --model result/NAME/models/casme_sub01.pt
 Expect    a second a picture. A face at rest has no micro-expression: the network names a class all the same.

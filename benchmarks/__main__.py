@@ -3,11 +3,11 @@
     python -m benchmarks            # full size; about three minutes on two CPU cores
     python -m benchmarks --quick    # small networks, a first look; these are not the project's figures
 
-Training is measured in whole epochs of capsule.fold (sampling, augmentation, steps, evaluation), data in memory,
-beside a plain loop (DataLoader with one worker, JPEGs, PIL, fp32, no evaluation) that takes turns with it. The share
-of the peak counts every convolution as a direct one; on a CPU it can pass 100 %: the largest one is computed by
-spectra there, with far fewer products. The estimate of the full run is for folds one after the other. Views: face
-crop to thirteen views with the face mesh.
+Training is measured in whole epochs of capsule.fold (sampling, augmentation, steps, evaluation), data in
+memory, beside a plain loop (DataLoader with one worker, JPEGs, PIL, fp32, no evaluation) that takes turns
+with it. The share of the peak counts every convolution as a direct one; on a CPU it can pass 100 %: the
+largest one is computed by spectra there, with far fewer products. The estimate of the full run is for folds
+one after the other. Views: face crop to thirteen views with the face mesh.
 """
 
 import argparse

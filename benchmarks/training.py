@@ -1,4 +1,5 @@
-"""Whole training epochs of capsule.fold, in turns with a plain loop, on the same pictures; and what a run costs."""
+"""Whole training epochs of capsule.fold, in turns with a plain loop, on the same pictures; and what a run
+costs."""
 
 import time
 from dataclasses import dataclass, replace
@@ -90,8 +91,8 @@ def write_pictures(folder, streams):
 
 
 def plain_turn(task, network, samples, device, steps):
-    """Seconds of `steps` batches after one to warm up: DataLoader with one worker, fp32, contiguous layout, direct
-    convolutions, Adam."""
+    """Seconds of `steps` batches after one to warm up: DataLoader with one worker, fp32, contiguous layout,
+    direct convolutions, Adam."""
     torch.manual_seed(9)
     model, _ = network.make(task.network_channels)
     ours = model.conv1
@@ -111,9 +112,11 @@ def plain_turn(task, network, samples, device, steps):
 
 
 def race(task, folder, device, precision, steps, turns, quick=False, threads=0):
-    """Measure one task, epochs of about `steps` batches of ours (the first warms up) in turn with the plain loop's.
+    """Measure one task, epochs of about `steps` batches of ours (the first warms up) in turn with the plain
+    loop's.
 
-    Ours include the two evaluations of TEST_CLIPS clips after each epoch; the plain loop has none. Returns: Result.
+    Ours include the two evaluations of TEST_CLIPS clips after each epoch; the plain loop has none. Returns:
+    Result.
     """
     network = Network(task.model, len(NAMES), quick=quick, pretrained=False)
     per_class = max(1, round(steps * task.batch_size / PER_CLASS))
@@ -168,7 +171,8 @@ def wait(device):
 
 
 def growth(device, precision, steps, threads=1):
-    """What a small run costs and one with twice the folds, clips, epochs: {name: (images trained on, seconds)}.
+    """What a small run costs and one with twice the folds, clips, epochs: {name: (images trained on,
+    seconds)}.
 
     The 2-D --quick network on generated data, 3·`steps` batches of 15 an epoch.
     """

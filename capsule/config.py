@@ -1,4 +1,5 @@
-"""The options of the training scripts: constants of the script, overridden from the command line, checked here.
+"""The options of the training scripts: constants of the script, overridden from the command line, checked
+here.
 
 Nothing is trained, written or read with an option that has not passed this gate.
 """
@@ -147,8 +148,8 @@ class _Parser(argparse.ArgumentParser):
 def parse(doc, argv=None, model_choices=(), **constants):
     """Options from a script's constants, overridden by the command line.
 
-    `doc`: the script's docstring, shown by --help. `constants`: defaults by field name; the options OF_A_SCRIPT
-    exist only in scripts that give a value for them. `argv`: default sys.argv[1:].
+    `doc`: the script's docstring, shown by --help. `constants`: defaults by field name; the options
+    OF_A_SCRIPT exist only in scripts that give a value for them. `argv`: default sys.argv[1:].
     Exits with code 2 and one line when an option is unknown or malformed.
     """
     parser = _Parser(prog=Path(sys.argv[0]).name, description=doc, allow_abbrev=False,

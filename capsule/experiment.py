@@ -23,9 +23,10 @@ CLIP_COLUMNS = ["data", "subject", "clip", "data_sub", "label"]
 class Experiment:
     """`<result_root>/<experiment>/` of one configuration.
 
-    options: capsule.config.Options. clips: the clip table. streams: list of FrameImages. weights: what the networks
-    start from, as found. precision: "fp32" or "bf16". `folds`: every held-out unit (data_sub) in table order.
-    Nothing is written before `start`. Raises: InputError when the clip list has one subject or --folds is empty.
+    options: capsule.config.Options. clips: the clip table. streams: list of FrameImages. weights: what the
+    networks start from, as found. precision: "fp32" or "bf16". `folds`: every held-out unit (data_sub) in
+    table order. Nothing is written before `start`. Raises: InputError when the clip list has one subject or
+    --folds is empty.
     """
 
     def __init__(self, options, clips, streams, network, weights, precision):
@@ -83,8 +84,9 @@ class Experiment:
         return self.folder / "models" / f"{data_sub}.pt"
 
     def finished(self, data_sub, say=print):
-        """The fold as capsule.results.Fold where its file is whole and of this experiment, and its model is there if
-        models are kept; else None. A file that cannot be used is named, and the fold trained again."""
+        """The fold as capsule.results.Fold where its file is whole and of this experiment, and its model is
+        there if models are kept; else None. A file that cannot be used is named, and the fold trained
+        again."""
         path = self.fold_path(data_sub)
         if not path.exists():
             return None

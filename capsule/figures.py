@@ -144,8 +144,8 @@ def clip_figure(run, clip):
         below[0].colorbar(shown, ax=below[0].axes, label="Grad-CAM", fraction=0.015, pad=0.01)
     else:
         top.colorbar(shown, ax=(onset, apex, overlay), label="Grad-CAM", fraction=0.02, pad=0.01, shrink=0.8)
-    figure.suptitle(f"{heading(run)}\n{clip.key}: true {names[clip.truth]}, predicted "
-                    f"{names[clip.prediction]}", fontsize=8)
+    truth = "" if clip.truth is None else f"true {names[clip.truth]}, "
+    figure.suptitle(f"{heading(run)}\n{clip.key}: {truth}predicted {names[clip.prediction]}", fontsize=8)
     figure.supxlabel(_map_caption(clip), fontsize=7)
     return figure
 
@@ -190,7 +190,8 @@ def _length_bars(axes, clip, names):
     colours = [BLUE if label == clip.prediction else "white" for label in places]
     axes.barh(places, clip.lengths, color=colours, edgecolor=BLUE)
     axes.set_yticks(places, names, fontsize=7)
-    axes.get_yticklabels()[clip.truth].set_fontweight("bold")
+    if clip.truth is not None:
+        axes.get_yticklabels()[clip.truth].set_fontweight("bold")
     low, high = min(0.0, float(clip.lengths.min())), max(1.0, float(clip.lengths.max()))
     axes.set(xlim=(low, high + 0.3 * (high - low)), title="network output")
     for place, length in zip(places, clip.lengths, strict=True):

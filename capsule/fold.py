@@ -1,9 +1,10 @@
 """One fold, top to bottom: leave a subject out, train on the others, predict the one after every epoch.
 
-`train_one` takes a fold, if no other process has it, and writes down how it ended; `train_fold` trains it. Each epoch: the training list is drawn (`sampling`), its pictures are augmented a
-batch at a time (`augment`), each batch is one step, and the held-out clips are predicted in both ways of SPEC
-section 7. No label of the held-out subject reaches the network, the sampler or the number of epochs: they are
-written down beside the predictions, for whoever reads the results.
+`train_one` takes a fold, if no other process has it, and writes down how it ended; `train_fold` trains it.
+Each epoch: the training list is drawn (`sampling`), its pictures are augmented a batch at a time (`augment`),
+each batch is one step, and the held-out clips are predicted in both ways of SPEC section 7. No label of the
+held-out subject reaches the network, the sampler or the number of epochs: they are written down beside the
+predictions, for whoever reads the results.
 """
 
 import enum
@@ -77,8 +78,8 @@ class Epoch:
 
 
 class Pictures:
-    """The streams of an experiment on one device, the same for all folds: `images` and `kinds` of each stream,
-    `labels` (N,) of each picture."""
+    """The streams of an experiment on one device, the same for all folds: `images` and `kinds` of each
+    stream, `labels` (N,) of each picture."""
 
     def __init__(self, clips, streams, network, device):
         self.clips, self.index, self.device, self.side = clips, streams[0], device, network.side
@@ -234,8 +235,8 @@ def batches(pictures, rows, draws, batch_size):
 
 
 def step(model, optimiser, inputs, labels, network, precision):
-    """Train by one batch. inputs: float (B, C, H, W) a stream. Returns: (outputs (B, classes), loss), detached, on
-    the device (reading them there would wait for the GPU)."""
+    """Train by one batch. inputs: float (B, C, H, W) a stream. Returns: (outputs (B, classes), loss),
+    detached, on the device (reading them there would wait for the GPU)."""
     with autocast_for(labels.device, precision):
         outputs = model(*network.prepared(inputs))
     outputs = outputs.float()

@@ -138,7 +138,8 @@ def activation_maps(model, inputs, label=None):
 def explain(trained, key, truth, pictures, crop, onset=None):
     """The ClipMaps of one clip or picture for its predicted class.
 
-    trained: capsule.trained.Trained. truth: its class, or None. pictures: a uint8 tensor (1, C, H, W) a stream.
+    trained: capsule.trained.Trained. truth: its class, or None. pictures: a uint8 tensor (1, C, H, W) a
+    stream.
     crop: uint8 (3, S, S). onset: the same, or None.
     """
     maps, outputs, side = activation_maps(trained.model, trained.network.prepared(trained.inputs(pictures)))

@@ -82,9 +82,9 @@ class Cluster:
     def train(self, experiment, todo, training, log):
         """Train the folds `todo`, --workers at a time; otherwise like `run.train_in_turn`.
 
-        A fold whose worker dies, or whose machine is lost, is run again by a new one. The numbers are those of
-        training in turn on the same device type (on a CPU with as many threads, which is why the workers do not
-        divide the cores among themselves). Returns: dict of the folds that failed → reason.
+        A fold whose worker dies, or whose machine is lost, is run again by a new one. The numbers are those
+        of training in turn on the same device type (on a CPU with as many threads, which is why the workers
+        do not divide the cores among themselves). Returns: dict of the folds that failed → reason.
         """
         count = min(experiment.options.workers, len(todo))
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)

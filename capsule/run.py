@@ -1,4 +1,5 @@
-"""Leave one subject out: which folds there are, which are finished, who trains the others, and what is said."""
+"""Leave one subject out: which folds there are, which are finished, who trains the others, and what is
+said."""
 
 import contextlib
 import sys
@@ -16,8 +17,8 @@ from common.errors import InputError
 def run_loso(options, clips, streams, network):
     """Train and evaluate every fold that is not finished; write one JSON a fold (SPEC section 7).
 
-    options: capsule.config.Options. streams: list of FrameImages (crops, views, motion), rows alike, in the order of
-    the network's arguments. network: capsule.modules.Network.
+    options: capsule.config.Options. streams: list of FrameImages (crops, views, motion), rows alike, in the
+    order of the network's arguments. network: capsule.modules.Network.
     Returns: 0, or 1 when a fold failed. Raises: InputError for an unusable configuration.
     """
     model, weights = network.make([stream.channels for stream in streams])
@@ -73,8 +74,8 @@ def train_in_turn(experiment, todo, pictures, training, log):
 
 
 class Log:
-    """What a run says: one plain line an epoch and one a fold in log.txt, and on the screen where it is no terminal;
-    on a terminal a bar with the same facts."""
+    """What a run says: one plain line an epoch and one a fold in log.txt, and on the screen where it is no
+    terminal; on a terminal a bar with the same facts."""
 
     def __init__(self, experiment, epochs):
         self.experiment, self.epochs = experiment, epochs

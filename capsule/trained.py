@@ -1,4 +1,5 @@
-"""A trained network read back, and the pictures that it wants of any photograph: for predict.py and Grad-CAM."""
+"""A trained network read back, and the pictures that it wants of any photograph: for predict.py and
+Grad-CAM."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,8 +50,9 @@ class Trained:
 def load_trained(path, device, name="", paint="shape_detail"):
     """The network whose state dict lies at `path`.
 
-    A fold of ours (result/<experiment>/models/<subject>.pt) is known from experiment.json beside it; of any other
-    file the network is known from its tensors, or by `name` in the registry; then `paint` says what its views show.
+    A fold of ours (result/<experiment>/models/<subject>.pt) is known from experiment.json beside it; of any
+    other file the network is known from its tensors, or by `name` in the registry; then `paint` says what its
+    views show.
     Raises: InputError, naming the file, when it is missing, unsafe, damaged or of another network.
     """
     path = Path(path)
@@ -113,7 +115,8 @@ def crop_of(path):
 
 
 def pictures_of(crop, trained, maker):
-    """(list of uint8 tensors (1, C, H, W), one a stream of `trained`, was a 3-D face found). crop: uint8 (3, 224, 224).
+    """(list of uint8 tensors (1, C, H, W), one a stream of `trained`, was a 3-D face found). crop: uint8 (3,
+    224, 224).
 
     maker: a deca reconstructor, None for a network that sees the crop alone. Raises: InputError for motion.
     """

@@ -1,8 +1,9 @@
 """The one cache: an entry is a folder of picture files and, written last, `key.json`.
 
-`key.json` holds the entry's key, a checksum of each file and what else is known of it. A reader takes an entry
-whole or not at all: another key, a damaged or missing file, and it is made again. A key is made from a rule (a
-dict with a name and a version) and its sources, never from the text of a program.
+`key.json` holds the entry's key, a checksum of each file and what else is known of it. A reader takes an
+entry
+whole or not at all: another key, a damaged or missing file, and it is made again. A key is made from a rule
+(a dict with a name and a version) and its sources, never from the text of a program.
 """
 
 import hashlib

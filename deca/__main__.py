@@ -1,8 +1,9 @@
 """Photographs → 3-D faces and thirteen views: `python -m deca PHOTO... --out DIR`.
 
-PHOTO: a picture, a folder of pictures, a video (frames at --fps), or a .txt list of such paths. For each picture, in a
-folder of its name: crop.png, views/<yaw>.png, sheet.jpg, textured.png, parameters.json, and what the options ask for.
-`--check` says which official files are there.
+PHOTO: a picture, a folder of pictures, a video (frames at --fps), or a .txt list of such paths. For each
+picture, in a
+folder of its name: crop.png, views/<yaw>.png, sheet.jpg, textured.png, parameters.json, and what the options
+ask for. `--check` says which official files are there.
 Exit codes: 0 all went well, 1 some pictures failed (a line says why), 2 nothing could be done, 130 Ctrl-C.
 """
 

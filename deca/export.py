@@ -1,4 +1,5 @@
-"""What other programs ask of a face: textured mesh, depth, normals, points, and the mesh on its photograph."""
+"""What other programs ask of a face: textured mesh, depth, normals, points, and the mesh on its
+photograph."""
 
 import cv2
 import numpy as np
@@ -13,8 +14,9 @@ OVERLAY = 0.65          # share of the face in the overlay
 
 
 def seen_pixels(reconstructor, surfaces, size=224):
-    """What each pixel of the crop (`size`²) sees of the first surface: depth (H, W) in crop pixels, smaller is nearer, nan
-    where nothing; normals (H, W, 3), x right, y up, z towards the viewer; hit (H, W) bool; points (H, W, 3) image space."""
+    """What each pixel of the crop (`size`²) sees of the first surface: depth (H, W) in crop pixels, smaller
+    is nearer, nan where nothing; normals (H, W, 3), x right, y up, z towards the viewer; hit (H, W) bool;
+    points (H, W, 3) image space."""
     renderer = reconstructor.renderer
     posed = surfaces.posed()[:1]
     seen = rasterize(posed, renderer.faces, size, size)
@@ -59,7 +61,8 @@ def write_keypoints(folder, landmarks, points, matrix):
 
 
 def write_obj(folder, name, surfaces, faces, texture):
-    """Write `name`.obj, `name`.mtl and `name`.png: the frontal surface, coloured by the crop where it lies on it.
+    """Write `name`.obj, `name`.mtl and `name`.png: the frontal surface, coloured by the crop where it lies on
+    it.
 
     surfaces: `Surfaces` of one picture; faces (F, 3); texture: uint8 (S, S, 3), the crop.
     Raises: InputError when a file cannot be written.

@@ -1,9 +1,9 @@
 """FaceMesh: the reconstructor `mesh`, a 3-D face for everyone, without licensed files (SPEC section 4).
 
 MediaPipe's face mesh network (Kartynnik, Ablavatski, Grishchenko, Grundmann, "Real-time Facial Surface
-Geometry from Monocular Video on Mobile GPUs", 2019; Apache-2.0) gives 468 points. Head pose and size are taken
-out by a similarity to the mean mesh on points that expression hardly moves; two Loop subdivisions make the
-surface smooth (`face_topology.npz`, from `make_face_topology.py`).
+Geometry from Monocular Video on Mobile GPUs", 2019; Apache-2.0) gives 468 points. Pose and size are taken out
+by a similarity to the mean mesh on points that expression hardly moves; two Loop subdivisions make it smooth
+(`face_topology.npz`, from `make_face_topology.py`).
 """
 
 import importlib.util
@@ -26,6 +26,7 @@ INSTALL = "pip install --no-deps mediapipe==0.10.21"
 TOPOLOGY = Path(__file__).with_name("face_topology.npz")
 POINTS, INPUT = 468, 192
 FIRST, REGION = 1.35, 1.5       # sides of the squares looked at: of the picture; of the mesh's box
+DEPTH = 1.15                    # what the network's z is multiplied by: then heads of known yaw have that yaw
 PASSES = 2                      # how often the region is taken anew from its own result
 PRESENT = 5.0                   # presence logit of a face
 EYES = (33, 263)                # outer corners, left and right in the picture
@@ -87,7 +88,7 @@ class FaceNetwork:
             self._net.setInput(blob)
             outputs = self._net.forward(self._net.getUnconnectedOutLayersNames())
         presence, points = sorted((output.flatten() for output in outputs), key=len)
-        return points.reshape(POINTS, 3).astype(np.float64), float(presence[0])
+        return points.reshape(POINTS, 3) * np.array([1.0, 1.0, DEPTH]), float(presence[0])
 
 
 def model_path():

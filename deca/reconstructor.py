@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 
 from common.errors import InputError
-from deca.motion import flow, strain
+from deca.motion import flow, strain, without_rigid
 from deca.renderer import VIEW_CAMERA, YAWS
 
 CHUNK = {"cpu": 8, "cuda": 32}          # pictures worked on together: bounds the memory at any batch
@@ -83,11 +83,13 @@ class Reconstructor:
         surfaces = self.reconstruct(torch.cat([onset[None], pictures]))
         first = part_of(surfaces, slice(0, 1))
         before, seen_before = self._frontal(onset, first, first.pose)
+        points = self.renderer.points(first.vertices, first.root)[0].cpu()
         moved = []
         for picture, pose in zip(pictures, surfaces.pose[1:], strict=True):
             after, seen_after = self._frontal(picture, first, pose[None])
             both = seen_before * seen_after
             u, v = flow(before, after)
+            u, v = without_rigid(u, v, points, both)
             maps = torch.stack([u, v, strain(u, v)]) * both
             moved.append(self._turned(maps.to(self.device), first, yaws))
         return torch.stack(moved), (surfaces.found[:1] & surfaces.found[1:]).cpu()

@@ -199,6 +199,12 @@ class SurfaceRenderer(nn.Module):
             lights.append((found[:, 2] * inside).unflatten(0, (-1, len(rotations))))
         return torch.cat(carried), torch.cat(lights)
 
+    @torch.no_grad()
+    def points(self, vertices, root):
+        """What each pixel of the frontal view of surfaces (B, V, 3) shows: (B, 3, H, W), image space."""
+        seen, _ = self._turned_views(vertices, root, yaw_rotations([0], vertices.device), VIEW_CAMERA)
+        return self._at_pixels(seen, self.project_views(vertices))
+
     def visibility(self, posed):
         """How well a picture sees the vertices of surfaces posed in it, (B, V, 3): (B, V) in [0, 1]."""
         seen = rasterize(posed, self.faces, self.image_size, self.image_size, self.backend)

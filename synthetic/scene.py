@@ -2,7 +2,7 @@
 
 The light is an environment of a few dozen directions; what the head hides from each of them is measured once,
 so that nose, brows and chin throw soft shade. Shading is computed per vertex in linear light, the picture at
-one and a half times its size, then filtered down, coded for display and given the camera's noise.
+one and a half times its size, then filtered down, blurred, coded for display and given the camera's noise.
 """
 
 from dataclasses import dataclass
@@ -11,137 +11,155 @@ from functools import lru_cache
 import cv2
 import numpy as np
 import torch
+from scipy.spatial.transform import Rotation
 from torch.nn import functional
 
-from deca.flame import FLAME, rotation_matrices
 from deca.rasterizer import rasterize
-from deca.renderer import Renderer
+from synthetic.basis import ACTIONS, EVEN, action_basis, shape_basis
 from synthetic.glasses import Glasses, make_glasses
-from synthetic.head import sample_head
-from synthetic.paint import crease_maps, subject_texture
+from synthetic.mesh import build_head
+from synthetic.paint import GAMMA, crease_maps, paint
+from synthetic.surface import smoothstep
 
 WIDTH, HEIGHT = 280, 340                # pixels, near CASME II's cropped frames
-SUPERSAMPLE = 1.5
-AT_ONCE = 4                             # frames in memory at a time
+LARGE = (round(1.5 * HEIGHT), round(1.5 * WIDTH))                   # the size that is drawn
 SHAPE_SPREAD = 0.45                     # standard deviation of a shape coefficient
 CROP_FACTOR = 1.1 * 1.25                # the crop's side over the landmarks' box (SPEC section 2)
 DIRECTIONS, VISIBILITY_SIZE = 72, 160
-GAMMA = 2.2
+FOLDED = 0.3                            # share of an action's full strength that folds skin to two thirds
+PIVOT = (0.0, -78.0, -38.0)             # the head turns about the top of the neck, mm
+WINDOW, SCREEN = (0.84, 0.90, 0.96), (0.16, 0.22, 0.34)             # colours that lenses mirror, linear light
 
 
 @dataclass(frozen=True)
-class Subject:
+class Person:
     """What stays the same in all clips of one person. Colours are linear light."""
 
-    shape: np.ndarray           # (n_shape,) coefficients
+    rest: np.ndarray            # (V, 3) the head without expression, mm
     texture: np.ndarray         # (S, S, 3)
-    light: np.ndarray           # (DIRECTIONS, 3) radiance from each direction of `light_directions`
+    lamp: np.ndarray            # (2,) azimuth and height of the main lamp, degrees
+    light: dict                 # strengths of lamp, fill and surroundings: see `environment`
     gloss: float                # strength of the skin's highlights
     background: np.ndarray      # (2, 3) colours at the top and the bottom
-    scale: float                # pixels per metre
+    scale: float                # pixels per mm
     origin: np.ndarray          # (2,) where the head's origin lies in the picture, pixels
-    noise: float                # camera noise, display levels
+    blur: float                 # of the camera, pixels
+    noise: float                # of the camera, display levels
+    creased: float              # how deeply this skin folds, about 1
     glasses: Glasses | None
 
+    @property
+    def landmarks(self):
+        """The 68 landmarks at rest, (68, 3) mm."""
+        return self.rest[build_head().landmarks]
 
-class Stage:
-    """The sample head with everything that rendering needs of it; made once per process (`stage()`)."""
 
-    def __init__(self):
-        self.head = sample_head()
-        self.flame = FLAME(self.head)
-        self.renderer = Renderer(self.head)         # for its vertex normals
-        towards = self._facing()
-        self.faces = torch.from_numpy(self.head.faces[towards])
-        self.uv_faces = torch.from_numpy(self.head.uv_faces[towards])
-        self.uv = torch.from_numpy(self.head.uv)
-        self.directions = light_directions()
-        self.visible = self._visibility()           # (V, DIRECTIONS)
+def sample_person(rng, glasses):
+    """Draw one person. `rng`: numpy Generator; `glasses`: does this one wear glasses?"""
+    head, basis = build_head(), shape_basis()
+    shape = np.clip(rng.standard_normal(basis.shape[2]), -2, 2) * SHAPE_SPREAD
+    rest = (head.points + basis @ shape).astype(np.float32)
+    landmarks = rest[head.landmarks]
+    low, high = landmarks[:, :2].min(0), landmarks[:, :2].max(0)
+    scale = float(rng.uniform(150, 168) / (high - low).mean())
+    middle = np.array([WIDTH / 2, HEIGHT / 2 + 22]) + rng.uniform(-6, 6, 2)      # of the landmarks' box
+    wall = rng.uniform(0.05, 0.55) * rng.uniform(0.85, 1.15, 3)
+    light = {"lamp": rng.uniform(2.2, 4.0), "focus": rng.uniform(7, 12), "fill": rng.uniform(0.3, 0.9),
+             "around": rng.uniform(0.35, 0.6), "warm": rng.uniform(-0.08, 0.08),
+             "level": rng.uniform(0.8, 1.1)}
+    return Person(rest, paint(rng), np.array([rng.uniform(-50, 50), rng.uniform(10, 50)]), light,
+                  rng.uniform(0.02, 0.07), np.stack([wall, wall * rng.uniform(0.5, 0.9)]), scale,
+                  middle - (low + high) / 2 * scale * (1, -1), rng.uniform(0.45, 1.0), rng.uniform(1.2, 3.0),
+                  rng.uniform(0.6, 1.3), make_glasses(rest, landmarks, rng) if glasses else None)
 
-    def pose(self, shape, expressions, poses):
-        """shape (n,), expressions (T, m), poses (T, 6) numpy → `deca.flame.Posed` of T heads."""
-        shape = torch.tensor(shape, dtype=torch.float32).expand(len(poses), -1)
-        return self.flame(shape, torch.tensor(expressions, dtype=torch.float32),
-                          torch.tensor(poses, dtype=torch.float32))
 
-    def _facing(self):
-        """Which triangles (F,) can face the camera when the head turns by a few degrees."""
-        a, b, c = (self.head.template[self.head.faces[:, k]] for k in range(3))
-        cross = np.cross(b - a, c - a)
-        return cross[:, 2] > -0.25 * np.linalg.norm(cross, axis=1)
-
-    @torch.no_grad()
-    def _visibility(self):
-        """Share of each light direction that reaches each vertex of the mean head, (V, DIRECTIONS)."""
-        vertices = torch.from_numpy(self.head.template) * 1000
-        centre = (vertices.amin(0) + vertices.amax(0)) / 2
-        towards = torch.from_numpy(self.directions).float()                                # (D, 3)
-        upright = torch.tensor([[0.1, 1.0, 0.2]]).expand_as(towards)
-        side = functional.normalize(torch.linalg.cross(upright, towards))
-        up = torch.linalg.cross(towards, side)
-        axes = torch.stack([side, -up, -towards], 1)                                       # (D, 3, 3)
-        turned = torch.einsum("dij,vj->dvi", axes, (vertices - centre) / 190.0)
-        faces = torch.from_numpy(self.head.faces)
-        depth = rasterize(turned, faces, VISIBILITY_SIZE, VISIBILITY_SIZE).depth
-        depth = depth.nan_to_num(posinf=2.0)[:, None]                                      # (D, 1, S, S)
-        places = turned[:, :, None, :2]                                                    # (D, V, 1, 2)
-        nearest = functional.grid_sample(depth, places, mode="nearest", align_corners=False)
-        behind = (turned[..., 2] - nearest[:, 0, :, 0]) * 190.0                            # (D, V), mm
-        return 1 - ((behind - 3.0) / 6.0).clamp(0, 1).t().contiguous()
+# ---- light -------------------------------------------------------------------------------------------------
 
 
 @lru_cache(maxsize=1)
-def stage():
-    """The one `Stage` of this process."""
-    return Stage()
-
-
-def light_directions():
+def _directions():
     """(DIRECTIONS, 3) unit vectors spread evenly over the part of the sphere before and beside the face."""
     count = int(DIRECTIONS / 0.65)
     z = 1 - (2 * np.arange(count) + 1) / count
-    turn = np.arange(count) * np.pi * (3 - np.sqrt(5))
-    radius = np.sqrt(1 - z * z)
+    turn, radius = np.arange(count) * np.pi * (3 - np.sqrt(5)), np.sqrt(1 - z * z)
     return np.stack([radius * np.cos(turn), radius * np.sin(turn), z], 1)[:DIRECTIONS]
 
 
-def sample_subject(rng, glasses):
-    """Draw one person. `rng`: numpy Generator; `glasses`: does this one wear glasses?"""
-    world = stage()
-    shape = np.clip(rng.standard_normal(world.head.shape_basis.shape[2]), -2, 2) * SHAPE_SPREAD
-    neutral = world.pose(shape, np.zeros((1, 1)), np.zeros((1, 6)))
-    landmarks = neutral.landmarks3d[0].numpy()
-    low, high = landmarks[:, :2].min(0), landmarks[:, :2].max(0)
-    scale = rng.uniform(150, 168) / (high - low).mean()
-    middle = np.array([WIDTH / 2, HEIGHT / 2 + 22]) + rng.uniform(-6, 6, 2)      # of the landmarks' box
-    origin = middle - (low + high) / 2 * scale * (1, -1)
-    texture = subject_texture(world.head.texture, rng)
-    wall = rng.uniform(0.05, 0.55) * rng.uniform(0.85, 1.15, 3)
-    wall = np.stack([wall, wall * rng.uniform(0.5, 0.9)])
-    light, gloss, noise = _light(rng), rng.uniform(0.02, 0.07), rng.uniform(0.8, 1.8)
-    worn = make_glasses(neutral.verts[0].numpy(), landmarks, rng) if glasses else None
-    return Subject(shape, texture, light, gloss, wall, float(scale), origin, noise, worn)
+def environment(person, lamp):
+    """Light of a soft main lamp, a weaker one opposite and all around: (DIRECTIONS, 3) float32.
+
+    lamp (3,): azimuth and height in degrees that it has moved from its place, and a factor on its strength.
+    """
+    light, directions = person.light, _directions()
+
+    def at(azimuth, height, strength):
+        azimuth, height = np.deg2rad([azimuth, height])
+        main = np.array([np.sin(azimuth) * np.cos(height), np.sin(height), np.cos(azimuth) * np.cos(height)])
+        fill = np.array([-np.sign(person.lamp[0]) * 0.7, 0.1, 0.7])
+        radiance = strength * light["lamp"] * np.exp(light["focus"] * (directions @ main - 1))
+        radiance = radiance + light["fill"] * np.exp(4 * (directions @ fill - 1))
+        return radiance[:, None] * (1 + light["warm"] * np.array([1.0, 0.1, -1.0])) + light["around"] * (
+            0.75 + 0.25 * directions[:, 1:2])
+
+    facing = np.clip(directions @ (0, 0.15, 0.99), 0, None)[:, None]
+    exposure = light["level"] / (facing * at(*person.lamp, 1.0)).mean()           # the camera's, set once
+    return torch.tensor(exposure * at(*(person.lamp + lamp[:2]), lamp[2]), dtype=torch.float32)
 
 
-def _light(rng):
-    """A soft main lamp, a weaker one opposite and light from all around: (DIRECTIONS, 3)."""
-    directions = light_directions()
-    azimuth, height = np.deg2rad(rng.uniform(-50, 50)), np.deg2rad(rng.uniform(10, 50))
-    lamp = np.array([np.sin(azimuth) * np.cos(height), np.sin(height), np.cos(azimuth) * np.cos(height)])
-    fill = np.array([-np.sign(lamp[0]) * 0.7, 0.1, 0.7])
-    strength = rng.uniform(2.2, 4.0) * np.exp(rng.uniform(7, 12) * (directions @ lamp - 1))
-    strength += rng.uniform(0.3, 0.9) * np.exp(4 * (directions @ fill - 1))
-    around = rng.uniform(0.35, 0.6) * (0.75 + 0.25 * directions[:, 1])
-    warm = 1 + rng.uniform(-0.08, 0.08) * np.array([1.0, 0.1, -1.0])
-    light = strength[:, None] * warm + around[:, None]
-    facing = np.clip(directions @ (0, 0.15, 0.99), 0, None)
-    return light * rng.uniform(0.85, 1.1) / (facing[:, None] * light).mean()
+@lru_cache(maxsize=1)
+def _visibility():
+    """Share of each light direction that reaches each vertex of the mean head, (V, DIRECTIONS)."""
+    head = build_head()
+    vertices = torch.tensor(head.points, dtype=torch.float32)
+    towards = torch.tensor(_directions(), dtype=torch.float32)                              # (D, 3)
+    upright = torch.tensor([[0.1, 1.0, 0.2]]).expand_as(towards)
+    side = functional.normalize(torch.linalg.cross(upright, towards))
+    axes = torch.stack([side, -torch.linalg.cross(towards, side), -towards], 1)             # (D, 3, 3)
+    centre = (vertices.amin(0) + vertices.amax(0)) / 2
+    turned = torch.einsum("dij,vj->dvi", axes, (vertices - centre) / 190.0)
+    depth = rasterize(turned, torch.from_numpy(head.faces), VISIBILITY_SIZE, VISIBILITY_SIZE).depth
+    nearest = functional.grid_sample(depth.nan_to_num(posinf=2.0)[:, None], turned[:, :, None, :2],
+                                     mode="nearest", align_corners=False)                   # (D, 1, V, 1)
+    behind = (turned[..., 2] - nearest[:, 0, :, 0]) * 190.0                                 # (D, V), mm
+    return 1 - ((behind - 3.0) / 6.0).clamp(0, 1).t().contiguous()
 
 
-def project_pixels(points, subject, shift):
-    """Points (T, N, 3) metres → (T, N, 2) pixels, x right, y down. shift (T, 2): the head's drift, pixels."""
-    flat = points[..., :2] * subject.scale * (1, -1)
-    return flat + (subject.origin + shift)[:, None]
+def _lit(vertices, light, gloss):
+    """Light that a head's vertices (V, 3) give back: diffuse factor and highlights, (V, 6)."""
+    faces, towards = torch.from_numpy(build_head().faces), torch.tensor(_directions(), dtype=torch.float32)
+    a, b, c = (vertices[faces[:, k]] for k in range(3))
+    cross, normals = torch.linalg.cross(b - a, c - a), torch.zeros_like(vertices)
+    for k in range(3):
+        normals.index_add_(0, faces[:, k], cross)
+    normals, wrap = functional.normalize(normals), 0.12             # skin passes light on beyond shade's edge
+    half = functional.normalize(towards + torch.tensor([0.0, 0.0, 1.0]))
+    diffuse = ((normals @ towards.t() + wrap) / (1 + wrap)).clamp(min=0) * _visibility()
+    shine = (normals @ half.t()).clamp(min=0).pow(16) * _visibility()
+    return torch.cat([diffuse @ light, gloss * 4 * (shine @ light)], 1) / DIRECTIONS
+
+
+# ---- camera ------------------------------------------------------------------------------------------------
+
+
+def posed(person, actions, turns, uneven=0.0):
+    """Heads of one person, (T, V, 3) float32, mm.
+
+    actions (T, m): coefficients in the order of `basis.ACTIONS`; turns (T, 3): rotation vectors, radians,
+    about the top of the neck; uneven: how much more the face moves at x > 0 than at x < 0, -1..1.
+    """
+    head, pivot = build_head(), np.array(PIVOT)
+    sided = np.float32(uneven) * np.tanh(head.points[:, :1] / 10.0)
+    basis, actions = action_basis(), np.asarray(actions, np.float32)
+    moved = person.rest + np.einsum("vcm,tm->tvc", basis, actions)
+    moved += sided * np.einsum("vcm,tm->tvc", basis[..., :-EVEN], actions[:, :-EVEN])
+    turned = (moved - pivot) @ Rotation.from_rotvec(turns).as_matrix().transpose(0, 2, 1) + pivot
+    stays = smoothstep(-110, -185, head.level)[:, None]                         # the neck's foot
+    return (turned * (1 - stays) + moved * stays).astype(np.float32)
+
+
+def project(points, person, shift):
+    """Points (T, N, 3) mm → pixels (T, N, 2), x right, y down. shift (T, 2): the head's drift, pixels."""
+    return points[..., :2] * person.scale * (1, -1) + (person.origin + shift)[:, None]
 
 
 def crop_scale(pixels):
@@ -149,167 +167,104 @@ def crop_scale(pixels):
     return 224 / (np.ptp(pixels, axis=0).mean() * CROP_FACTOR)
 
 
-@torch.no_grad()
-def render_clip(subject, expressions, poses, shift, creases, rng):
-    """The frames of one clip.
+def film(person, actions, turns, shift, lamp, rng, uneven=0.0):
+    """The frames of one clip, (T, HEIGHT, WIDTH, 3) uint8 RGB.
 
-    expressions (T, m): coefficients in the order of the head's directions; poses (T, 6) radians; shift (T, 2)
-    pixels; creases: {action unit: (T,) strength, 1 = 8 pixels of movement}; `rng` draws the camera's noise.
-    Returns: (T, HEIGHT, WIDTH, 3) uint8 RGB.
+    actions, turns, uneven: as for `posed`; shift (T, 2): pixels; lamp (T, 3): as for `environment`; `rng`
+    draws the camera's noise.
     """
-    frames = []
-    for start in range(0, len(poses), AT_ONCE):
-        part = slice(start, start + AT_ONCE)
-        folds = {name: values[part] for name, values in creases.items()}
-        linear = _picture(subject, expressions[part], poses[part], shift[part], folds)
-        frames += [_camera(picture, subject, rng) for picture in linear]
+    heads = posed(person, actions, turns, uneven)
+    rotations, frames = Rotation.from_rotvec(turns).as_matrix(), []
+    for t, vertices in enumerate(heads):
+        light = environment(person, lamp[t])
+        image, depth = _draw_head(person, vertices, actions[t], shift[t], light)
+        if person.glasses is not None:
+            _wear(image, depth, person, rotations[t], shift[t], light)
+        frames.append(_camera(image.numpy(), person, rng))
     return np.stack(frames)
 
 
-def _picture(subject, expressions, poses, shift, creases):
-    """Linear light at SUPERSAMPLE times the size, (T, H, W, 3) float32."""
-    world = stage()
-    posed = world.pose(subject.shape, expressions, poses)
-    height, width = round(HEIGHT * SUPERSAMPLE), round(WIDTH * SUPERSAMPLE)
-    seen = rasterize(_screen(posed.verts, subject, shift), world.faces, height, width)
-    image = _background(subject, len(poses))
-    light = torch.tensor(subject.light, dtype=torch.float32)
-    for t in range(len(poses)):
-        texture = _creased(subject.texture, {name: values[t] for name, values in creases.items()})
-        pixels = (seen.face_index[t].flatten() >= 0).nonzero()[:, 0]                       # (n,)
-        face = seen.face_index[t].flatten()[pixels]
-        bary = seen.bary[t].flatten(0, 1)[pixels]                                          # (n, 3)
-        diffuse, gloss = _lit(world, posed.verts[t:t + 1], light, subject.gloss)
-        rows = torch.cat([diffuse, gloss], 1)[world.faces[face]]                           # (n, 3 corners, 6)
-        shade = torch.einsum("nc,ncs->ns", bary, rows)
-        uv = torch.einsum("nc,ncs->ns", bary, world.uv[world.uv_faces[face]])
-        image[t].flatten(0, 1)[pixels] = _sampled(texture, uv) * shade[:, :3] + shade[:, 3:]
-    if subject.glasses is not None:
-        _wear(image, seen.depth, subject, posed, poses, shift)
-    return image.numpy()
+def _seen(vertices, faces, person, shift):
+    """What the camera sees of a mesh: face (H, W), -1 for none, barycentrics (H, W, 3), depth (H, W)."""
+    flat = (2 * project(vertices[None], person, shift[None])[0] + 1) / (WIDTH, HEIGHT) - 1
+    screen = np.column_stack([flat, -vertices[:, 2] * person.scale / WIDTH])
+    seen = rasterize(torch.tensor(screen[None], dtype=torch.float32), torch.from_numpy(faces), *LARGE)
+    return seen.face_index[0], seen.bary[0], seen.depth[0]
 
 
-def _screen(vertices, subject, shift):
-    """Posed vertices (T, V, 3) → image space of the rasteriser, [-1, 1] over the picture."""
-    pixels = project_pixels(vertices.numpy(), subject, shift)
-    flat = (2 * pixels + 1) / (WIDTH, HEIGHT) - 1        # the first pixel's centre is (0, 0)
-    depth = -vertices[..., 2:] * subject.scale / WIDTH
-    return torch.cat([torch.tensor(flat, dtype=torch.float32), depth], 2)
+def _draw_head(person, vertices, actions, shift, light):
+    """The person without glasses in linear light (H, W, 3), and the depth (H, W)."""
+    head = build_head()
+    face, bary, depth = _seen(vertices, head.faces, person, shift)
+    y, x = np.linspace(0, 1, LARGE[0])[:, None, None], np.linspace(-1, 1, LARGE[1])[None, :, None]
+    top, bottom = person.background
+    image = torch.tensor((top + (bottom - top) * y) * (1 - 0.15 * x**2), dtype=torch.float32)   # a plain wall
+    shade = np.ones(person.texture.shape[:2], np.float32)
+    for name, strength in zip(ACTIONS, actions, strict=True):
+        if name in crease_maps() and strength > 0:
+            shade *= 1 - np.float32(person.creased * (1 - np.exp(-strength / FOLDED))) * crease_maps()[name]
+    hit = face >= 0
+    corners = torch.from_numpy(head.faces)[face[hit]]                                       # (n, 3)
+    rows = torch.cat([_lit(torch.from_numpy(vertices), light, person.gloss),
+                      torch.tensor(head.uv, dtype=torch.float32)], 1)                       # (V, 6 + 2)
+    at = torch.einsum("nc,ncs->ns", bary[hit], rows[corners])                               # (n, 8)
+    texture = torch.from_numpy(person.texture * shade[..., None]).permute(2, 0, 1)[None]    # → (1, 3, S, S)
+    grid = torch.stack([2 * at[:, 6] - 1, 1 - 2 * at[:, 7]], 1)[None, None]                 # (1, 1, n, 2)
+    albedo = functional.grid_sample(texture, grid, padding_mode="border", align_corners=False)[0, :, 0].t()
+    image[hit] = albedo * at[:, :3] + at[:, 3:6]                                            # (3, n) → (n, 3)
+    return image, depth
 
 
-def _lit(world, vertices, light, gloss):
-    """Light that a head's vertices (1, V, 3) give back: diffuse factor and highlights, each (V, 3)."""
-    normals = world.renderer.vertex_normals(vertices)[0]                                   # (V, 3)
-    towards = torch.tensor(world.directions, dtype=torch.float32)
-    half = functional.normalize(towards + torch.tensor([0.0, 0.0, 1.0]), dim=1)
-    wrap = 0.12                                      # light that the skin passes on beyond the edge of shade
-    diffuse = ((normals @ towards.t() + wrap) / (1 + wrap)).clamp(min=0) * world.visible
-    shine = (normals @ half.t()).clamp(min=0) .pow(16) * world.visible
-    return diffuse @ light / len(towards), gloss * 4 * (shine @ light) / len(towards)
-
-
-def _creased(texture, folds):
-    """The texture (S, S, 3) with the creases of {action unit: strength}, (1, 3, S, S)."""
-    maps = crease_maps(len(texture))
-    shade = np.ones(texture.shape[:2], np.float32)
-    for name, strength in folds.items():
-        if name in maps:
-            shade *= 1 - np.float32(strength) * maps[name]
-    return torch.from_numpy(texture * shade[..., None]).permute(2, 0, 1)[None]      # (S, S, 3) → (1, 3, S, S)
-
-
-def _sampled(texture, uv):
-    """Bilinear samples (n, 3) of a texture (1, 3, S, S) at uv (n, 2)."""
-    grid = torch.stack([2 * uv[:, 0] - 1, 1 - 2 * uv[:, 1]], 1)[None, None]                # (1, 1, n, 2)
-    found = functional.grid_sample(texture, grid, padding_mode="border", align_corners=False)
-    return found[0, :, 0].t()                                                          # (1, 3, 1, n) → (n, 3)
-
-
-def _background(subject, count):
-    """A plain wall, a little darker towards the bottom and the edges: (count, H, W, 3)."""
-    height, width = round(HEIGHT * SUPERSAMPLE), round(WIDTH * SUPERSAMPLE)
-    y, x = np.linspace(0, 1, height)[:, None], np.linspace(-1, 1, width)[None]
-    top, bottom = subject.background
-    wall = (top + (bottom - top) * y[..., None]) * (1 - 0.15 * x[..., None] ** 2)          # (H, W, 3)
-    return torch.tensor(wall, dtype=torch.float32).repeat(count, 1, 1, 1)
-
-
-def _wear(image, depth, subject, posed, poses, shift):
-    """Draw the glasses over `image` (T, H, W, 3), in place, where they are nearer than `depth` (T, H, W)."""
-    glasses, light = subject.glasses, torch.tensor(subject.light, dtype=torch.float32)
-    turns = rotation_matrices(torch.tensor(poses[:, :3], dtype=torch.float32))             # (T, 3, 3)
-    root = posed.root[:, None]
-
-    def screen(points):
-        turned = (torch.tensor(points, dtype=torch.float32) - root) @ turns.transpose(1, 2) + root
-        return _screen(turned, subject, shift)                                             # (T, N, 3)
-
-    frame, lens = screen(glasses.frame), screen(glasses.lens)
-    top, bottom = _rows(torch.cat([frame, lens], 1), image.shape[1])
-    part, part_depth = image[:, top:bottom], depth[:, top:bottom]
-    for points, faces, is_lens in ((lens, glasses.lens_faces, True), (frame, glasses.frame_faces, False)):
-        faces = torch.from_numpy(faces)
-        seen = rasterize(_on_rows(points, top, bottom, image.shape[1]), faces, bottom - top, image.shape[2])
-        near = (seen.face_index >= 0) & (seen.depth < part_depth)
-        time, face, bary = near.nonzero()[:, 0], seen.face_index[near], seen.bary[near]   # (n,), (n,), (n, 3)
-        if is_lens:
-            normals = torch.tensor(glasses.lens_normals, dtype=torch.float32)[faces[face]]  # (n, 3, 3)
-            normals = functional.normalize(torch.einsum("nc,ncs->ns", bary, normals), dim=1)
-            normals = torch.einsum("nij,nj->ni", turns[time], normals)
-            tint = torch.tensor(glasses.tint, dtype=torch.float32)
-            part[near] = part[near] * tint + glasses.reflection * _mirrored(normals, light)
-        else:
-            part[near] = _plastic(_facets(points, faces), glasses.colour, light)[time, face]
-
-
-def _rows(points, height):
-    """The rows [top, bottom) of a picture of `height` rows that image-space points (T, N, 3) lie in."""
-    low, high = float(points[..., 1].min()), float(points[..., 1].max())
-    top = int(np.clip((low + 1) / 2 * height - 2, 0, height - 1))
-    return top, int(np.clip((high + 1) / 2 * height + 3, top + 1, height))
-
-
-def _on_rows(points, top, bottom, height):
-    """Image-space points (T, N, 3) of a whole picture → those of its rows [top, bottom)."""
-    low, high = 2 * top / height - 1, 2 * bottom / height - 1
-    y = (points[..., 1:2] - low) / (high - low) * 2 - 1
-    return torch.cat([points[..., :1], y, points[..., 2:]], 2)                             # 3 x (T, N, 1)
-
-
-def _facets(points, faces):
-    """Normals (T, F, 3) towards the camera, y up, of triangles with image-space corners (T, N, 3)."""
-    a, b, c = ((points * points.new_tensor([WIDTH, -HEIGHT, -WIDTH]))[:, faces[:, k]] for k in range(3))
-    normals = functional.normalize(torch.linalg.cross(b - a, c - a, dim=2), dim=2)
-    return normals * torch.where(normals[..., 2:] < 0, -1.0, 1.0)
+def _wear(image, depth, person, rotation, shift, light):
+    """Draw the glasses over `image` (H, W, 3), in place, where they are nearer than `depth` (H, W)."""
+    glasses, pivot = person.glasses, np.array(PIVOT)
+    frame, lens = ((points - pivot) @ rotation.T + pivot for points in (glasses.frame, glasses.lens))
+    face, bary, near = _seen(lens, glasses.lens_faces, person, shift)
+    hit = (face >= 0) & (near < depth)
+    normals = (glasses.lens_normals @ rotation.T)[glasses.lens_faces]                       # (F, 3, 3)
+    normals = torch.tensor(normals, dtype=torch.float32)
+    normals = functional.normalize(torch.einsum("nc,ncs->ns", bary[hit], normals[face[hit]]))
+    tint = torch.tensor(glasses.tint, dtype=torch.float32)
+    image[hit] = image[hit] * tint + glasses.reflection * _mirrored(normals, light)
+    face, _, near = _seen(frame, glasses.frame_faces, person, shift)
+    hit = (face >= 0) & (near < depth)
+    a, b, c = (torch.tensor(frame[glasses.frame_faces[:, k]], dtype=torch.float32) for k in range(3))
+    normals = functional.normalize(torch.linalg.cross(b - a, c - a))
+    normals = normals * torch.where(normals[:, 2:] < 0, -1.0, 1.0)
+    image[hit] = _plastic(normals, glasses.colour, light)[face[hit]]
 
 
 def _mirrored(normals, light):
-    """What lenses with unit normals (n, 3) mirror: bright windows in a dim room, (n, 3) linear light."""
+    """What lenses with unit normals (n, 3) mirror, linear light: a window, a computer's screen, the room."""
     towards = 2 * normals[:, 2:] * normals - normals.new_tensor([0.0, 0.0, 1.0])     # where the camera looks
     azimuth = torch.atan2(towards[:, 0], towards[:, 2]).rad2deg()
     height = towards[:, 1].clamp(-1, 1).asin().rad2deg()
-    x, y, z = light_directions()[int(light.sum(1).argmax())]                         # the lamp is a window
-    across = (azimuth - 0.5 * float(np.rad2deg(np.arctan2(x, z)))).abs()
-    up = (height - 0.6 * float(np.rad2deg(np.arcsin(y)))).abs()
-    pane = ((9 - across) / 2.5).clamp(0, 1) * ((8 - up) / 2.5).clamp(0, 1)
-    bar = ((across - 0.4) / 0.8).clamp(0, 1)
-    room = 0.012 + 0.02 * (1 + towards[:, 1:2])
-    return room + (pane * (0.3 + 0.7 * bar))[:, None] * torch.tensor([0.42, 0.45, 0.48])
+    weight = light.sum(1).numpy() ** 4
+    x, y, z = weight @ _directions() / weight.sum()                                  # the lamp is a window
+
+    def pane(across, up, half):
+        across, up = (azimuth - across).abs(), (height - up).abs()
+        bar = 0.3 + 0.7 * ((across - 0.4) / 0.8).clamp(0, 1)
+        return (((half[0] - across) / 2.5).clamp(0, 1) * ((half[1] - up) / 2.5).clamp(0, 1) * bar)[:, None]
+
+    window = pane(0.5 * np.rad2deg(np.arctan2(x, z)), 0.6 * np.rad2deg(np.arcsin(y)), (9, 8))
+    bright = window * torch.tensor(WINDOW) + pane(2, -13, (8, 4.5)) * torch.tensor(SCREEN)
+    return 0.012 + 0.02 * (1 + towards[:, 1:2]) + light.mean() * bright
 
 
 def _plastic(normals, colour, light):
-    """Frame surface: its colour under the light, with a narrow highlight; normals (..., 3) → (..., 3)."""
-    towards = torch.tensor(light_directions(), dtype=torch.float32)
-    half = functional.normalize(towards + torch.tensor([0.0, 0.0, 1.0]), dim=1)
-    diffuse = (normals @ towards.t()).clamp(min=0) @ light / len(towards)
-    shine = (normals @ half.t()).clamp(min=0).pow(32) @ light / len(towards)
+    """Frame surface: its colour under the light, with a narrow highlight; normals (F, 3) → (F, 3)."""
+    towards = torch.tensor(_directions(), dtype=torch.float32)
+    half = functional.normalize(towards + torch.tensor([0.0, 0.0, 1.0]))
+    diffuse = (normals @ towards.t()).clamp(min=0) @ light / DIRECTIONS
+    shine = (normals @ half.t()).clamp(min=0).pow(32) @ light / DIRECTIONS
     return diffuse * torch.tensor(colour, dtype=torch.float32) + 0.12 * shine
 
 
-def _camera(picture, subject, rng):
-    """Linear light (H, W, 3) at SUPERSAMPLE → a frame (HEIGHT, WIDTH, 3) uint8: blur, display code, noise."""
+def _camera(picture, person, rng):
+    """Linear light (H, W, 3) → a frame (HEIGHT, WIDTH, 3) uint8: blur, display code, noise."""
     small = cv2.resize(picture, (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA)
-    small = cv2.GaussianBlur(small, (0, 0), 0.45)
+    small = cv2.GaussianBlur(small, (0, 0), person.blur)
     shown = 255 * np.clip(small, 0, 1) ** (1 / GAMMA)
     noise = rng.standard_normal((HEIGHT, WIDTH, 1)) + 0.6 * rng.standard_normal(shown.shape)
-    return np.clip(np.rint(shown + subject.noise * noise), 0, 255).astype(np.uint8)
+    return np.clip(np.rint(shown + person.noise * noise), 0, 255).astype(np.uint8)

@@ -16,7 +16,6 @@ B_TOP, B_BOTTOM = 175.0, -195.0  # crown (one point) and the lower edge of the n
 ARC = 70.0  # chart millimetres per radian of theta
 CROWN = 55.0  # above this level the dome begins
 
-# fmt: off
 # level b; front y z; side y x z; back y z
 RINGS = np.array([
     (55, 55, 57.5, 43, 76.5, -40, 30, -129),
@@ -51,7 +50,6 @@ DEPTHS = np.array([
     (56, -5, 29), (57, -15, 27.5), (58, -30, 20), (58, -48, 9.5), (61, 20, 22), (62, 5, 17), (63, -8, 14.5),
     (64, -20, 9), (0, 45, 61), (15, 45, 59.5), (15, 32, 61), (30, 47, 54), (30, 36, 56.5), (44, 42, 45.5),
     (55, 38, 31), (63, 38, 14), (14, 60, 55), (34, 62, 46.5)], dtype=float)
-# fmt: on
 
 EYE = np.array([31.5, 1.8, 28.5])  # centre of the eyeball
 EYE_RADII = np.array([18.0, 14.5, 17.0])
@@ -79,22 +77,12 @@ def smooth_max(a, b, width):
 
 @lru_cache(maxsize=1)
 def _rings():
+    """The loft's rings at any level, the dome included."""
     steps = np.linspace(0.1, 1, 10)
     angle = steps * np.pi / 2
     rise, shrink = np.sin(angle), np.cos(angle)
-    dome = np.stack(
-        [
-            CROWN + steps * (B_TOP - CROWN),
-            55 + 60 * rise,
-            -36 + 93.5 * shrink,
-            43 + 72 * rise,
-            76.5 * shrink,
-            -36 - 4 * shrink,
-            30 + 85 * rise,
-            -36 - 93 * shrink,
-        ],
-        1,
-    )
+    dome = np.stack([CROWN + steps * (B_TOP - CROWN), 55 + 60 * rise, -36 + 93.5 * shrink, 43 + 72 * rise,
+                     76.5 * shrink, -36 - 4 * shrink, 30 + 85 * rise, -36 - 93 * shrink], 1)
     table = np.concatenate([dome[::-1], RINGS])[::-1]
     return CubicSpline(table[:, 0], table[:, 1:])
 
@@ -106,14 +94,8 @@ def loft(theta, b):
     across = np.sin(theta) ** 2
     end_y = np.where(front, front_y, back_y)
     depth = np.where(front, front_z - side_z, side_z - back_z)
-    return np.stack(
-        [
-            np.maximum(side_x, 0) * np.sin(theta),
-            end_y + (side_y - end_y) * across,
-            side_z + depth * np.cos(theta),
-        ],
-        1,
-    )
+    return np.stack([np.maximum(side_x, 0) * np.sin(theta), end_y + (side_y - end_y) * across,
+                     side_z + depth * np.cos(theta)], 1)
 
 
 def chart_of(x, y):
@@ -141,8 +123,6 @@ def _face_depth():
     return RBFInterpolator(where, np.append(offset, np.zeros(len(rest))), smoothing=1.0)
 
 
-# ---- mouth ----------
-
 
 def mouth_line(x):
     """Height of the closed mouth line at x."""
@@ -168,8 +148,7 @@ def close_mouth(x, y):
 def open_mouth(x, y, side):
     """Inverse of `close_mouth` outside the mouth: face height → chart height; side +1 upper, -1 lower."""
     line, gap = mouth_line(x), mouth_gap(x)
-    closed = np.abs(y - line)
-    away = closed + gap
+    away = closed = np.abs(y - line)
     for _ in range(20):
         away = closed + gap * np.exp(-(away - gap) / MOUTH_REACH)
     return line + side * away
@@ -198,8 +177,6 @@ def _lips(x, y):
     return depth - 1.8 * corner - groove
 
 
-# ---- nose ----------
-
 
 def _ball(x, y, centre, radii):
     """Front surface of an ellipsoid; outside its outline a steep skirt."""
@@ -223,8 +200,6 @@ def _nose(x, y, z):
     z = smooth_max(z, _ball(x, y, (0, -38.8, 57.5), (3.8, 5.2, 10.0)), 3.0)
     return z - 3.6 * bump(ax, y, (6.9, -41.6), (2.7, 1.35))
 
-
-# ---- eyes ----------
 
 
 def lid_curves(x):
@@ -260,17 +235,14 @@ def _lids(x, y, z):
     lid = eyeball_depth(x, y, LID)
     z = z + near * (smooth_max(z, lid, 2.0) - z)
     upper, lower = lid_curves(x)
-    span = smoothstep(EYE_INNER[0] - 2, EYE_INNER[0] + 7, ax) * (
-        1 - smoothstep(EYE_OUTER[0] - 4, EYE_OUTER[0] + 5, ax)
-    )
+    span = smoothstep(EYE_INNER[0] - 2, EYE_INNER[0] + 7, ax)
+    span = span * (1 - smoothstep(EYE_OUTER[0] - 4, EYE_OUTER[0] + 5, ax))
     fold = y - (upper + 3.2)
     z = z - span * 1.5 * np.exp(-((fold / 1.15) ** 2)) + span * 1.5 * bump(fold, 0 * y, (3.4, 0), (1.9, 1))
     bag = y - (lower - 6.5)
     z = z - span * 0.8 * np.exp(-((bag / 2.2) ** 2))
     return z - 1.2 * bump(ax, y, (EYE_INNER[0] - 1.0, EYE_INNER[1]), (2.4, 2.4))
 
-
-# ---- sides ----------
 
 EAR = (-10.0, -43.0)  # y and z of the ear's middle
 EAR_HALF = (30.0, 16.5)  # half its height and width
@@ -290,17 +262,13 @@ def _ear(theta, b):
     point = loft(theta, b)
     t, s, q = ear_frame(point[:, 1], point[:, 2])
     side = smoothstep(0.9, 1.15, np.abs(theta)) * (1 - smoothstep(2.3, 2.6, np.abs(theta)))
-    inside = 1 - smoothstep(0.95, 1.12, q)
+    inside = 1 - smoothstep(0.86, 1.2, q)
     plate = 2.0 + 12.5 * smoothstep(-1.0, 1.0, s) * (0.75 + 0.25 * smoothstep(-0.9, 0.2, t))
-    rim = (
-        np.exp(-(((q - 0.9) / 0.1) ** 2))
-        * smoothstep(-0.75, -0.1, s + 0.5 * np.maximum(t, 0))
-        * smoothstep(-0.8, -0.3, t)
-    )
+    rim = np.exp(-(((q - 0.9) / 0.1) ** 2)) * smoothstep(-0.8, -0.3, t)
+    rim = rim * smoothstep(-0.75, -0.1, s + 0.5 * np.maximum(t, 0))
     shell = bump(s, t, (-0.15, -0.12), (0.30, 0.26))
-    fold = np.exp(-(((np.hypot(s * 1.1 + 0.1, (t - 0.05) * 0.8) - 0.46) / 0.1) ** 2)) * smoothstep(
-        -0.3, 0.2, s
-    )
+    fold = np.exp(-(((np.hypot(s * 1.1 + 0.1, (t - 0.05) * 0.8) - 0.46) / 0.1) ** 2))
+    fold = fold * smoothstep(-0.3, 0.2, s)
     tragus = bump(s, t, (-0.80, -0.16), (0.16, 0.13))
     height = inside * (plate + 2.4 * rim - 7.0 * shell + 1.6 * fold + 3.0 * tragus) * side
     back = inside * side * 5.0 * smoothstep(0.1, 1.0, s)

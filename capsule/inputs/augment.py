@@ -1,12 +1,12 @@
 """From uint8 pictures to network inputs, whole batches on any device (SPEC section 7).
 
 Random numbers are drawn on the CPU from a generator, so they are the same whatever the device; they reach a
-GPU in few copies, for each makes the CPU wait until the GPU has nothing left to do. Each function takes a list of
-streams, uint8 (B, C, H, W), and their kinds ("crop", "views", "texture", "motion"; see FrameImages), and returns
-a list of float32 (B, C, size, size) in [0, 1]; grey views stay one channel each, which the networks read as
-R=G=B. Rotations are bilinear with black outside: torchvision's default, the nearest pixel, would add jagged edges
-as large as the motion that the network has to see. Motion is not a photograph: it is mirrored (u changes its
-sign) and shifted a little, nothing else.
+GPU in few copies, for each makes the CPU wait until the GPU has nothing left to do. Each function takes a
+list of streams, uint8 (B, C, H, W), and their kinds ("crop", "views", "texture", "motion"; see FrameImages),
+and returns a list of float32 (B, C, size, size) in [0, 1]; grey views stay one channel each, which the
+networks read as R=G=B. Rotations are bilinear with black outside: torchvision's default, the nearest pixel,
+would add jagged edges as large as the motion that the network has to see. Motion is not a photograph: it is
+mirrored (u changes its sign) and shifted a little, nothing else.
 """
 
 from dataclasses import dataclass, fields
@@ -27,8 +27,9 @@ GREY_WEIGHTS = (0.2989, 0.587, 0.114)    # ITU-R 601-2, as torchvision rounds th
 class Draws:
     """What was drawn for each of n samples, on the CPU.
 
-    angle (n,): degrees, counter-clockwise. shift (n, 2): of the side, x and y. flip (n,): bool. factors (n, 4): brightness, contrast, saturation,
-    and hue shift in turns. order (n, 4): the order in which those four are applied.
+    angle (n,): degrees, counter-clockwise. shift (n, 2): of the side, x and y. flip (n,): bool. factors (n,
+    4): brightness, contrast, saturation, and hue shift in turns. order (n, 4): the order in which those four
+    are applied.
     """
 
     angle: torch.Tensor
@@ -113,10 +114,11 @@ def _resized(images, size):
 
 
 def _moved(images, angle, size, flip=None, shift=None):
-    """Rotate about the centre, cut out the central `size` (height, width), mirror where `flip`, shift, in one go.
+    """Rotate about the centre, cut out the central `size` (height, width), mirror where `flip`, shift, in one
+    go.
 
-    images: float (B, C, H, W). angle (B,): degrees, counter-clockwise. flip (B,): bool, or None. shift (B, 2): of
-    the side, or None.
+    images: float (B, C, H, W). angle (B,): degrees, counter-clockwise. flip (B,): bool, or None. shift (B,
+    2): of the side, or None.
     """
     radians = torch.deg2rad(angle)
     cosine, sine = radians.cos(), radians.sin()

@@ -26,12 +26,12 @@ class FrameImages:
     """Frames of an experiment's clips as pictures, by clip, then offset; each clip's apex is there once.
 
     clips: the clip table. images: uint8 tensor (N, C, H, W); C by kind: "crop" 3 (RGB), "views" 13 (grey, yaw
-    ascending), "texture" 39 (RGB), "motion" 3 or 39 (u, v, strain; `capsule.inputs.motion`). clip: int64 (N,),
-    the row in the table. offset: int64 (N,), frame − apex (0 = the apex). names:
+    ascending), "texture" 39 (RGB), "motion" 3 or 39 (u, v, strain; `capsule.inputs.motion`). clip: int64
+    (N,), the row in the table. offset: int64 (N,), frame − apex (0 = the apex). names:
     "<data>/<subject>/<clip>/<frame>". rule: what makes the pixels, JSON types (part of an experiment's
     identity). said: what a reader of the results should know, [{"what", "count", "clips"}].
-    onsets: uint8 (clips, 3, H, W), each clip's onset frame in the same square, and has_onset bool (clips,); crops
-    only.
+    onsets: uint8 (clips, 3, H, W), each clip's onset frame in the same square, and has_onset bool (clips,);
+    crops only.
     """
 
     clips: Clips
@@ -81,8 +81,8 @@ def face_crops(clips):
     One square per clip, from the landmarks of its onset frame (see `clip_square`). Cached under
     `<data_root>/crops/`, one folder a clip, and made again when a picture file or the rule has changed.
     Returns: FrameImages of kind "crop", images uint8 (N, 3, 224, 224) on the CPU.
-    Raises: InputError when an apex frame is not on disk (`load_clips(skip_missing=True)` drops such clips), or a
-    picture cannot be read; clips finished before stay cached.
+    Raises: InputError when an apex frame is not on disk (`load_clips(skip_missing=True)` drops such clips),
+    or a picture cannot be read; clips finished before stay cached.
     """
     jobs = _jobs(clips)
     entries = thread_map(_crop, jobs, max_workers=min(8, os.cpu_count() or 1), unit="clip", disable=None,

@@ -90,10 +90,12 @@ def _listed(names):
 
 
 def face_motion(crops, reconstructor="auto", yaws=(0,), device="auto", rasterizer="auto"):
-    """Motion from each clip's onset to its frames, on the 3-D face, from the cache or computed now (SPEC section 10).
+    """Motion from each clip's onset to its frames, on the 3-D face, from the cache or computed now (SPEC
+    section 10).
 
-    crops: `capsule.inputs.face_crops`. yaws: degrees; (0,) gives the frontal map alone, thirteen the 39 channels of
-    the views. Cached under `<data_root>/motion/<reconstructor>/`. A clip whose onset is not on disk, or is its apex,
+    crops: `capsule.inputs.face_crops`. yaws: degrees; (0,) gives the frontal map alone, thirteen the 39
+    channels of the views. Cached under `<data_root>/motion/<reconstructor>/`. A clip whose onset is not on
+    disk, or is its apex,
     or in which no face is found, has no motion: said.
     Returns: FrameImages of kind "motion", images uint8 (N, 3·yaws, 224, 224): u, v, strain (`as_levels`).
     Raises: InputError for an unwritable cache or unusable model files.

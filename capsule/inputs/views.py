@@ -52,10 +52,11 @@ def thirteen_views(crops, reconstructor="auto", paint="shape_detail", device="au
 
     crops: `capsule.inputs.face_crops`. reconstructor, device, rasterizer: `deca.make_reconstructor`.
     paint: "shape_detail" (grey), "texture" (the photograph's colours) or "motion" (onset to this frame;
-    `capsule.inputs.motion`). views_root: a folder of views made elsewhere, `<data>/<subject>/<clip>/<frame>/<yaw>.jpg`
-    (the database's folder may be missing), used instead.
+    `capsule.inputs.motion`). views_root: a folder of views made elsewhere,
+    `<data>/<subject>/<clip>/<frame>/<yaw>.jpg` (the database's folder may be missing), used instead.
     A clip in which no face is found gets the views of the mean face: listed in `said`.
-    Returns: FrameImages of kind "views" (N, 13, 224, 224), "texture" or "motion" (N, 39, 224, 224), yaw ascending.
+    Returns: FrameImages of kind "views" (N, 13, 224, 224), "texture" or "motion" (N, 39, 224, 224), yaw
+    ascending.
     Raises: InputError for an unwritable cache, unusable model files, or views that are not there.
     """
     if views_root:
@@ -81,7 +82,8 @@ def single_pictures(crops, views):
     """Crops and their views one by one, RGB, the views as further pictures of their frame's clip.
 
     They are drawn for training like neighbours (a view's offset is far from any frame's); the
-    apex crop is what a clip is judged by. Returns: FrameImages of kind "crop", images uint8 (14·N, 3, 224, 224).
+    apex crop is what a clip is judged by. Returns: FrameImages of kind "crop", images uint8 (14·N, 3, 224,
+    224).
     """
     if views.kind == "motion":
         raise InputError("--streams pictures --paint motion: motion pictures and photographs do not mix; "
@@ -110,8 +112,8 @@ def not_found(found, what, instead):
 def cached_pictures(crops, root, rule, render, device, suffix, yaws, title):
     """uint8 tensor (N, C, H, W) of every frame of `crops`, clip by clip from the cache or by `render`.
 
-    render(ClipFrames) → (uint8 (n, Y, H, W) or (n, Y, 3, H, W), found bool (n,)); it runs in several threads (on a
-    GPU in turn). A clip is one batch and one cache entry: a resumed run gives the same bytes.
+    render(ClipFrames) → (uint8 (n, Y, H, W) or (n, Y, 3, H, W), found bool (n,)); it runs in several threads
+    (on a GPU in turn). A clip is one batch and one cache entry: a resumed run gives the same bytes.
     Returns: the tensor, C = Y or 3·Y, and {clip key: was a face found in all its frames}.
     """
     parts = clip_frames(crops)

@@ -7,7 +7,6 @@ from capsule.modules.dual import MECapsuleNetDual, MECapsuleNetDualCA
 from capsule.modules.layers import MECapsule, PrimaryCapsule, squash
 from capsule.modules.registry import Network, network
 from capsule.modules.ststnet import STSTNet
-from capsule.modules.ststnet import STSTNet
 from capsule.modules.svm import SVM
 
 __all__ = ["SVM", "VGG", "CoordAttention", "MECapsule", "MECapsuleNet", "MECapsuleNetDual",

@@ -133,7 +133,8 @@ def inflated(conv, channels):
 class Backbone(nn.Module):
     """The layers of ResNet-18 to layer3, without max-pool, or of VGG-11 to its third pool.
 
-    in_channels: a multiple of 3. name: "resnet" or "vgg". is_freeze: keep the first layers as they are, if they
+    in_channels: a multiple of 3. name: "resnet" or "vgg". is_freeze: keep the first layers as they are, if
+    they
     are pretrained: random ones are always trained. width: share of the channels (1: 256 come out).
     Attributes: `model` (the layers), `out_channels`, `pretrained` (whether ImageNet weights were loaded).
     forward: (B, in_channels, H, W) → (B, out_channels, H/8, W/8). A stack of grey pictures may also come as

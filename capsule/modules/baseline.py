@@ -25,8 +25,8 @@ class _Baseline(nn.Module):
 class ResNet(_Baseline):
     """ResNet-18 for `classes`.
 
-    logits: give logits instead of probabilities. is_freeze: keep `conv1 bn1 layer1` as they are where they are
-    pretrained. pretrained, width: as MECapsuleNet's.
+    logits: give logits instead of probabilities. is_freeze: keep `conv1 bn1 layer1` as they are where they
+    are pretrained. pretrained, width: as MECapsuleNet's.
     """
 
     first_layers = tuple(f"model.{name}" for name in FROZEN["resnet"])

@@ -45,9 +45,9 @@ class MECapsuleNet(CapsuleHead):
     """One stream: picture(s) → backbone → capsules.
 
     input_size: (C, H, W), C a multiple of 3. conv_name: "resnet" or "vgg". is_freeze: keep the backbone's
-    first layers as they are where they are pretrained (never an inflated first convolution). pretrained: start from ImageNet weights
-    where they can be had; the attribute `pretrained` says whether they were. width: share of the channels
-    (1: the paper's network).
+    first layers as they are where they are pretrained (never an inflated first convolution). pretrained:
+    start from ImageNet weights where they can be had; the attribute `pretrained` says whether they were.
+    width: share of the channels (1: the paper's network).
     forward: (B, C, H, W), or (B, C/3, H, W) for grey pictures, in [0, 1] → capsule lengths (B, classes).
     Raises: InputError when the input leaves no primary capsule or the channels are no multiple of 3.
     """

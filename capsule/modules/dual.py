@@ -14,8 +14,8 @@ class MECapsuleNetDual(CapsuleHead):
     """Two ResNet backbones, their maps concatenated, one capsule head.
 
     forward(first_stream, second_stream): the crop (B, 3, H, W) and the views (B, 39, H, W), or (B, 13, H, W)
-    grey, all in [0, 1] → capsule lengths (B, classes). input_size: (H, W) of both; channels: of each; other options as
-    MECapsuleNet's.
+    grey, all in [0, 1] → capsule lengths (B, classes). input_size: (H, W) of both; channels: of each; other
+    options as MECapsuleNet's.
     """
 
     def __init__(self, classes, routings=3, is_freeze=True, pretrained=True, width=1.0,

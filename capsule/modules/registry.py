@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 from capsule.loss import cross_entropy, me_loss
+from capsule.modules import ststnet
 from capsule.modules.backbone import freeze
 from capsule.modules.baseline import VGG, ResNet
 from capsule.modules.capsule_net import MECapsuleNet
-from capsule.modules import ststnet
 from capsule.modules.dual import MECapsuleNetDual, MECapsuleNetDualCA
 from capsule.modules.ststnet import STSTNet
 from capsule.modules.svm import SVM
@@ -73,8 +73,9 @@ class Network:
     """A network of the registry as an experiment trains it.
 
     freeze: keep the backbone's first layers as they are, where they hold pretrained weights. logits: the
-    baselines' textbook form. quick: a quarter of the channels, 152-pixel input. pretrained: start from ImageNet
-    weights where they can be had (never with quick). weights: a state dict's file to start from, by name.
+    baselines' textbook form. quick: a quarter of the channels, 152-pixel input. pretrained: start from
+    ImageNet weights where they can be had (never with quick). weights: a state dict's file to start from, by
+    name.
     joined: the streams' channels side by side, as one stream.
     """
 

@@ -10,8 +10,8 @@ SIDE = 28               # pixels of the input
 class STSTNet(nn.Module):
     """Three shallow branches side by side, one fully connected layer.
 
-    forward: motion pictures (B, 3, 28, 28), channels strain, v, u from 0 to 255, as the published weights expect
-    them, which load by name (conv1 conv2 conv3, bn1 bn2 bn3, fc) → logits (B, classes), float32.
+    forward: motion pictures (B, 3, 28, 28), channels strain, v, u from 0 to 255, as the published weights
+    expect them, which load by name (conv1 conv2 conv3, bn1 bn2 bn3, fc) → logits (B, classes), float32.
     """
 
     pretrained, first_layers = False, ()

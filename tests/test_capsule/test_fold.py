@@ -1,4 +1,5 @@
-"""One fold: the step, its precision and layout, what is recorded, and what the held-out labels may not reach."""
+"""One fold: the step, its precision and layout, what is recorded, and what the held-out labels may not
+reach."""
 
 import math
 from dataclasses import replace

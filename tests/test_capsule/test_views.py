@@ -1,4 +1,5 @@
-"""The cached thirteen views and motion: made once, whole or not at all, never stale, the same after an interruption."""
+"""The cached thirteen views and motion: made once, whole or not at all, never stale, the same after an
+interruption."""
 
 from dataclasses import replace
 

@@ -14,7 +14,7 @@ from deca import deca as model
 from deca.deca import DECA, check_images
 from deca.networks import CODE_SIZES
 from deca.reconstructor import Reconstructor, usable_device
-from deca.renderer import YAWS
+from deca.renderer import YAWS, project
 
 
 @pytest.fixture(scope="module")
@@ -139,6 +139,25 @@ def test_codes_are_unchanged(reconstructor, codes, images):
     reconstructor.render(codes, "texture", images)
     reconstructor.thirteen_views(codes)
     assert set(before) == set(codes) and all(torch.equal(before[name], codes[name]) for name in before)
+
+
+def test_surfaces_lie_where_the_decoded_heads_are_projected(reconstructor, codes):
+    surfaces = reconstructor._surfaces(codes)
+    projected = project(reconstructor.decode(codes).verts, codes["cam"])
+    torch.testing.assert_close(surfaces.posed(), projected, rtol=0, atol=1e-5)
+    assert torch.equal(surfaces.displacement, reconstructor.decode(codes).displacement)
+
+
+def test_the_interface_that_both_reconstructors_share(reconstructor, images):
+    pictures = (images * 255).round().to(torch.uint8)
+    views, found = reconstructor.views(pictures)
+    expected = reconstructor.thirteen_views(reconstructor.encode(pictures.float() / 255))[:, :, 0]
+    assert found.tolist() == [True, True] and torch.equal(views, (expected * 255).round().to(torch.uint8))
+    textured, _ = reconstructor.views(pictures, "texture")
+    assert textured.shape == (2, 13, 3, 224, 224) and textured.float().std() > 1
+    moved, found = reconstructor.motion(pictures[0], pictures[:1], (0, 15))
+    assert moved.shape == (1, 2, 3, 224, 224) and found.tolist() == [True] and moved.abs().max() < 0.05
+    assert reconstructor.rule["rule"] == "deca" and set(reconstructor.model) >= {"deca_model.tar"}
 
 
 @pytest.mark.parametrize(("images", "message"), [

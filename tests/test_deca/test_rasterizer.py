@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from common.errors import InputError
 from deca import rasterizer
-from deca.rasterizer import pixel_centres, rasterize
+from deca.rasterizer import choose_rasterizer, pixel_centres, rasterize, rasterize_turned
 
 HAS_PYTORCH3D = importlib.util.find_spec("pytorch3d") is not None
 
@@ -142,6 +142,36 @@ def test_batch_chunks_and_repeats_give_the_same_bits(monkeypatch):
         assert torch.equal(whole[k], chunked[k])
         assert torch.equal(whole[k], torch.cat([single[k] for single in one_by_one]))
     assert torch.equal(vertices, before)
+
+
+def test_turned_meshes_are_seen_as_if_each_were_drawn_alone():
+    meshes = [random_mesh(seed, spread=0.9) for seed in range(3)]
+    faces, vertices = torch.tensor(meshes[0][1]), torch.tensor(np.stack([vertices for vertices, _ in meshes]))
+    angle, axis = torch.tensor([-0.5, 0.0, 0.3]), torch.tensor([[0.1, -0.2], [0, 0], [0, 0.4]])
+    turns = torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()], 1).reshape(3, 2, 2)
+    found = rasterize_turned(vertices, faces, turns, axis, 90, 120)
+    plane = (vertices[:, None, :, [0, 2]] - axis[:, None, None]) @ turns.transpose(1, 2) + axis[:, None, None]
+    turned = torch.stack([plane[..., 0], vertices[:, None, :, 1].expand(-1, 3, -1), plane[..., 1]], 3)
+    alone = rasterize(turned.flatten(0, 1), faces, 90, 120)
+    same = found.face_index == alone.face_index
+    assert same.float().mean() > 0.999 and (alone.face_index >= 0).float().mean() > 0.3
+    hit = same & (alone.face_index >= 0)
+    assert (found.bary - alone.bary)[hit].abs().max() < 2e-3
+    assert (found.depth - alone.depth)[hit].abs().max() < 1e-3
+    assert (found.bary[~hit & same] == 0).all() and torch.isinf(found.depth[~hit & same]).all()
+    bad = torch.full((1, 3, 3), float("nan"))
+    assert (rasterize_turned(bad, torch.tensor([[0, 1, 2]]), turns, axis[:1], 8, 8).face_index == -1).all()
+
+
+def test_which_rasterizer(monkeypatch):
+    assert choose_rasterizer("auto", "cpu") == choose_rasterizer("torch", "cuda") == "torch"
+    if HAS_PYTORCH3D:
+        assert choose_rasterizer("auto", "cuda") == choose_rasterizer("pytorch3d", "cpu") == "pytorch3d"
+    monkeypatch.setitem(__import__("sys").modules, "pytorch3d", None)
+    monkeypatch.setitem(__import__("sys").modules, "pytorch3d.structures", None)
+    assert choose_rasterizer("auto", "cuda") == "torch"
+    with pytest.raises(InputError, match=r"pip install easypytorch3d==0\.7\.9\.post1 iopath"):
+        choose_rasterizer("pytorch3d", "cpu")
 
 
 def test_order_of_the_keys_is_the_order_of_depth_then_face():

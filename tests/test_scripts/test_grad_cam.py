@@ -8,49 +8,53 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import skimage.data
 import torch
 from matplotlib.text import Text
 
 from capsule import gradcam
-from capsule.config import Config
-from capsule.data.protocol import load_clips
+from capsule.data import load_clips
 from capsule.figures import clip_figure, mean_map_figure
-from capsule.modules import MECapsuleNetDualCA
+from capsule.modules import MECapsuleNetDualCA, network
 from capsule.results import read_run
+from capsule.trained import Trained, load_trained
 from common.errors import InputError
-from common.images import read_image
+from common.images import read_image, write_image
+from common.tensors import save_tensors
 from tests.fake_runs import change_json, write_run
 from tests.make_database import make_database
 
-ROOT = Path(__file__).parents[2]
+ROOT, CPU = Path(__file__).parents[2], torch.device("cpu")
+CHANNELS = {"crop": 3, "views": 39, "texture": 39, "motion": 39}
 
 
-def make_run(root, model="resnet", streams=("crop",), reconstructor=None):
+def make_run(root, model="resnet", kinds=("crop",)):
     """A tiny CASME II and an experiment on it whose folds' models are untrained networks. Returns: Run."""
     make_database(root / "data", "casme", subjects=2, clips_per_subject=3)
-    config = Config(script="train_fake", dataset="casme", model=model, quick=True, pretrained=False,
-                    data_root=str(root / "data"), result_root=str(root / "result"))
-    clips = load_clips(config)
+    clips = load_clips("casme", root / "data")
     rows = [{**row, "label": int(row["label"])} for row in
             clips.table[["data", "subject", "clip", "data_sub", "label"]].to_dict("records")]
-    stored = {**config.identity, "streams": list(streams), "images": 30}
-    if reconstructor or streams == ("crop",):
-        stored["reconstructor"] = reconstructor
-    write_run(root / "result", rows=rows, dataset="casme", synthetic=False, config=stored)
+    config = {"dataset": "casme", "protocol": "dsnca", "subset": "all", "model": model, "logits": False,
+              "quick": True, "streams": "", "paint": "shape_detail", "inputs": [{"kind": kind} for kind in kinds]}
+    write_run(root / "result", rows=rows, dataset="casme", synthetic=False, config=config)
     run = read_run(root / "result", "fake")
-    (run.folder / "models").mkdir()
     for seed, data_sub in enumerate(run.folds):
         torch.manual_seed(seed)
-        network = gradcam.build_network(config, streams, 3)
-        torch.save(network.state_dict(), run.folder / "models" / f"{data_sub}.pt")
+        made, _ = network(model, 3, quick=True).make([CHANNELS[kind] for kind in kinds])
+        save_tensors(run.folder / "models" / f"{data_sub}.pt", made.state_dict())
     return run
 
 
-def run_script(root, *arguments):
-    return subprocess.run([sys.executable, str(ROOT / "grad_cam_visual.py"), "--experiment", "fake",
-                           "--result-root", str(root / "result"), "--data-root", str(root / "data"),
-                           "--device", "cpu", *arguments], capture_output=True, text=True, cwd=ROOT,
-                          timeout=300, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"})
+def untrained(model, kinds):
+    net = network(model, 3, quick=True)
+    made, _ = net.make([CHANNELS[kind] for kind in kinds])
+    return Trained(made.eval(), net, kinds, "mesh", "shape_detail", ("negative", "positive", "surprise"))
+
+
+def run_script(root, *arguments, name="grad_cam_visual.py"):
+    return subprocess.run([sys.executable, str(ROOT / name), *map(str, arguments), "--device", "cpu"],
+                          capture_output=True, text=True, cwd=root, timeout=300, check=False,
+                          env={**os.environ, "OMP_NUM_THREADS": "1"})
 
 
 def test_maps_of_both_streams_equal_grad_cam_by_hand():
@@ -79,26 +83,20 @@ def test_maps_of_both_streams_equal_grad_cam_by_hand():
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
-@pytest.mark.parametrize(("model", "streams"), [
-    ("resnet", ("crop",)), ("vgg", ("views",)), ("MECapsuleNetDual", ("crop", "views")), ("VGG", ("crop",)),
-    ("ResNet", ("crop",))])
-def test_every_network_gives_a_map_for_each_stream(model, streams):
-    config = Config(script="s", dataset="synthetic", model=model, quick=True)
-    network = gradcam.build_network(config, streams, 3).eval()
-    pictures = {"crop": torch.randint(256, (3, 224, 224), dtype=torch.uint8),
-                "views": torch.randint(256, (13, 224, 224), dtype=torch.uint8)}
-    clip = gradcam.explain(network, config.input_size, streams, "synthetic/s/c", 2, pictures)
-    assert set(clip.maps) == set(streams)
+@pytest.mark.parametrize(("model", "kinds"), [
+    ("resnet", ("crop",)), ("vgg", ("views",)), ("resnet", ("texture",)), ("MECapsuleNetDual", ("crop", "views")),
+    ("VGG", ("crop",)), ("ResNet", ("crop",))])
+def test_every_network_gives_a_map_for_each_stream(model, kinds):
+    trained = untrained(model, kinds)
+    pictures = [torch.randint(256, (1, {"crop": 3, "views": 13, "texture": 39}[kind], 224, 224), dtype=torch.uint8)
+                for kind in kinds]
+    crop = np.zeros((3, 224, 224), np.uint8)
+    clip = gradcam.explain(trained, "synthetic/s/c", 2, pictures, crop)
+    assert len(clip.maps) == len(kinds)
     assert all(found.shape == (224, 224) and found.min() >= 0 and found.max() <= 1.001
                for found in clip.maps.values())
-    assert clip.prediction == clip.lengths.argmax()
-    assert clip.apex.shape == (224, 224, 3)
-
-
-def test_networks_that_no_script_makes_are_refused():
-    config = Config(script="s", dataset="synthetic", model="VGG", quick=True)
-    with pytest.raises(InputError, match="no such network"):
-        gradcam.build_network(config, ("crop", "views"), 3)
+    assert clip.prediction == clip.lengths.argmax() and clip.apex.shape == (224, 224, 3)
+    assert trained.outputs(pictures)[0].tolist() == pytest.approx(clip.lengths.tolist(), abs=1e-5)
 
 
 class Touch:
@@ -114,9 +112,8 @@ class Touch:
 @pytest.mark.parametrize("how", ["torch", "pickle", "rubbish", "list", "other"])
 def test_a_model_file_that_is_no_state_dict_is_refused_and_nothing_runs(tmp_path, how):
     run = make_run(tmp_path)
-    config = gradcam.config_of(run, tmp_path / "data", "cpu")
-    gradcam.load_model(run, run.folds[0], config, torch.device("cpu"))
     path, made = gradcam.model_path(run, run.folds[0]), tmp_path / "made"
+    load_trained(path, CPU)
     if how == "torch":
         torch.save({"weight": Touch(made)}, path)
     elif how == "pickle":
@@ -128,7 +125,7 @@ def test_a_model_file_that_is_no_state_dict_is_refused_and_nothing_runs(tmp_path
     else:
         torch.save({"weight": torch.zeros(2)}, path)
     with pytest.raises(InputError) as caught:
-        gradcam.load_model(run, run.folds[0], config, torch.device("cpu"))
+        load_trained(path, CPU)
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
     assert not made.exists()
 
@@ -177,34 +174,38 @@ def test_mean_maps_average_the_clips_of_a_predicted_class(tmp_path):
 
 
 def test_chosen_clips_are_those_whose_fold_has_a_model(tmp_path):
-    run = make_run(tmp_path)
-    config = gradcam.config_of(run, tmp_path / "data", "cpu")
-    clips = load_clips(config)
-    assert gradcam.chosen_clips(run, clips).keys == ["casme/sub01/EP01_01f"]
-    assert gradcam.chosen_clips(run, clips, "casme/sub02/EP03_01f").labels.tolist() == [2]
+    run, data = make_run(tmp_path), tmp_path / "data"
+    assert gradcam.clips_of(run, data).keys == ["casme/sub01/EP01_01f"]
+    assert gradcam.clips_of(run, data, "casme/sub02/EP03_01f").labels.tolist() == [2]
     (run.folder / "models/casme_sub01.pt").unlink()
-    every = gradcam.chosen_clips(run, clips, every=True)
-    assert every.keys == [f"casme/sub02/EP0{i}_01f" for i in (1, 2, 3)]
-    assert every.name != clips.name
+    assert gradcam.clips_of(run, data, every=True).keys == [f"casme/sub02/EP0{i}_01f" for i in (1, 2, 3)]
     with pytest.raises(InputError, match="casme/sub01/EP01_01f"):
-        gradcam.chosen_clips(run, clips, "../../etc/passwd")
-    with pytest.raises(InputError, match="--data-root"):
-        gradcam.chosen_clips(run, gradcam.chosen_clips(run, clips), "casme/sub02/EP03_01f")
+        gradcam.clips_of(run, data, "../../etc/passwd")
     with pytest.raises(InputError, match="--save-models"):
-        gradcam.load_model(run, "casme_sub01", config, torch.device("cpu"))
+        load_trained(gradcam.model_path(run, "casme_sub01"), CPU)
     (run.folder / "models/casme_sub02.pt").unlink()
     with pytest.raises(InputError, match="--save-models"):
-        gradcam.chosen_clips(run, clips)
+        gradcam.clips_of(run, data)
 
 
-def test_an_experiment_file_that_no_run_could_have_written_is_named(tmp_path):
+def test_a_wrong_data_root_makes_no_synthetic_database(tmp_path):
     run = make_run(tmp_path)
-    for config in ({"epochs": "many"}, {"classes": [3]}, {"model": {}}, {"streams": "crop"}):
-        change_json(run.folder / "experiment.json", config=config)
-        with pytest.raises(InputError, match=r"experiment\.json"):
-            broken = read_run(tmp_path / "result", "fake")
-            gradcam.config_of(broken, tmp_path / "data", "cpu")
-            gradcam.streams_of(broken)
+    change_json(run.folder / "experiment.json", config={**run.facts["config"], "dataset": "synthetic"})
+    with pytest.raises(InputError, match="no synthetic database there"):
+        gradcam.clips_of(read_run(tmp_path / "result", "fake"), tmp_path / "data")
+    assert not (tmp_path / "data" / "synthetic").exists()
+
+
+def test_a_network_is_known_from_its_tensors_alone(tmp_path):
+    for model, kinds in (("resnet", ("crop",)), ("resnet", ("views",)), ("MECapsuleNetDualCA", ("crop", "views")),
+                         ("ResNet", ("crop",)), ("vgg", ("crop",))):
+        made, _ = network(model, 3, quick=model != "vgg", pretrained=False).make([CHANNELS[kind] for kind in kinds])
+        save_tensors(tmp_path / "old.pt", made.state_dict())
+        trained = load_trained(tmp_path / "old.pt", CPU)
+        assert (trained.network.name, trained.kinds) == (model, kinds)
+    save_tensors(tmp_path / "none.pt", {"weight": torch.zeros(2)})
+    with pytest.raises(InputError, match="--network"):
+        load_trained(tmp_path / "none.pt", CPU)
 
 
 def test_a_prediction_that_is_not_the_stored_one_is_said(tmp_path):
@@ -223,7 +224,7 @@ def test_a_prediction_that_is_not_the_stored_one_is_said(tmp_path):
 def test_script_draws_each_clip_and_the_mean_maps(tmp_path):
     run = make_run(tmp_path)
     (run.folder / "models/casme_sub02.pt").unlink()      # a run that is not finished
-    done = run_script(tmp_path, "--all")
+    done = run_script(tmp_path, "--experiment", "fake", "--result-root", "result", "--data-root", "data", "--all")
     assert done.returncode == 0, done.stderr
     folder = run.folder / "grad_cam"
     names = {f"casme_sub01_EP0{i}_01f" for i in (1, 2, 3)} | {"mean_maps"}
@@ -234,6 +235,20 @@ def test_script_draws_each_clip_and_the_mean_maps(tmp_path):
 
 def test_script_ends_with_one_line_and_code_2_where_it_cannot_go_on(tmp_path):
     make_run(tmp_path)
-    done = run_script(tmp_path, "--clip", "casme/sub09/EP01_01f")
+    done = run_script(tmp_path, "--experiment", "fake", "--result-root", "result", "--data-root", "data", "--clip",
+                      "casme/sub09/EP01_01f")
     assert done.returncode == 2 and "casme/sub01/EP01_01f" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_any_picture_is_classified_and_explained(tmp_path):
+    run = make_run(tmp_path, "MECapsuleNetDualCA", ("crop", "views"))
+    write_image(tmp_path / "pictures" / "a.png", skimage.data.astronaut()[:300, 60:400])
+    (tmp_path / "pictures" / "broken.jpg").write_bytes(b"no picture")
+    model = gradcam.model_path(run, run.folds[0])
+    done = run_script(tmp_path, "pictures", "--model", model, name="predict.py")
+    assert done.returncode == 1 and "broken.jpg: not a readable picture" in done.stdout, done.stderr
+    lines = (tmp_path / "predictions_of_pictures.csv").read_text().splitlines()
+    assert len(lines) == 2 and lines[1].startswith("pictures/a.png,") and ",found," in lines[1]
+    done = run_script(tmp_path, "pictures/a.png", "--model", model)
+    assert done.returncode == 0 and (tmp_path / "grad_cam" / "a.png").is_file(), done.stderr
