@@ -16,6 +16,7 @@ from common.images import IMAGE_SUFFIXES, read_image
 
 LISTED = 10     # names that an error message shows
 LEVELS, STRAIN_LEVELS = 20.0, 300.0     # of a pixel of motion, and of strain, in a picture: 6 pixels fill the range
+SPREAD = 32.0   # levels: standard deviation of each channel of a normalised picture
 RULE = {"rule": "motion on the face", "version": 1, "levels": [LEVELS, STRAIN_LEVELS]}
 
 
@@ -132,3 +133,20 @@ def as_levels(motion):
     scale = np.array([LEVELS, LEVELS, STRAIN_LEVELS]).reshape(3, 1, 1)
     zero = np.array([128, 128, 0]).reshape(3, 1, 1)
     return np.clip(np.rint(np.asarray(motion) * scale + zero), 0, 255).astype(np.uint8)
+
+
+def normalised(motion):
+    """Each picture on its own scale: u and v less their median (what the head did in the plane), every channel to
+    the same spread; no other clip and no label is looked at.
+
+    motion: FrameImages of kind "motion". Returns: the same with images uint8, u and v round 128, strain from 0.
+    """
+    stack = motion.images.numpy().astype(np.float32)
+    stack = stack.reshape(len(stack), -1, 3, *stack.shape[2:])                      # (N, yaws, 3, H, W)
+    zero = np.float32([128, 128, 0]).reshape(3, 1, 1)
+    centre = np.median(stack[:, :, :2], axis=(3, 4), keepdims=True)
+    stack = stack - np.concatenate([centre, np.zeros_like(centre[:, :, :1])], 2)    # (N, yaws, 3, 1, 1)
+    stack *= SPREAD / np.maximum(stack.std((3, 4), keepdims=True), 1)
+    images = np.clip(np.rint(stack + zero), 0, 255).astype(np.uint8).reshape(motion.images.shape)
+    rule = {**motion.rule, "normalised": {"version": 1, "spread": SPREAD}}
+    return replace(motion, images=torch.from_numpy(images), rule=rule)
