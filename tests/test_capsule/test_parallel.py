@@ -1,6 +1,7 @@
 """Folds in parallel: workers that die, folds that others hold, clusters that are not there."""
 
 import os
+import re
 import signal
 import socket
 import threading
@@ -219,7 +220,8 @@ def test_the_fold_of_a_lost_machine_is_run_again_on_the_other_and_the_numbers_st
     turn = _experiment(data, tmp_path / "turn")
     pictures = Pictures(data[0], data[1], turn.network, torch.device("cpu"))
     assert train_in_turn(turn, turn.folds, pictures, _training(turn), Log(turn, 1)) == {}
-    quickly = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_failure_threshold": 4}
+    quickly = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500,
+               "health_check_failure_threshold": 4}
     nodes = Nodes(initialize_head=True, head_node_args={
         "num_cpus": 1, "include_dashboard": False, "object_store_memory": 10**8, "_system_config": quickly})
     second = nodes.add_node(num_cpus=1, object_store_memory=10**8)
@@ -238,5 +240,6 @@ def test_the_fold_of_a_lost_machine_is_run_again_on_the_other_and_the_numbers_st
     finally:
         losing.join()
         nodes.shutdown()
-    assert "its worker died (its machine is lost); the fold is run again" in capsys.readouterr().out
+    said = capsys.readouterr().out      # the process is missed first, or the machine
+    assert re.search(r"its worker died \(its (machine is lost|process is gone)\); the fold is run again", said)
     assert len(folds(tmp_path / "turn")) == SUBJECTS and folds(tmp_path / "turn") == folds(tmp_path / "two")
