@@ -241,5 +241,5 @@ def test_the_fold_of_a_lost_machine_is_run_again_on_the_other_and_the_numbers_st
         losing.join()
         nodes.shutdown()
     said = capsys.readouterr().out      # the process is missed first, or the machine
-    assert re.search(r"its worker died \(its (machine is lost|process is gone)\); the fold is run again", said)
+    assert re.search(r"worker died \(its (machine is lost|process is gone)\); the fold is run again", said)
     assert len(folds(tmp_path / "turn")) == SUBJECTS and folds(tmp_path / "turn") == folds(tmp_path / "two")
