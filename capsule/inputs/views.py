@@ -3,19 +3,18 @@
 `<data_root>/views/<reconstructor>/<paint>/<data>/<subject>/<clip>/<frame>/<yaw>.jpg`, one cache entry a clip.
 """
 
-import os
 import re
-import threading
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from tqdm import tqdm
-from tqdm.contrib.concurrent import thread_map
 
 from capsule.inputs.crops import with_images
-from common.cache import digest, read_entry, write_entry
+from capsule.inputs.motion import face_motion
+from capsule.inputs.rendered import cached_pictures, not_found, pictures_of
+from common.cache import digest
 from common.errors import InputError
 from common.images import read_image
 from deca.renderer import YAWS
@@ -23,27 +22,6 @@ from deca.renderer import YAWS
 PAINTS = ("shape_detail", "texture", "motion")
 KINDS = {"shape_detail": "views", "texture": "texture"}
 RULE = {"rule": "views", "version": 1, "yaws": list(YAWS), "jpeg_quality": 95}
-MAX_RENDERING = 4       # clips rendered together on a CPU: bounds the memory
-
-
-@dataclass(frozen=True)
-class ClipFrames:
-    """One clip's share of a FrameImages: its key, where its frames stand in it, and their numbers."""
-
-    row: int            # in the clip table
-    clip: str           # "<data>/<subject>/<clip>"
-    frames: np.ndarray
-    numbers: tuple      # frame numbers, as text
-
-
-def clip_frames(crops):
-    """The clips of `crops` as a list of ClipFrames."""
-    parts = []
-    for row in dict.fromkeys(crops.clip.tolist()):
-        frames = np.flatnonzero(crops.clip == row)
-        clip = crops.names[frames[0]].rsplit("/", 1)[0]
-        parts.append(ClipFrames(row, clip, frames, tuple(crops.names[i].rsplit("/", 1)[1] for i in frames)))
-    return parts
 
 
 def thirteen_views(crops, reconstructor="auto", paint="shape_detail", device="auto", rasterizer="auto",
@@ -55,15 +33,13 @@ def thirteen_views(crops, reconstructor="auto", paint="shape_detail", device="au
     `capsule.inputs.motion`). views_root: a folder of views made elsewhere,
     `<data>/<subject>/<clip>/<frame>/<yaw>.jpg` (the database's folder may be missing), used instead.
     A clip in which no face is found gets the views of the mean face: listed in `said`.
-    Returns: FrameImages of kind "views" (N, 13, 224, 224), "texture" or "motion" (N, 39, 224, 224), yaw
-    ascending.
+    Returns: FrameImages of kind "views" (N, 13, 224, 224), "texture" or "motion" (N, 39, 224, 224),
+    yaw ascending.
     Raises: InputError for an unwritable cache, unusable model files, or views that are not there.
     """
     if views_root:
         return _read_views(crops, Path(views_root), paint)
     if paint == "motion":
-        from capsule.inputs.motion import face_motion
-
         return face_motion(crops, reconstructor, YAWS, device, rasterizer)
     from deca import make_reconstructor  # here: the 2-D experiments need no 3-D face
 
@@ -74,16 +50,18 @@ def thirteen_views(crops, reconstructor="auto", paint="shape_detail", device="au
     def render(part):
         return maker.views(pictures_of(crops, part), paint)
 
-    images, found = cached_pictures(crops, root, rule, render, maker.device, ".jpg", YAWS, f"views ({maker.name})")
-    return with_images(crops, images, KINDS[paint], rule, not_found(found, "views", "its views show the mean face"))
+    images, found = cached_pictures(crops, root, rule, render, maker.device, ".jpg", YAWS,
+                                    f"views ({maker.name})")
+    return with_images(crops, images, KINDS[paint], rule,
+                       not_found(found, "views", "its views show the mean face"))
 
 
 def single_pictures(crops, views):
     """Crops and their views one by one, RGB, the views as further pictures of their frame's clip.
 
-    They are drawn for training like neighbours (a view's offset is far from any frame's); the
-    apex crop is what a clip is judged by. Returns: FrameImages of kind "crop", images uint8 (14·N, 3, 224,
-    224).
+    They are drawn for training like neighbours (a view's offset is far from any frame's); the apex crop is
+    what a clip is judged by.
+    Returns: FrameImages of kind "crop", images uint8 (14·N, 3, 224, 224).
     """
     if views.kind == "motion":
         raise InputError("--streams pictures --paint motion: motion pictures and photographs do not mix; "
@@ -95,63 +73,8 @@ def single_pictures(crops, views):
     offset = np.where(place == 0, crops.offset[:, None], 1000 * (10 + crops.offset[:, None]) + place).ravel()
     names = [name if i == 0 else f"{name}/{YAWS[i - 1]}" for name in crops.names for i in place]
     return replace(crops, images=images, clip=crops.clip.repeat(len(place)), offset=offset, names=names,
-                   rule={"rule": "single pictures", "version": 1, "views": views.rule}, said=crops.said + views.said)
-
-
-def pictures_of(crops, part):
-    """uint8 tensor (n, 3, 224, 224) of one clip."""
-    return crops.images[torch.from_numpy(part.frames)]
-
-
-def not_found(found, what, instead):
-    """The remark on clips without a face, for `said`. found: {clip key: bool}."""
-    lost = [clip for clip, face in found.items() if not face]
-    return [{"what": f"no face for the {what}, {instead}", "count": len(lost), "clips": lost}] if lost else []
-
-
-def cached_pictures(crops, root, rule, render, device, suffix, yaws, title):
-    """uint8 tensor (N, C, H, W) of every frame of `crops`, clip by clip from the cache or by `render`.
-
-    render(ClipFrames) → (uint8 (n, Y, H, W) or (n, Y, 3, H, W), found bool (n,)); it runs in several threads
-    (on a GPU in turn). A clip is one batch and one cache entry: a resumed run gives the same bytes.
-    Returns: the tensor, C = Y or 3·Y, and {clip key: was a face found in all its frames}.
-    """
-    parts = clip_frames(crops)
-    on_gpu = device.type == "cuda"
-    workers = min(16 if on_gpu else MAX_RENDERING, os.cpu_count() or 1)
-    rendering = threading.Semaphore(1 if on_gpu else workers)
-
-    def make(part):
-        folder, key = root / part.clip, digest(rule, list(part.numbers), _content(crops, part))
-        names = [f"{number}/{yaw}{suffix}" for number in part.numbers for yaw in yaws]
-        entry = read_entry(folder, key)
-        if entry is None:
-            with rendering:
-                pictures, found = map(np.asarray, render(part))
-            flat = pictures.reshape(-1, *pictures.shape[2:])                        # (n·Y, [3,] H, W)
-            flat = flat.transpose(0, 2, 3, 1) if flat.ndim == 4 else flat             # → (n·Y, H, W[, 3])
-            info = {"found": bool(np.all(found))}
-            entry = write_entry(folder, key, dict(zip(names, flat, strict=True)), info), info
-        stack = np.stack([entry[0][name] for name in names])                        # (n·Y, H, W[, 3])
-        stack = stack.transpose(0, 3, 1, 2) if stack.ndim == 4 else stack[:, None]    # → (n·Y, 1 or 3, H, W)
-        return stack.reshape(len(part.numbers), -1, *stack.shape[2:]), entry[1]["found"]   # → (n, C, H, W)
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)        # in each of ours: torch's wait for each other busily
-    try:
-        made = thread_map(make, parts, max_workers=workers, desc=title, unit="clip", disable=None)
-    finally:
-        torch.set_num_threads(before)
-    images = np.empty((len(crops), *made[0][0].shape[1:]), np.uint8)
-    for part, (pictures, _) in zip(parts, made, strict=True):
-        images[part.frames] = pictures
-    return torch.from_numpy(images), {part.clip: found for part, (_, found) in zip(parts, made, strict=True)}
-
-
-def _content(crops, part):
-    """The bytes that a clip's pictures are made from: its crops, and its onset's."""
-    onset = b"" if crops.onsets is None else crops.onsets[part.row].numpy().tobytes()
-    return crops.images[part.frames].numpy().tobytes() + onset
+                   rule={"rule": "single pictures", "version": 1, "views": views.rule},
+                   said=crops.said + views.said)
 
 
 def _read_views(crops, root, paint):
@@ -163,7 +86,8 @@ def _read_views(crops, root, paint):
         if folder is None:
             raise InputError(f"{root / name}: no such folder; --views-root needs "
                              "<data>/<subject>/<clip>/<frame>/<yaw>.jpg of every frame")
-        files = {int(m[0]): path for path in folder.iterdir() if (m := re.match(r"-?[0-9]+(?=\.)", path.name))}
+        files = {int(m[0]): path for path in folder.iterdir()
+                 if (m := re.match(r"-?[0-9]+(?=\.)", path.name))}
         lost = [yaw for yaw in YAWS if yaw not in files]
         if lost:
             raise InputError(f"{folder}: no view of yaw {', '.join(map(str, lost))}; thirteen are needed, "
@@ -174,5 +98,6 @@ def _read_views(crops, root, paint):
     if len({image.shape for image in images}) > 1:
         raise InputError(f"{root}: views of different sizes; render them all at one size")
     stack = torch.from_numpy(np.stack(images))
-    rule = {"rule": "views of another program", "version": 1, "paint": paint, "digest": digest(stack.numpy().tobytes())}
+    rule = {"rule": "views of another program", "version": 1, "paint": paint,
+            "digest": digest(stack.numpy().tobytes())}
     return with_images(crops, stack, KINDS.get(paint, "motion"), rule)

@@ -15,8 +15,8 @@ GAMMA, C = 1.5, 1.0                    # of the kernel, over the median squared 
 
 
 class SVM:
-    """RBF kernels of overlapping patches, each picture compared with the other and with its mirror image; classes
-    balanced. Deterministic."""
+    """RBF kernels of overlapping patches, each picture compared with the other and with its mirror image;
+    classes balanced. Deterministic."""
 
     pretrained = False
 
@@ -24,7 +24,7 @@ class SVM:
         self.classes, self.patch, self.blur, self.gamma, self.c = classes, patch, blur, gamma, c
 
     def fit(self, images, labels):
-        """Learn from pictures, uint8 (n, 3, H, W) of u, v, strain, and their class numbers (n,). Returns itself."""
+        """Learn from pictures, uint8 (n, 3, H, W) of u, v, strain, and their classes (n,). Returns itself."""
         self.known = self._patches(images)
         self.medians = [np.median(euclidean_distances(part, squared=True)) + 1e-9 for part in self.known]
         self.machine = SVC(C=self.c, kernel="precomputed", class_weight="balanced", break_ties=True)
@@ -45,10 +45,11 @@ class SVM:
         return scores
 
     def _kernel(self, images):
-        """(n, known): the mean over the patches of how alike a picture is to a known one, or its mirror image."""
+        """(n, known): how alike a picture is to a known one or its mirror image, the patches' mean."""
         total = 0
         for mirrored in (False, True):
-            for part, known, median in zip(self._patches(images, mirrored), self.known, self.medians, strict=True):
+            parts = self._patches(images, mirrored)
+            for part, known, median in zip(parts, self.known, self.medians, strict=True):
                 total = total + np.exp(-self.gamma * euclidean_distances(part, known, squared=True) / median)
         return total / (2 * len(self.known))
 
@@ -59,9 +60,11 @@ class SVM:
         if mirrored:
             motion = motion[..., ::-1] * np.float32([-1, 1, 1]).reshape(3, 1, 1)
         if self.blur:
-            motion = np.stack([np.stack([cv2.GaussianBlur(np.ascontiguousarray(channel), (0, 0), self.blur,
-                                                          borderType=cv2.BORDER_REPLICATE) for channel in picture])
-                               for picture in motion])
+            planes = motion.reshape(-1, *motion.shape[2:]).transpose(1, 2, 0)                 # → (H, W, n·3)
+            blurred = np.stack([cv2.GaussianBlur(np.ascontiguousarray(planes[..., i]), (0, 0), self.blur,
+                                                 borderType=cv2.BORDER_REPLICATE)
+                                for i in range(planes.shape[2])])                             # (n·3, H, W)
+            motion = blurred.reshape(motion.shape)
         last = motion.shape[-1] - self.patch
         places = [(i, j) for i in range(0, last + 1, STEP) for j in range(0, last + 1, STEP)]
         return [motion[:, :, i:i + self.patch, j:j + self.patch].reshape(len(motion), -1) for i, j in places]

@@ -120,7 +120,7 @@ def test_published_scores_come_from_the_public_predictions(tmp_path):
     ({"paper": [[0, 0, 0, 0, -1]] * 3}, "paper is not 3 × 5 labels from 0 to 2"),
     ({"paper": [[0, 0, 0, 0, 0.5]] * 3}, "paper is not 3 × 5"),
     ({"paper": None}, "paper is not 3 × 5"),
-    ({"loss": [float("nan")] * 3}, "loss is not 3 finite numbers"),
+    ({"loss": [float("nan")] * 3}, "NaN is no JSON"),
     ({"loss": [10**400] * 3}, "loss is not 3 finite numbers"),
     ({"loss": []}, "strict is not 0 × 5 labels"),
     ({"lengths": [[0.1, 0.2]] * 5}, "lengths is not 5 × 3 finite numbers"),
