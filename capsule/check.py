@@ -92,7 +92,7 @@ def device():
 
 def databases(data_root):
     """Rows (mark, text): each database's counts against the protocol, and its apex frames on disk."""
-    if not Path(data_root).is_dir():
+    if not os.path.isdir(data_root):
         return [(BAD, f"{data_root}: no such folder; make it, or give --data-root")]
     return [_database(data, data_root) for data in ("casme", "smic", "samm", "synthetic")]
 

@@ -7,6 +7,7 @@ Nothing is trained, written or read with an option that has not passed this gate
 import argparse
 import dataclasses
 import math
+import os
 import re
 import signal
 import sys
@@ -134,7 +135,7 @@ def _check(options):
         raise InputError(f"--folds {options.folds}: write a range of fold numbers as a:b, such as 0:8")
     if not is_plain_name(options.experiment_name):
         raise InputError(f"--experiment {options.experiment_name!r}: must be a plain folder name")
-    if not Path(options.data_root).is_dir():
+    if not os.path.isdir(options.data_root):
         raise InputError(f"--data-root {options.data_root}: no such folder; put the databases there as "
                          "data/README.md says, or make it for --dataset synthetic")
 

@@ -3,6 +3,7 @@
 import collections
 import copy
 import dataclasses
+import functools
 import os
 import signal
 import socket
@@ -20,6 +21,7 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # read when ray is import
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # as Ray will do; else it warns each time
 import ray
 from ray.exceptions import RayError, RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 # Each worker has as many threads as a run in turn would (that keeps the numbers), together more than the
 # cores: idle threads must sleep, not spin.
@@ -90,11 +92,17 @@ class Cluster:
         do not divide the cores among themselves). Returns: dict of the folds that failed → reason.
         """
         count = min(experiment.options.workers, len(todo))
-        mail = _Mail.options(num_cpus=0).remote()
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        mail = _Mail.options(num_cpus=0, scheduling_strategy=here).remote()    # not lost with another machine
         shared = ray.put(_portable(experiment, self.streams, training))
         kind = _Worker.options(runtime_env={"env_vars": PASSIVE}, **self.share(count))
-        return _distribute(todo, lambda: kind.remote(shared, mail, bool(self.gpus)), count, mail, experiment,
-                           log)
+        make_worker = functools.partial(kind.remote, shared, mail, bool(self.gpus))
+        try:
+            return _distribute(todo, make_worker, count, mail, experiment, log)
+        except RayError as error:    # not a worker's end, which is mended, but the cluster's
+            raise InputError(f"Ray at {self.options.ray_address or 'this machine'} is lost "
+                             f"({type(error).__name__}); start it and this command again: finished folds stay"
+                             ) from error
 
 
 def _precision(gpu, precision):
@@ -148,7 +156,8 @@ def _outcome(reference):
     except RayTaskError as error:
         raise error.cause from None
     except RayError as error:    # the process or its machine is gone
-        return Outcome(State.DIED, type(error).__name__)
+        lost = "machine is lost" if "node" in str(error).lower() else "process is gone"
+        return Outcome(State.DIED, f"its {lost}")
 
 
 @ray.remote

@@ -1,6 +1,7 @@
 """A trained network read back, and the pictures that it wants of any photograph:
 for predict.py and Grad-CAM."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,7 +57,7 @@ def load_trained(path, device, name="", paint="shape_detail"):
     Raises: InputError, naming the file, when it is missing, unsafe, damaged or of another network.
     """
     path = Path(path)
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise InputError(f"{path}: no such file; train with --save-models, or give a state dict")
     tensors = load_tensors(path, device)
     facts = path.parent.parent / "experiment.json"

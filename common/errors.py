@@ -4,8 +4,13 @@
 class InputError(Exception):
     """Something the user gave cannot be used.
 
-    The message is one line that names the file, clip or option and says what to do about it. Scripts print it
-    without a traceback and leave with exit code 2.
+    The message is one line that names the file, clip or option and says what to do about it: what cannot be
+    printed is written as an escape, so that no file or name speaks to the terminal. Scripts print it without
+    a traceback and leave with exit code 2.
     """
 
     exit_code = 2
+
+    def __init__(self, message):
+        super().__init__("".join(c if c.isprintable() else " " if c.isspace() else ascii(c)[1:-1]
+                                 for c in str(message)))

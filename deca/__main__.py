@@ -8,6 +8,7 @@ Exit codes: 0 all went well, 1 some pictures failed (a line says why), 2 nothing
 """
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -99,16 +100,19 @@ def find_sources(paths, fps=5.0):
 
 
 def _of_path(path, fps):
-    if path.suffix.lower() in VIDEOS and path.is_file():
+    if path.suffix.lower() in VIDEOS and os.path.isfile(path):
         yield from _of_video(path, fps)
-    elif path.suffix.lower() == ".txt" and path.is_file():
+    elif path.suffix.lower() == ".txt" and os.path.isfile(path):
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
         for line in filter(None, map(str.strip, lines)):
+            if line.lower().endswith(".txt"):       # it may name itself
+                raise InputError(f"{path}: names {line}; a list holds pictures, folders and videos, no lists")
             yield from _of_path(path.parent / line, fps)
     else:
-        base = Path(_plain(path.resolve().name)) if path.is_dir() else Path()
+        is_folder = os.path.isdir(path)
+        base = Path(_plain(path.resolve().name)) if is_folder else Path()
         for found in find_pictures([path]):
-            above = found.relative_to(path).parent.parts if path.is_dir() else ()
+            above = found.relative_to(path).parent.parts if is_folder else ()
             yield base.joinpath(*above, _plain(found.stem)), lambda found=found: (found, read_image(found))
 
 

@@ -1,5 +1,6 @@
 """The clips of an experiment: from the owners' sheets or a list to one checked table (SPEC section 1)."""
 
+import os
 import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -211,7 +212,7 @@ def read_spotted(path):
 
 
 def _check_root(root):
-    if not root.is_dir():
+    if not os.path.isdir(root):
         raise InputError(f"--data-root {root}: no such folder; put the databases there (data/README.md)")
 
 
@@ -261,7 +262,7 @@ def _coded(data, root, classes, protocol):
 def _from_list(dataset, root, classes, protocol):
     """(table without paths, remarks, [file], False) by a list of clips: its labels and frame numbers."""
     places = (Path(protocol), root / "annotations" / protocol, root / protocol)
-    path = next((path for path in places if path.is_file()), None)
+    path = next((path for path in places if os.path.isfile(path)), None)
     if path is None:
         raise InputError(f"--protocol {protocol}: no such file, nor in {root / 'annotations'}; give a list "
                          f"with the columns {', '.join(COLUMNS[:7])}, or one of {', '.join(PROTOCOLS)}")

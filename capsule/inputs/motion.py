@@ -1,5 +1,6 @@
 """Motion from onset to apex as pictures: u, v (128 where nothing moves), strain (SPEC section 10)."""
 
+import os
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -53,7 +54,7 @@ def ready_motion(clips, folder, skip_missing=False):
 
 def _by_name(folder):
     """{plain name: path} of the pictures in a folder."""
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise InputError(f"{folder}: no such folder; give a folder of motion pictures, one a clip")
     files = {}
     for path in sorted(folder.iterdir()):

@@ -1,6 +1,7 @@
 """Folds in parallel: workers that die, folds that others hold, clusters that are not there."""
 
 import os
+import re
 import signal
 import socket
 import threading
@@ -9,6 +10,7 @@ import time
 import pytest
 import ray
 import torch
+from ray.cluster_utils import Cluster as Nodes
 
 from benchmarks.generated import generated
 from capsule import parallel
@@ -203,3 +205,41 @@ def test_workers_share_the_gpus_of_the_cluster_evenly(gpus, count, part, data, t
     share = cluster.share(count)
     assert share.get("num_gpus", 0) == part and share["num_cpus"] > 0
     assert count * part <= (gpus or 1)
+
+
+def _held_until(lost):
+    """A loss that says its node's id in a file, and waits for the file `lost`."""
+    def loss(outputs, labels):
+        (lost.parent / ray.get_runtime_context().get_node_id()).write_text("at work")
+        _wait_for(lost)
+        return me_loss(outputs, labels)
+    return loss
+
+
+def test_the_fold_of_a_lost_machine_is_run_again_on_the_other_and_the_numbers_stay(data, tmp_path, capsys):
+    turn = _experiment(data, tmp_path / "turn")
+    pictures = Pictures(data[0], data[1], turn.network, torch.device("cpu"))
+    assert train_in_turn(turn, turn.folds, pictures, _training(turn), Log(turn, 1)) == {}
+    quickly = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500,
+               "health_check_failure_threshold": 4}
+    nodes = Nodes(initialize_head=True, head_node_args={
+        "num_cpus": 1, "include_dashboard": False, "object_store_memory": 10**8, "_system_config": quickly})
+    second = nodes.add_node(num_cpus=1, object_store_memory=10**8)
+
+    def lose():
+        for node in (second, nodes.head_node):      # both have a fold in hand
+            _wait_for(tmp_path / node.node_id)
+        nodes.remove_node(second, allow_graceful=False)
+        (tmp_path / "lost").write_text("lost")
+
+    losing = threading.Thread(target=lose)
+    losing.start()
+    try:
+        two = _experiment(data, tmp_path / "two", _held_until(tmp_path / "lost"), ray_address=nodes.address)
+        assert _train(two, data) == {}
+    finally:
+        losing.join()
+        nodes.shutdown()
+    said = capsys.readouterr().out      # the process is missed first, or the machine
+    assert re.search(r"worker died \(its (machine is lost|process is gone)\); the fold is run again", said)
+    assert len(folds(tmp_path / "turn")) == SUBJECTS and folds(tmp_path / "turn") == folds(tmp_path / "two")

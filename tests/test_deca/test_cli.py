@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 from skimage import data
 
+from common.errors import InputError
 from common.images import read_image
 from deca import __main__ as command
 from deca.renderer import YAWS
@@ -186,3 +187,13 @@ def test_run_as_a_module():
     done = subprocess.run([sys.executable, "-m", "deca", "no/such/photo.jpg"], capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr.splitlines() == ["deca: no/such/photo.jpg: no such file or folder; check the path"]
+
+
+@pytest.mark.parametrize(("line", "message"), [
+    ("list.txt", "a list holds pictures, folders and videos, no lists"),
+    ("x" * 5000, "no such file or folder"),
+    ("a\0b.jpg", "no such file or folder")], ids=["itself", "long", "nul"])
+def test_a_list_with_an_impossible_line_is_one_line(tmp_path, line, message):
+    (tmp_path / "list.txt").write_text(line)
+    with pytest.raises(InputError, match=message):
+        list(command.find_sources([tmp_path / "list.txt"], fps=5))

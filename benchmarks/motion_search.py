@@ -1,0 +1,89 @@
+"""Which settings the SVM on motion pictures gets, by nested leave-one-subject-out, and its score.
+
+    python -m benchmarks.motion_search FOLDER [--data-root data]      # a minute or two on one core
+
+FOLDER: ready motion pictures, as train_me_loso_composite_motion.py takes them. For each held-out subject the
+others are split into five groups of subjects; the setting with the best UF1 over these inner folds predicts
+the subject. The last line is the score of that procedure; to take the best of the column "outer" would be to
+choose on the test subjects. Kernel widths come from the distances of all pictures, without labels.
+"""
+
+import argparse
+from collections import Counter
+from itertools import product
+
+import numpy as np
+from sklearn.svm import SVC
+from tqdm import tqdm
+
+from capsule.config import run_main
+from capsule.data import load_clips
+from capsule.inputs.motion import normalised, ready_motion
+from capsule.metrics import Meter, bootstrap_uf1
+from capsule.modules.svm import SVM
+
+GRID = {"normalised": (False, True), "patch": (28, 14), "blur": (0.0, 1.0), "gamma": (0.5, 1.5),
+        "c": (1.0, 3.0)}
+GROUPS = 5
+
+
+def predictions(kernel, labels, subjects, groups, c):
+    """Class numbers of all clips: outer (n,), each from the others' subjects; inner (subjects, n), row i
+    without subject i, each clip from the other groups (-1 for subject i's own)."""
+    def predict(train, test):
+        machine = SVC(C=c, kernel="precomputed", class_weight="balanced", break_ties=True)
+        return machine.fit(kernel[np.ix_(train, train)], labels[train]).predict(kernel[np.ix_(test, train)])
+
+    names = np.unique(subjects)
+    outer, inner = np.empty_like(labels), np.full((len(names), len(labels)), -1)
+    for row, name in enumerate(names):
+        test, rest = np.flatnonzero(subjects == name), np.flatnonzero(subjects != name)
+        outer[test] = predict(rest, test)
+        for group in range(GROUPS):
+            held_out = rest[groups[rest] == group]
+            inner[row, held_out] = predict(rest[groups[rest] != group], held_out)
+    return outer, inner
+
+
+def nested(found, labels, subjects, classes):
+    """(class numbers (n,), list of the setting chosen for each subject). found: setting → `predictions`."""
+    predicted, chosen = np.empty_like(labels), []
+    for row, name in enumerate(np.unique(subjects)):
+        own = subjects == name
+        best = max(found, key=lambda setting: Meter(classes, labels[~own], found[setting][1][row, ~own]).uf1)
+        predicted[own] = found[best][0][own]
+        chosen.append(best)
+    return predicted, chosen
+
+
+def search(folder, data_root):
+    """Print the table of all settings and the nested score."""
+    clips, motion = ready_motion(load_clips("composite", data_root, protocol="megc2019"), folder)
+    labels, subjects, classes = clips.labels, clips.table["data_sub"].to_numpy(str), clips.n_classes
+    names, owner = np.unique(subjects, return_inverse=True)
+    groups = np.random.default_rng(0).permutation(len(names))[owner] % GROUPS
+    pictures = {False: motion.images.numpy(), True: normalised(motion).images.numpy()}
+    found = {}
+    for setting in tqdm(list(product(*GRID.values())), unit="setting"):
+        images = pictures[setting[0]]
+        kernel = SVM(classes, *setting[1:]).fit(images, labels).kernel(images)
+        found[setting] = predictions(kernel, labels, subjects, groups, setting[-1])
+    picked, chosen = nested(found, labels, subjects, classes)
+    times = Counter(chosen)
+    print(*(f"{name:>10}" for name in (*GRID, "outer UF1", "chosen")))
+    for setting, (outer, _) in found.items():
+        print(*(f"{value!s:>10}" for value in setting), f"{Meter(classes, labels, outer).uf1:10.4f}",
+              f"{times[setting]:10d}")
+    low, high = bootstrap_uf1(labels, picked, subjects, classes)
+    meter = Meter(classes, labels, picked)
+    print(f"nested over {len(found)} settings: UF1 {meter.uf1:.4f} ({low:.3f}-{high:.3f}), "
+          f"UAR {meter.uar:.4f}")
+
+
+if __name__ == "__main__":
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
+    parser.add_argument("folder")
+    parser.add_argument("--data-root", default="data")
+    given = parser.parse_args()
+    run_main(lambda: search(given.folder, given.data_root))
