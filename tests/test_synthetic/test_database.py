@@ -84,9 +84,9 @@ def test_dlib_finds_every_face_and_the_crop_lies_inside(root):
 
 
 def test_the_strongest_landmark_moves_as_far_as_planned():
-    for person, clips in plan_people(Settings(people=2, clips=6, intensity=4.0)):
+    for person, clips in plan_people(Settings(people=1, clips=6, intensity=4.0)):
         for clip in clips:
-            assert 4.0 * 0.8 < clip.movement < 4.0 * 1.2
+            assert 4.0 * 0.9 <= clip.movement <= 4.0 * 1.1
             actions = np.outer(clip.intensity, coefficients(clip.action_units))
             heads = scene.posed(person, actions, np.zeros((len(actions), 3)), clip.uneven)
             pixels = scene.project(heads[:, build_head().landmarks], person, np.zeros((len(actions), 2)))
@@ -98,7 +98,7 @@ def test_the_strongest_landmark_moves_as_far_as_planned():
 
 def test_a_plan_of_several_people():
     apexes = set()
-    for _, clips in plan_people(Settings(people=3)):
+    for _, clips in plan_people(Settings(people=2)):
         assert sorted(clip.label for clip in clips) == [0, 0, 1, 1, 2, 2]
         assert len({clip.name for clip in clips}) == 6
         for clip in clips:
@@ -109,7 +109,7 @@ def test_a_plan_of_several_people():
 
 
 def test_difficulty_is_what_is_asked_for():
-    """Without: nothing but the expression moves. With: the head turns by so many degrees, other actions come."""
+    """Without: nothing but the expression moves. With: the head turns so many degrees, more actions come."""
     for motion, distractors in ((0.0, 0.0), (6.0, 1.0)):
         for _, clips in plan_people(Settings(people=1, head_motion=motion, distractors=distractors)):
             extra = []
@@ -123,17 +123,17 @@ def test_difficulty_is_what_is_asked_for():
 
 
 def test_the_share_of_glasses_changes_the_glasses_only():
-    for (bare, clips), (worn, others) in zip(*(plan_people(Settings(people=2, glasses=g)) for g in (0, 1)), strict=True):
+    plans = [plan_people(Settings(people=2, clips=3, glasses=glasses)) for glasses in (0, 1)]
+    for (bare, clips), (worn, others) in zip(*plans, strict=True):
         assert bare.glasses is None and worn.glasses is not None
-        assert all(np.array_equal(getattr(bare, field.name), getattr(worn, field.name)) for field in fields(bare)
-                   if field.name != "glasses")
-        for clip, other in zip(clips, others, strict=True):
-            assert all(np.array_equal(getattr(clip, field.name), getattr(other, field.name)) for field in fields(clip))
+        for one, other in [(bare, worn), *zip(clips, others, strict=True)]:
+            names = {field.name for field in fields(one)} - {"glasses"}
+            assert all(np.array_equal(getattr(one, name), getattr(other, name)) for name in names)
 
 
 def test_glasses_cover_the_eyes_only():
     """The same person with and without: the pictures differ round the eyes, and nowhere near the mouth."""
-    still = np.zeros((1, len(coefficients({})))), np.zeros((1, 3)), np.zeros((1, 2)), np.array([[0.0, 0.0, 1.0]])
+    still = coefficients({})[None], np.zeros((1, 3)), np.zeros((1, 2)), np.array([[0.0, 0.0, 1.0]])
     people = [scene.sample_person(np.random.default_rng(5), worn) for worn in (False, True)]
     bare, worn = (scene.film(person, *still, np.random.default_rng(0))[0].astype(int) for person in people)
     points = scene.project(people[0].landmarks[None], people[0], np.zeros((1, 2)))[0]
@@ -154,27 +154,25 @@ def test_a_second_call_finds_it_and_other_settings_are_refused(root):
         make_synthetic(root, **{**SMALL, "seed": 1})
 
 
-def test_an_interrupted_run_leaves_nothing_and_the_next_ends_the_same(tmp_path, monkeypatch):
-    one = {"people": 1, "clips": 2, "frames": (7, 7)}
-    make_synthetic(tmp_path / "whole", **one)
-    real = database._film
+def test_an_interrupted_run_leaves_nothing_of_itself(tmp_path, monkeypatch):
+    real, one = database._film, {"people": 1, "clips": 2, "frames": (7, 7)}
 
     def stopped(folder, seed, number, index, person, clip):
-        if index == 1:
-            raise KeyboardInterrupt
-        real(folder, seed, number, index, person, clip)
+        (folder / "half").mkdir(parents=True)
+        raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(database, "_film", stopped)
-        make_synthetic(tmp_path / "again", **one)
-    assert not (tmp_path / "again/synthetic").exists()
-    make_synthetic(tmp_path / "again", **one)
-    assert digest(tmp_path / "again/synthetic") == digest(tmp_path / "whole/synthetic")
+    monkeypatch.setattr(database, "_film", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        make_synthetic(tmp_path, **one)
+    assert not (tmp_path / "synthetic").exists() and (tmp_path / ".synthetic.unfinished/half").exists()
+    monkeypatch.setattr(database, "_film", real)
+    folder = make_synthetic(tmp_path, **one)
+    assert not list(tmp_path.rglob("half")) and len(list(folder.rglob("*.jpg"))) == 14
 
 
 @pytest.mark.parametrize("settings", [
-    {"people": 0}, {"clips": 100}, {"glasses": 1.5}, {"glasses": float("nan")}, {"intensity": 0}, {"seed": -1},
-    {"head_motion": 30}, {"distractors": -1}, {"frames": (3, 5)}, {"frames": (12, 9)}])
+    {"people": 0}, {"clips": 100}, {"glasses": 1.5}, {"glasses": float("nan")}, {"intensity": 0},
+    {"seed": -1}, {"head_motion": 30}, {"distractors": -1}, {"frames": (3, 5)}, {"frames": (12, 9)}])
 def test_settings_that_make_no_sense(tmp_path, settings):
     with pytest.raises(InputError):
         make_synthetic(tmp_path, **settings)
@@ -206,10 +204,9 @@ def test_two_at_once_make_it_once(tmp_path, monkeypatch):
 
 def test_command_line(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(database, "_film", lambda folder, *given: folder.mkdir(exist_ok=True))
-    main(["--data-root", str(tmp_path), "--people", "3", "--glasses", "1", "--intensity", "2.5", "--seed", "4",
-          "--head-motion", "5", "--distractors", "0"])
+    asked = {"people": 1, "glasses": 1.0, "intensity": 2.5, "seed": 4, "head_motion": 5.0, "distractors": 0.0}
+    options = [f"--{name.replace('_', '-')}={value}" for name, value in asked.items()]
+    main(["--data-root", str(tmp_path), *options])
     assert "synthetic clips" in capsys.readouterr().out
     settings = read_truth(tmp_path)["settings"]
-    assert {name: settings[name] for name in ("people", "glasses", "intensity", "seed", "head_motion",
-                                              "distractors")} == {
-        "people": 3, "glasses": 1.0, "intensity": 2.5, "seed": 4, "head_motion": 5.0, "distractors": 0.0}
+    assert {name: settings[name] for name in asked} == asked
