@@ -32,7 +32,8 @@ RESULT_ROOT, DATA_ROOT, DEVICE = "result", "data", "auto"
 
 def options():
     """The command line, the constants above as defaults."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pictures", nargs="*", type=Path, help="pictures or folders, with --model")
     parser.add_argument("--model", default="", help="state dict of a trained network, for pictures")
     parser.add_argument("--network", default="", help="its name, where the file alone does not tell")
@@ -62,7 +63,8 @@ def draw_run(choice, device):
         place = int(((crops.clip == i) & (crops.offset == 0)).nonzero()[0][0])
         pictures = [stacks[kind].images[place][None] for kind in trained.kinds]
         onset = crops.onsets[i].numpy() if crops.has_onset[i] else None
-        drawn.append(gradcam.explain(trained, clips.keys[i], row.label, pictures, crops.images[place].numpy(), onset))
+        drawn.append(gradcam.explain(trained, clips.keys[i], row.label, pictures, crops.images[place].numpy(),
+                                     onset))
         save_figure(clip_figure(run, drawn[-1]), folder / clips.keys[i].replace("/", "_"))
     if choice.all:
         save_figure(mean_map_figure(run, gradcam.mean_maps(drawn)), folder / "mean_maps")

@@ -28,7 +28,8 @@ OUT, DEVICE = "predictions_of_pictures.csv", "auto"
 
 def options():
     """The command line, the constants above as defaults."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pictures", nargs="+", type=Path, help="pictures, or folders of them")
     parser.add_argument("--model", required=True, help="state dict of a trained network")
     parser.add_argument("--network", default="", help="its name, where the file alone does not tell")
@@ -55,7 +56,8 @@ def main():
             continue
         lengths = trained.outputs(pictures)[0].tolist()
         face = "no face found" if how == "no face" or not found else "found"
-        rows.append({"picture": str(path), "class": trained.class_names[lengths.index(max(lengths))], "face": face,
+        rows.append({"picture": str(path), "class": trained.class_names[lengths.index(max(lengths))],
+                     "face": face,
                      **{name: round(x, 4) for name, x in zip(trained.class_names, lengths, strict=True)}})
     if rows:
         table = pd.DataFrame(rows)

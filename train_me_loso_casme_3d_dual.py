@@ -18,7 +18,8 @@ PROTOCOL = "dsnca"          # dsnca: the reference's clip list | megc2019: the c
 MODEL = "MECapsuleNetDualCA"    # MECapsuleNetDualCA | MECapsuleNetDual: without coordinate attention
 FREEZE = False              # the reference trains every layer here
 RECONSTRUCTOR = "auto"      # deca | mesh | auto: deca where the official files are
-PAINT = "shape_detail"      # shape_detail: grey, the reference's | texture: the photograph | motion: onset to apex
+# shape_detail: grey, the reference's | texture: the photograph | motion: onset to apex
+PAINT = "shape_detail"
 EPOCHS, BATCH_SIZE, LEARNING_RATE, LR_DECAY = 30, 16, 1e-4, 0.9
 SEED = 9
 

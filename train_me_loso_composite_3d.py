@@ -17,9 +17,11 @@ DATASET = "composite"       # casme | smic | samm | composite | synthetic
 PROTOCOL = "dsnca"          # dsnca: the reference's clip list | megc2019: the challenge's
 MODEL = "resnet"            # backbone: resnet | vgg
 FREEZE = True               # the reference keeps the first layers here (never the inflated first convolution)
-STREAMS = "views"           # views: 39 channels | crop+views: 42 channels | pictures: crop and views, one by one
+# views: 39 channels | crop+views: 42 channels | pictures: crop and views, one by one
+STREAMS = "views"
 RECONSTRUCTOR = "auto"      # deca | mesh | auto: deca where the official files are
-PAINT = "shape_detail"      # shape_detail: grey, the reference's | texture: the photograph | motion: onset to apex
+# shape_detail: grey, the reference's | texture: the photograph | motion: onset to apex
+PAINT = "shape_detail"
 EPOCHS, BATCH_SIZE, LEARNING_RATE, LR_DECAY = 30, 16, 1e-4, 0.9
 SEED = 9
 
@@ -31,12 +33,14 @@ def main(options):
     views = thirteen_views(crops, options.reconstructor, options.paint, options.device, options.rasterizer,
                            options.views_root)                          # 13 x 224 x 224, cached
     net = network(options.model, clips.n_classes, options.freeze, quick=options.quick,
-                  pretrained=options.pretrained, weights=options.weights, joined=options.streams == "crop+views")
+                  pretrained=options.pretrained, weights=options.weights,
+                  joined=options.streams == "crop+views")
     streams = {"views": [views], "crop+views": [crops, views], "pictures": [single_pictures(crops, views)]}
     return run_loso(options, clips, streams[options.streams], net)
 
 
 if __name__ == "__main__":
     run(main, __doc__, dataset=DATASET, protocol=PROTOCOL, model=MODEL, model_choices=("resnet", "vgg"),
-        freeze=FREEZE, streams=STREAMS, reconstructor=RECONSTRUCTOR, paint=PAINT, rasterizer="auto", views_root="",
+        freeze=FREEZE, streams=STREAMS, reconstructor=RECONSTRUCTOR, paint=PAINT, rasterizer="auto",
+        views_root="",
         epochs=EPOCHS, batch_size=BATCH_SIZE, learning_rate=LEARNING_RATE, lr_decay=LR_DECAY, seed=SEED)

@@ -28,7 +28,8 @@ from capsule.inputs.crops import clip_square
 from deca import make_reconstructor
 from deca.landmarks import LandmarkDetector, warp_square
 
-STEPS, TURNS = {"cpu": 1, "cuda": 39}, {"cpu": 2, "cuda": 3}      # 39 batches of 32: an epoch of the composite
+# 39 batches of 32: an epoch of the composite
+STEPS, TURNS = {"cpu": 1, "cuda": 39}, {"cpu": 2, "cuda": 3}
 MATRIX, FRAMES = {"cpu": 2048, "cuda": 8192}, {"cpu": 5, "cuda": 100}
 
 
@@ -51,6 +52,7 @@ def views_speed(device, frames, repeats=3):
 
 def first_table(results, peaks, precision, views):
     """The lines of the first table."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss    # KiB
     rows = {
         "": [r.task.name for r in results],
         "batch": [r.task.batch_size for r in results],
@@ -58,14 +60,16 @@ def first_table(results, peaks, precision, views):
         "images/s of training, plain loop (fp32)": [f"{r.plain:.2f}" for r in results],
         "ratio": [f"{r.ours / r.plain:.2f}" for r in results],
         "GFLOP an image": [f"{r.flops / 1e9:.1f}" for r in results],
-        f"share of the {precision} matmul peak": [f"{100 * r.ours * r.flops / peaks[precision]:.0f} %" for r in results],
+        f"share of the {precision} matmul peak": [f"{100 * r.ours * r.flops / peaks[precision]:.0f} %"
+                                                  for r in results],
         "composite, 68 folds of 30 epochs": [f"{COMPOSITE_PASSES / r.ours / 3600:.1f} h" for r in results],
         "GPU memory in an epoch, GiB": [f"{r.memory / 2**30:.2f}" for r in results if r.memory],
-        "matmul peak, TFLOP/s": [f"{kind} {peak / 1e12:.3g}" for kind, peak in peaks.items()],
+        "matmul peak, TFLOP/s": [f"{kind} {most / 1e12:.3g}" for kind, most in peaks.items()],
         "views/s of the face mesh": [f"{paint.split('_')[0]} {speed:.0f}" for paint, speed in views.items()],
-        "peak memory of this process, GiB": [f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f}"],
+        "peak memory of this process, GiB": [f"{peak / 2**20:.2f}"],
     }
-    return [f"{name:<42}" + "".join(f"{value:>13}" for value in values) for name, values in rows.items() if values]
+    lines = [f"{name:<42}" + "".join(f"{value:>13}" for value in values) for name, values in rows.items()]
+    return [line for line, values in zip(lines, rows.values(), strict=True) if values]
 
 
 def second_table(runs):
@@ -82,7 +86,8 @@ def main(arguments=None):
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N [auto]")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads [0: all cores]")
-    parser.add_argument("--precision", default="auto", choices=("auto", "fp32", "bf16"), help="of our loop [auto]")
+    parser.add_argument("--precision", default="auto", choices=("auto", "fp32", "bf16"),
+                        help="of our loop [auto]")
     parser.add_argument("--quick", action="store_true", help="small networks, inputs and matrices")
     options = parser.parse_args(arguments)
     device = choose_device(options.device)

@@ -34,7 +34,8 @@ def generated(clips_of, channels=(3,), size=224, strength=0.5, seed=9):
     for count in channels:
         pictures = _pictures(clips.labels, count, size, strength, draws).repeat_interleave(len(OFFSETS), 0)
         kind = "crop" if count == 3 else "views"
-        streams.append(FrameImages(clips, pictures, *index, kind, {"rule": f"generated {kind}", "version": 1}))
+        streams.append(FrameImages(clips, pictures, *index, kind, {"rule": f"generated {kind}",
+                                                                   "version": 1}))
     return clips, streams
 
 

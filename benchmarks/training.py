@@ -21,7 +21,8 @@ TEST_CLIPS = 7      # of the subject that is left out; the composite has 440 cli
 PER_CLASS = len(NAMES) * len(OFFSETS)       # training images that one clip of each class brings
 ON_DISK = 64        # clips whose pictures the plain loop reads again and again
 PLAIN_STEPS = 8     # batches of the plain loop's turn at most: on a GPU it is slower by far
-COMPOSITE_PASSES = 30 * 5 * 3 * 83 * 67     # epochs · images a clip · classes · clips of the rarest · subjects − 1
+# epochs · images a clip · classes · clips of the rarest · subjects − 1
+COMPOSITE_PASSES = 30 * 5 * 3 * 83 * 67
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ TASKS = (Task("2-D", "resnet", (3,), 32), Task("3-D", "resnet", (13,), 16),
 
 @dataclass(frozen=True)
 class Result:
-    """images/s of both loops, each in its fastest turn; FLOP an image; peak bytes on a GPU in one of our epochs."""
+    """images/s of both loops, each in its fastest turn; FLOP an image; peak bytes on a GPU in one epoch."""
 
     task: Task
     ours: float
@@ -130,7 +131,8 @@ def race(task, folder, device, precision, steps, turns, quick=False, threads=0):
         if epoch.number > 1:
             ours.append(epoch.images_per_second)
         if epoch.number <= turns:
-            plain.append(task.batch_size * plain_steps / plain_turn(task, network, samples, device, plain_steps))
+            plain.append(task.batch_size * plain_steps / plain_turn(task, network, samples, device,
+                                                                    plain_steps))
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
 

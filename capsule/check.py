@@ -28,9 +28,10 @@ from common.errors import InputError
 from deca import assets
 
 # Name of the distribution → what is imported from it.
-PACKAGES = {"torch": "torch", "torchvision": "torchvision", "numpy": "numpy", "scipy": "scipy", "pandas": "pandas",
-            "opencv-python-headless": "cv2", "dlib-bin": "dlib", "scikit-image": "skimage", "scikit-learn": "sklearn",
-            "grad-cam": "pytorch_grad_cam", "mediapipe": "mediapipe", "ray": "ray"}
+PACKAGES = {"torch": "torch", "torchvision": "torchvision", "numpy": "numpy", "scipy": "scipy",
+            "pandas": "pandas", "opencv-python-headless": "cv2", "dlib-bin": "dlib",
+            "scikit-image": "skimage",
+            "scikit-learn": "sklearn", "grad-cam": "pytorch_grad_cam", "mediapipe": "mediapipe", "ray": "ray"}
 OPTIONAL_PACKAGES = ("pytorch3d",)
 WEIGHTS = {"resnet18": "resnet18-f37072fd.pth", "vgg11": "vgg11-8a719046.pth"}    # torchvision's file names
 BYTES_PER_CLIP = 5 * (3 * 224 * 224 + 13 * 12_000)    # five frames: the crop, and thirteen views as JPEG

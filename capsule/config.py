@@ -1,5 +1,5 @@
-"""The options of the training scripts: constants of the script, overridden from the command line, checked
-here.
+"""The options of the training scripts: constants of the script, overridden from the command line,
+checked here.
 
 Nothing is trained, written or read with an option that has not passed this gate.
 """
@@ -40,16 +40,17 @@ class Options:
     classes: int = _option(3, "3 (negative, positive, surprise) or 5 (CASME II only)", (3, 5))
     protocol: str = _option("dsnca", "clip list: dsnca (the reference's own), megc2019, or a .csv file")
     subset: str = _option("all", "all clips, or only the subjects filmed with glasses", ("all", "glasses"))
-    frames: str = _option("", "part of the name of the folder to take frames from, where there are several", None,
-                          False)
+    frames: str = _option("", "part of the name of the folder to take frames from, where there are several",
+                          None, False)
     model: str = _option("", "network to train")
     freeze: bool = _option(False, "keep the first layers as they are, where they hold pretrained weights")
     streams: str = _option("", "what the network sees", ("views", "crop+views", "pictures"))
-    reconstructor: str = _option("auto", "what makes the 3-D face: DECA's official files, the face mesh, or DECA "
-                                 "where its files are there", ("auto", "deca", "mesh"))
-    paint: str = _option("shape_detail", "what is painted on the 3-D face", ("shape_detail", "texture", "motion"))
-    motion: str = _option("frames", "'frames': motion from onset to apex on the 3-D face; or a folder of ready motion "
-                          "pictures")
+    reconstructor: str = _option("auto", "what makes the 3-D face: DECA's official files, the face mesh, or "
+                                 "DECA where its files are there", ("auto", "deca", "mesh"))
+    paint: str = _option("shape_detail", "what is painted on the 3-D face",
+                         ("shape_detail", "texture", "motion"))
+    motion: str = _option("frames", "'frames': motion from onset to apex on the 3-D face; or a folder of "
+                          "ready motion pictures")
     rasterizer: str = _option("auto", "what draws the views", ("auto", "torch", "pytorch3d"))
     views_root: str = _option("", "folder of thirteen views made elsewhere")
     logits: bool = _option(False, "cross-entropy on logits, the textbook way, not on the softmax output")
@@ -58,7 +59,8 @@ class Options:
     learning_rate: float = _option(1e-4, "Adam's learning rate in the first epoch", low=1e-12, high=10)
     lr_decay: float = _option(0.9, "factor on the learning rate after each epoch", low=1e-6, high=10)
     weight_decay: float = _option(0.0, "Adam's L2 penalty", low=0, high=10)
-    seed: int = _option(9, "seed of the run; each fold's seed comes from it and the subject", low=0, high=2**32 - 1)
+    seed: int = _option(9, "seed of the run; each fold's seed comes from it and the subject",
+                        low=0, high=2**32 - 1)
     quick: bool = _option(False, "small network and input, short training, for CPUs and first tries; marked "
                           "in the results")
     pretrained: bool = _option(True, "start from ImageNet weights where they can be had")
@@ -120,10 +122,13 @@ def _check(options):
     """Raise InputError for option values that no run could use."""
     for option in dataclasses.fields(options):
         value, bounds = getattr(options, option.name), option.metadata
-        if bounds.get("low") is not None and not (math.isfinite(value) and bounds["low"] <= value <= bounds["high"]):
-            raise InputError(f"{_flag(option.name)} {value}: must be from {bounds['low']:g} to {bounds['high']:g}")
+        if bounds.get("low") is not None and not (math.isfinite(value)
+                                                  and bounds["low"] <= value <= bounds["high"]):
+            raise InputError(f"{_flag(option.name)} {value}: must be from {bounds['low']:g} "
+                             f"to {bounds['high']:g}")
         if bounds.get("choices") and value not in bounds["choices"] and value != option.default:
-            raise InputError(f"{_flag(option.name)} {value}: choose from {', '.join(map(str, bounds['choices']))}")
+            raise InputError(f"{_flag(option.name)} {value}: choose from "
+                             f"{', '.join(map(str, bounds['choices']))}")
     check_list(options.dataset, options.classes, options.protocol, options.subset)
     if not re.fullmatch(r"|[0-9]{0,9}:[0-9]{0,9}", options.folds, re.ASCII):
         raise InputError(f"--folds {options.folds}: write a range of fold numbers as a:b, such as 0:8")

@@ -35,11 +35,12 @@ class Experiment:
         self.folder = Path(options.result_root) / self.name
         self.folds = list(clips.subjects)
         if len(self.folds) < 2:
-            raise InputError(f"{options.dataset}: the clip list has {len(self.folds)} subject(s); leaving one "
-                             "subject out needs at least two: add subjects or choose another --dataset")
+            raise InputError(f"{options.dataset}: the clip list has {len(self.folds)} subject(s); leaving "
+                             "one subject out needs at least two: add subjects or choose another --dataset")
         self.chosen = _chosen(self.folds, options.folds)
         self.said = [*clips.notes.get("said", ()), *(remark for stream in streams for remark in stream.said)]
-        self.reconstructor = next((s.rule["reconstructor"] for s in streams if "reconstructor" in s.rule), None)
+        self.reconstructor = next((s.rule["reconstructor"] for s in streams if "reconstructor" in s.rule),
+                                  None)
         # What changes the numbers: each a word or a digest that a person can compare.
         self.identity = json.loads(json.dumps({
             **options.identity, "asked": network.asked, "weights": weights, "precision": precision,
@@ -58,11 +59,13 @@ class Experiment:
 
     def _description(self):
         """The value of experiment.json: everything get_result_log.py needs besides the folds."""
-        rows = [{**row, "label": int(row["label"])} for row in self.clips.table[CLIP_COLUMNS].to_dict("records")]
+        rows = [{**row, "label": int(row["label"])}
+                for row in self.clips.table[CLIP_COLUMNS].to_dict("records")]
         return {"experiment": self.name, "script": self.options.script, "dataset": self.options.dataset,
                 "synthetic": self.options.dataset == "synthetic", "classes": self.clips.n_classes,
-                "class_names": list(self.clips.class_names), "seed": self.options.seed, "quick": self.options.quick,
-                "reconstructor": self.reconstructor, "pretrained": self.weights != "none",
+                "class_names": list(self.clips.class_names), "seed": self.options.seed,
+                "quick": self.options.quick, "reconstructor": self.reconstructor,
+                "pretrained": self.weights != "none",
                 "weights": {"asked": self.network.asked, "found": self.weights}, "notes": self.said,
                 "config": self.identity, "clips": rows, "folds": self.folds}
 
@@ -71,7 +74,8 @@ class Experiment:
         stored = stored if isinstance(stored, dict) else {}
         names = sorted(n for n in set(stored) | set(self.identity) if stored.get(n) != self.identity.get(n))
         if names:
-            what = "; ".join(f"{n}: {_short(stored.get(n))} there, {_short(self.identity.get(n))} now" for n in names)
+            what = "; ".join(f"{n}: {_short(stored.get(n))} there, {_short(self.identity.get(n))} now"
+                             for n in names)
             raise InputError(f"{path}: this folder holds another configuration ({what}); choose another "
                              "--experiment name or remove the folder")
 
@@ -85,8 +89,10 @@ class Experiment:
 
     def finished(self, data_sub, say=print):
         """The fold as capsule.results.Fold where its file is whole and of this experiment, and its model is
-        there if models are kept; else None. A file that cannot be used is named, and the fold trained
-        again."""
+        there if models are kept; else None.
+
+        A file that cannot be used is named, and the fold trained again.
+        """
         path = self.fold_path(data_sub)
         if not path.exists():
             return None
@@ -141,8 +147,8 @@ class Experiment:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise InputError(f"{folder}: cannot be made ({error.strerror}); choose a --result-root that you may "
-                             "write to") from error
+            raise InputError(f"{folder}: cannot be made ({error.strerror}); choose a --result-root "
+                             "that you may write to") from error
         return filelock.FileLock(folder / f"{name}.lock", timeout=timeout)
 
 
@@ -163,8 +169,9 @@ def _short(value):
 def environment(device):
     """dict of what the numbers may depend on besides the configuration: versions, device, threads."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine() + " CPU"
-    return {"python": platform.python_version(), "torch": torch.__version__, "torchvision": torchvision.__version__,
-            "device": name, "device_type": device.type, "threads": torch.get_num_threads(),
+    return {"python": platform.python_version(), "torch": torch.__version__,
+            "torchvision": torchvision.__version__, "device": name, "device_type": device.type,
+            "threads": torch.get_num_threads(),
             "tf32": bool(device.type == "cuda" and torch.backends.cuda.matmul.allow_tf32),
             "git_commit": _git_commit()}
 
@@ -173,8 +180,8 @@ def _git_commit():
     """Commit of this checkout, with "+" when files differ from it; None outside one."""
 
     def git(*arguments):
-        return subprocess.run(["git", "-C", str(Path(__file__).parent), *arguments], capture_output=True, text=True,
-                              timeout=20, check=True).stdout.strip()
+        return subprocess.run(["git", "-C", str(Path(__file__).parent), *arguments], capture_output=True,
+                              text=True, timeout=20, check=True).stdout.strip()
 
     try:
         return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")

@@ -140,7 +140,8 @@ def train_fold(pictures, data_sub, training, report=lambda epoch: None):
         return _fit_fold(model, pictures, data_sub, training, report, started)
     model = _laid_out(model.to(device))
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimiser = torch.optim.Adam(trained, lr=training.learning_rate, weight_decay=training.weight_decay, fused=True)
+    optimiser = torch.optim.Adam(trained, lr=training.learning_rate, weight_decay=training.weight_decay,
+                                 fused=True)
     schedule = torch.optim.lr_scheduler.ExponentialLR(optimiser, gamma=training.lr_decay)
     train_clips, test_clips = sampling.data_split(clips, data_sub)
     test_rows = sampling.apex_rows(pictures.index, test_clips)
@@ -182,7 +183,7 @@ def _result(clips, data_sub, training, weights, lengths, record, seen, started):
 
 
 def _fit_fold(model, pictures, data_sub, training, report, started):
-    """As `train_fold` for a classifier without epochs (capsule.modules.svm): all apexes at once, nothing random."""
+    """As `train_fold` for a classifier without epochs (capsule.modules.svm): all apexes, nothing random."""
     clips = pictures.clips
     train_clips, test_clips = sampling.data_split(clips, data_sub)
     (images,), labels = pictures.batch(sampling.apex_rows(pictures.index, train_clips))
@@ -194,7 +195,8 @@ def _fit_fold(model, pictures, data_sub, training, report, started):
     meter.add(labels, known.argmax(1))
     predicted = scores.argmax(1).tolist()
     loss = float(1 - known[torch.arange(len(labels)), torch.from_numpy(labels)].mean())
-    record = {"loss": [round(loss, 8)], "train_uf1": [round(meter.uf1, 6)], "paper": [predicted], "strict": [predicted]}
+    record = {"loss": [round(loss, 8)], "train_uf1": [round(meter.uf1, 6)], "paper": [predicted],
+              "strict": [predicted]}
     speed = len(labels) / (time.monotonic() - started)
     report(_epoch(data_sub, 1, record, meter, training, scores, truth, 0.0, speed))
     return _result(clips, data_sub, training, "none", scores, record, len(labels), started), model
@@ -209,7 +211,7 @@ def _laid_out(model):
 
 
 def _train_epoch(model, optimiser, pictures, rows, draws, training, precision):
-    """One pass over the image rows. Returns: the mean loss (nan if any batch's was), Meter of what was predicted."""
+    """One pass over the image rows. Returns: the mean loss (nan if a batch's was), Meter of the outputs."""
     model.train()
     total, outputs, labels = torch.zeros((), device=pictures.device), [], []
     for inputs, truth in batches(pictures, rows, augment.draw(len(rows), draws), training.batch_size):
@@ -248,7 +250,7 @@ def step(model, optimiser, inputs, labels, network, precision):
 
 
 def predict(model, pictures, rows, network, precision, noise=None):
-    """Scores (n, classes) of image rows in [0, 1], float32 on the CPU: strict, or with a generator the paper's way."""
+    """Scores (n, classes) in [0, 1] of image rows, float32, CPU: strict, or with a generator the paper's."""
     model.eval()
     tune_convolutions(False)
     outputs = []
@@ -268,4 +270,5 @@ def _epoch(data_sub, number, record, meter, training, lengths, truth, rate, spee
         own.add(truth, record[name][-1])
         uf1[name], accuracy[name] = own.subject_uf1, own.accuracy
     held_out = float(training.network.loss(lengths, truth))
-    return Epoch(data_sub, number, record["loss"][-1], meter.uf1, meter.uar, held_out, uf1, accuracy, rate, speed)
+    return Epoch(data_sub, number, record["loss"][-1], meter.uf1, meter.uar, held_out, uf1, accuracy, rate,
+                 speed)

@@ -56,7 +56,8 @@ def clips_of(run, data_root, key=None, every=False):
                          "--save-models")
     config = run.facts["config"]
     if config["dataset"] == "synthetic" and not (Path(data_root) / "synthetic").is_dir():
-        raise InputError(f"--data-root {data_root}: no synthetic database there; give the one of the training")
+        raise InputError(f"--data-root {data_root}: no synthetic database there; "
+                         "give the one of the training")
     clips = load_clips(config["dataset"], data_root, run.classes, config["protocol"], config["subset"])
     places = {name: place for place, name in enumerate(clips.keys)}
     wanted = wanted if every else wanted[:1]
@@ -138,9 +139,8 @@ def activation_maps(model, inputs, label=None):
 def explain(trained, key, truth, pictures, crop, onset=None):
     """The ClipMaps of one clip or picture for its predicted class.
 
-    trained: capsule.trained.Trained. truth: its class, or None. pictures: a uint8 tensor (1, C, H, W) a
-    stream.
-    crop: uint8 (3, S, S). onset: the same, or None.
+    trained: capsule.trained.Trained. truth: its class, or None. pictures: a uint8 tensor (1, C, H, W)
+    a stream. crop: uint8 (3, S, S). onset: the same, or None.
     """
     maps, outputs, side = activation_maps(trained.model, trained.network.prepared(trained.inputs(pictures)))
     apex = np.ascontiguousarray(crop.transpose(1, 2, 0))                    # (3, S, S) → (S, S, 3)
@@ -148,8 +148,8 @@ def explain(trained, key, truth, pictures, crop, onset=None):
     if trained.network.joined:    # one map for all channels
         maps = maps * len(names)
     maps = {name: _resized(found, len(apex)) for name, found in zip(names, maps, strict=True)}
-    views = next((_shown(stack, kind) for stack, kind in zip(pictures, trained.kinds, strict=True) if kind != "crop"),
-                 None)
+    views = next((_shown(stack, kind) for stack, kind in zip(pictures, trained.kinds, strict=True)
+                  if kind != "crop"), None)
     onset = None if onset is None else np.ascontiguousarray(onset.transpose(1, 2, 0))
     return ClipMaps(key, truth, int(outputs.argmax()), outputs, apex, onset, views, maps, side)
 

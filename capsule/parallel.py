@@ -39,7 +39,8 @@ class Cluster:
     def __init__(self, options, streams):
         self.options, self.streams = options, streams
         if ":" in options.device:
-            raise InputError(f"--device {options.device} with Ray workers: Ray gives out the GPUs; use --device cuda, "
+            raise InputError(f"--device {options.device} with Ray workers: Ray gives out the GPUs; "
+                             "use --device cuda, "
                              f"with CUDA_VISIBLE_DEVICES={options.device.partition(':')[2]}")
 
     def __enter__(self):
@@ -52,13 +53,16 @@ class Cluster:
             if ":" in address:
                 host, _, port = address.rpartition("://")[2].rpartition(":")
                 socket.create_connection((host.strip("[]"), int(port)), ANSWER_TIMEOUT).close()
-            ray.init(log_to_driver=False, logging_level="ERROR", **({"address": address} if address else local))
+            ray.init(log_to_driver=False, logging_level="ERROR",
+                     **({"address": address} if address else local))
         except (OSError, ValueError, RuntimeError) as error:    # ConnectionError is an OSError
             raise InputError(f"--ray-address {address or 'local'}: Ray does not start there "
-                             f"({' '.join(str(error).split())[:200]}); check the address or use --workers 1") from error
+                             f"({' '.join(str(error).split())[:200]}); "
+                             "check the address or use --workers 1") from error
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, on_terminate)    # ray.init puts its own there
-        self.gpus = int(ray.cluster_resources().get("GPU", 0)) if self.options.device in ("auto", "cuda") else 0
+        wanted = self.options.device in ("auto", "cuda")
+        self.gpus = int(ray.cluster_resources().get("GPU", 0)) if wanted else 0
         if self.options.device == "cuda" and not self.gpus:
             ray.shutdown()
             raise InputError("--device cuda: the cluster has no GPU; use --device auto")
@@ -69,7 +73,8 @@ class Cluster:
 
     def precision(self):
         """The arithmetic of --precision on the device where folds will run: "fp32" or "bf16"."""
-        return ray.get(ray.remote(_precision).options(**self.share(1)).remote(bool(self.gpus), self.options.precision))
+        asked = ray.remote(_precision).options(**self.share(1))
+        return ray.get(asked.remote(bool(self.gpus), self.options.precision))
 
     def share(self, count):
         """What one of `count` workers claims of the cluster: a fraction of a GPU, or next to nothing."""
@@ -88,7 +93,8 @@ class Cluster:
         mail = _Mail.options(num_cpus=0).remote()
         shared = ray.put(_portable(experiment, self.streams, training))
         kind = _Worker.options(runtime_env={"env_vars": PASSIVE}, **self.share(count))
-        return _distribute(todo, lambda: kind.remote(shared, mail, bool(self.gpus)), count, mail, experiment, log)
+        return _distribute(todo, lambda: kind.remote(shared, mail, bool(self.gpus)), count, mail, experiment,
+                           log)
 
 
 def _precision(gpu, precision):
@@ -99,7 +105,8 @@ def _portable(experiment, streams, training):
     """What a worker needs, with absolute paths, and images as arrays, which Ray shares without copying."""
     experiment = copy.copy(experiment)
     experiment.folder = experiment.folder.resolve()
-    arrays = [dataclasses.replace(stream, images=stream.images.cpu().numpy(), onsets=None) for stream in streams]
+    arrays = [dataclasses.replace(stream, images=stream.images.cpu().numpy(), onsets=None)
+              for stream in streams]
     return experiment, arrays, training
 
 
@@ -167,7 +174,10 @@ class _Worker:
         self.shared, self.mail, self.gpu, self.pictures = shared, mail, gpu, None
 
     def train(self, data_sub):
-        """As `fold.train_one`. The pictures are made ready here, where an exception finds its way to the user."""
+        """As `fold.train_one`.
+
+        The pictures are made ready here, where an exception finds its way to the user.
+        """
         experiment, arrays, training = self.shared
         try:
             if self.pictures is None:
@@ -178,5 +188,5 @@ class _Worker:
                 self.pictures = Pictures(experiment.clips, streams, training.network, device)
             return train_one(experiment, data_sub, self.pictures, training, self.mail.add.remote)
         except torch.OutOfMemoryError as error:
-            raise InputError(f"fold {data_sub}: the GPU's memory is full with --workers {experiment.options.workers}; "
-                             "use fewer, or a smaller --batch-size") from error
+            raise InputError(f"fold {data_sub}: the GPU's memory is full with --workers "
+                             f"{experiment.options.workers}; use fewer, or a smaller --batch-size") from error

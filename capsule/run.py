@@ -1,5 +1,5 @@
-"""Leave one subject out: which folds there are, which are finished, who trains the others, and what is
-said."""
+"""Leave one subject out: which folds there are, which are finished, who trains the others,
+and what is said."""
 
 import contextlib
 import sys
@@ -25,16 +25,20 @@ def run_loso(options, clips, streams, network):
     with _cluster(options, streams) as cluster:
         device = choose_device("cpu" if cluster else options.device)
         small = network.is_small and options.precision == "auto"
-        precision = "fp32" if small else cluster.precision() if cluster else choose_precision(device, options.precision)
-        training = Training(network, options.epochs, options.batch_size, options.learning_rate, options.lr_decay,
-                            options.seed, precision, options.cpu_threads or int(network.is_small), options.deterministic, options.weight_decay)
+        precision = ("fp32" if small else cluster.precision() if cluster
+                     else choose_precision(device, options.precision))
+        training = Training(network, options.epochs, options.batch_size, options.learning_rate,
+                            options.lr_decay, options.seed, precision,
+                            options.cpu_threads or int(network.is_small), options.deterministic,
+                            options.weight_decay)
         experiment = Experiment(options, clips, streams, network, weights, precision)
         experiment.start()
         log = Log(experiment, training.epochs)
         log.begin(f"Ray, {options.workers} workers" if cluster else device, model)
-        todo = [data_sub for data_sub in experiment.chosen if not log.count(experiment.finished(data_sub, log.say))]
-        log.say(f"{len(experiment.chosen) - len(todo)} of {len(experiment.chosen)} folds are finished already, "
-                f"{len(todo)} to train")
+        todo = [data_sub for data_sub in experiment.chosen
+                if not log.count(experiment.finished(data_sub, log.say))]
+        log.say(f"{len(experiment.chosen) - len(todo)} of {len(experiment.chosen)} folds are finished "
+                f"already, {len(todo)} to train")
         failed = {}
         if todo and cluster:
             failed = cluster.train(experiment, todo, training, log)
@@ -92,8 +96,8 @@ class Log:
             with open(self.path, "a", encoding="utf-8") as file:
                 file.write(line + "\n")
         except OSError as error:
-            raise InputError(f"{self.path}: cannot be written ({error.strerror}); free some disk space or choose "
-                             "a --result-root that you may write to") from error
+            raise InputError(f"{self.path}: cannot be written ({error.strerror}); free some disk space or "
+                             "choose a --result-root that you may write to") from error
         if screen:
             tqdm.write(line) if self.bar is not None else print(line, flush=True)
 
@@ -101,17 +105,19 @@ class Log:
         """What is trained, on what, from what."""
         experiment = self.experiment
         frozen = sum(not parameter.requires_grad for parameter in getattr(model, "parameters", list)())
-        self.say(f"{experiment.name}: {len(experiment.clips.table)} clips, {len(experiment.folds)} subjects, on "
-                 f"{device}; weights {experiment.weights}, {frozen} parameters frozen")
-        lacking = sum(remark["count"] for remark in experiment.said if remark["what"].startswith("neighbours"))
+        self.say(f"{experiment.name}: {len(experiment.clips.table)} clips, {len(experiment.folds)} subjects, "
+                 f"on {device}; weights {experiment.weights}, {frozen} parameters frozen")
+        lacking = sum(remark["count"] for remark in experiment.said
+                      if remark["what"].startswith("neighbours"))
         if lacking:
-            self.say(f"  {lacking} clips lack neighbours of their apex; to balance the classes an epoch draws their "
-                     "apex again in their place")
+            self.say(f"  {lacking} clips lack neighbours of their apex; to balance the classes an epoch "
+                     "draws their apex again in their place")
 
     def epoch(self, epoch: Epoch):
         """A line, or the bar, about one epoch."""
-        facts = (f"epoch {epoch.number}/{self.epochs}  loss {epoch.loss:.4f}  train UF1 {epoch.train_uf1:.3f}  "
-                 f"strict UF1 {epoch.uf1['strict']:.3f}  {epoch.images_per_second:.1f} images/s")
+        facts = (f"epoch {epoch.number}/{self.epochs}  loss {epoch.loss:.4f}  "
+                 f"train UF1 {epoch.train_uf1:.3f}  strict UF1 {epoch.uf1['strict']:.3f}  "
+                 f"{epoch.images_per_second:.1f} images/s")
         line = f"fold {self.number[epoch.data_sub]}/{len(self.number)} {epoch.data_sub}  {facts}"
         self.say(line, screen=self.bar is None)
         if self.bar is not None:
@@ -130,9 +136,9 @@ class Log:
         """A line about a fold that has just ended, with the pooled figures so far."""
         if self.count(fold) is not None:
             hits = int((fold.y_true == fold.predictions["strict"][-1]).sum())
-            self.say(f"fold {self.number[data_sub]}/{len(self.number)} {data_sub} done: {hits} of {len(fold.y_true)} "
-                     f"right; pooled over {self.seen} folds (strict): UF1 {self.meter.uf1:.4f}, "
-                     f"UAR {self.meter.uar:.4f}")
+            self.say(f"fold {self.number[data_sub]}/{len(self.number)} {data_sub} done: {hits} of "
+                     f"{len(fold.y_true)} right; pooled over {self.seen} folds (strict): "
+                     f"UF1 {self.meter.uf1:.4f}, UAR {self.meter.uar:.4f}")
 
     def end(self, failed):
         """Say how the folds ended. Returns: 1 when any failed, else 0."""

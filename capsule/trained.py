@@ -1,5 +1,5 @@
-"""A trained network read back, and the pictures that it wants of any photograph: for predict.py and
-Grad-CAM."""
+"""A trained network read back, and the pictures that it wants of any photograph:
+for predict.py and Grad-CAM."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,8 +51,8 @@ def load_trained(path, device, name="", paint="shape_detail"):
     """The network whose state dict lies at `path`.
 
     A fold of ours (result/<experiment>/models/<subject>.pt) is known from experiment.json beside it; of any
-    other file the network is known from its tensors, or by `name` in the registry; then `paint` says what its
-    views show.
+    other file the network is known from its tensors, or by `name` in the registry; then `paint` says what
+    its views show.
     Raises: InputError, naming the file, when it is missing, unsafe, damaged or of another network.
     """
     path = Path(path)
@@ -69,8 +69,8 @@ def load_trained(path, device, name="", paint="shape_detail"):
     model, _ = network.make([channels[kind] for kind in kinds])
     missing = unmatched(model, tensors)[1]
     if missing:
-        raise InputError(f"{path}: the weights of another network than {network.name} ({len(missing)} tensors are not "
-                         f"in it or differ in shape, such as {missing[0]})")
+        raise InputError(f"{path}: not the weights of a {network.name} ({len(missing)} tensors "
+                         f"are not in it or differ in shape, such as {missing[0]})")
     start_from(model, tensors)
     return Trained(model.to(device).eval(), network, kinds, reconstructor, paint, tuple(names))
 
@@ -84,7 +84,8 @@ def _of_experiment(facts, path):
                           pretrained=False, joined=config["streams"] == "crop+views")
         return network, kinds, facts["reconstructor"] or "auto", config["paint"], facts["class_names"]
     except (KeyError, TypeError) as error:
-        raise InputError(f"{path}: does not say which network was trained ({error}); train it again") from error
+        raise InputError(f"{path}: does not say which network was trained ({error}); "
+                         "train it again") from error
 
 
 def _of_tensors(tensors, path, name, views):
@@ -92,38 +93,45 @@ def _of_tensors(tensors, path, name, views):
     def shape(key):
         return tuple(tensors[key].shape) if key in tensors else (0, 0)
 
-    first = next((key for key in ("conv.model.conv1.weight", "first_conv.model.conv1.weight", "conv.model.0.weight",
-                                  "model.conv1.weight", "model.features.0.weight") if key in tensors), "")
-    known = {"conv.model.conv1.weight": "resnet", "conv.model.0.weight": "vgg", "model.conv1.weight": "ResNet",
-             "model.features.0.weight": "VGG", "first_conv.model.conv1.weight": "MECapsuleNetDualCA"
+    first = next((key for key in ("conv.model.conv1.weight", "first_conv.model.conv1.weight",
+                                  "conv.model.0.weight", "model.conv1.weight", "model.features.0.weight")
+                  if key in tensors), "")
+    known = {"conv.model.conv1.weight": "resnet", "conv.model.0.weight": "vgg",
+             "model.conv1.weight": "ResNet", "model.features.0.weight": "VGG",
+             "first_conv.model.conv1.weight": "MECapsuleNetDualCA"
              if "first_attention.conv1.weight" in tensors else "MECapsuleNetDual"}
     if not (name or first):
         raise InputError(f"{path}: the tensors of no network of this project; name it with --network")
-    classes = max(shape("digitcaps.weight")[0], shape("model.fc.weight")[0], shape("model.classifier.6.weight")[0],
-                  shape("fc.weight")[0])
+    classes = max(shape("digitcaps.weight")[0], shape("model.fc.weight")[0],
+                  shape("model.classifier.6.weight")[0], shape("fc.weight")[0])
     stack = shape(first)[1] == 39
     dual = first.startswith("first_conv")
-    network = Network(name or known[first], classes or 3, quick=0 < shape(first)[0] < FULL_CHANNELS, pretrained=False)
+    network = Network(name or known[first], classes or 3, quick=0 < shape(first)[0] < FULL_CHANNELS,
+                      pretrained=False)
     return network, ("crop", views) if dual else (views,) if stack else ("crop",)
 
 
 def crop_of(path):
-    """(uint8 (3, 224, 224) face crop of the photograph at `path`, how the square was found; see `clip_square`)."""
+    """(uint8 (3, 224, 224) face crop of the photograph at `path`, how the square was found).
+
+    See `clip_square`.
+    """
     image = read_image(path)
     center, side, how = clip_square(image, LandmarkDetector())
     return np.ascontiguousarray(warp_square(image, center, side).transpose(2, 0, 1)), how
 
 
 def pictures_of(crop, trained, maker):
-    """(list of uint8 tensors (1, C, H, W), one a stream of `trained`, was a 3-D face found). crop: uint8 (3,
-    224, 224).
+    """(list of uint8 tensors (1, C, H, W), one a stream of `trained`, was a 3-D face found).
 
-    maker: a deca reconstructor, None for a network that sees the crop alone. Raises: InputError for motion.
+    crop: uint8 (3, 224, 224). maker: a deca reconstructor, None for a network that sees the crop alone.
+    Raises: InputError for motion.
     """
     stacks, found = [], True
     for kind in trained.kinds:
         if kind == "motion":
-            raise InputError("the network sees motion: a single picture has none; give an experiment of clips")
+            raise InputError("the network sees motion: a single picture has none; "
+                             "give an experiment of clips")
         if kind == "crop":
             stacks.append(torch.from_numpy(crop)[None])
             continue

@@ -1,9 +1,8 @@
 """The one cache: an entry is a folder of picture files and, written last, `key.json`.
 
 `key.json` holds the entry's key, a checksum of each file and what else is known of it. A reader takes an
-entry
-whole or not at all: another key, a damaged or missing file, and it is made again. A key is made from a rule
-(a dict with a name and a version) and its sources, never from the text of a program.
+entry whole or not at all: another key, a damaged or missing file, and it is made again. A key is made from
+a rule (a dict with a name and a version) and its sources, never from the text of a program.
 """
 
 import hashlib
@@ -40,7 +39,10 @@ def file_digest(path):
 
 
 def read_entry(folder, key):
-    """(dict of file name → uint8 picture (H, W) or (H, W, 3) RGB, info) of an entry; None unless whole and of `key`."""
+    """(dict of file name → uint8 picture (H, W) or (H, W, 3) RGB, info) of an entry.
+
+    None unless whole and of `key`.
+    """
     try:
         stored = json.loads((Path(folder) / "key.json").read_text(encoding="utf-8"))
         if stored["key"] != key:

@@ -56,7 +56,8 @@ def main(arguments=None):
     except KeyboardInterrupt:
         print(f"deca: stopped; what is finished lies in {options.out}", file=sys.stderr)
         return 130
-    print(f"deca: {len(pictures) - failed} of {len(pictures)} pictures done, {failed} failed; in {options.out}")
+    done = f"{len(pictures) - failed} of {len(pictures)} pictures done, {failed} failed"
+    print(f"deca: {done}; in {options.out}")
     return 0 if not failed else 1 if failed < len(pictures) else 2
 
 
@@ -68,10 +69,11 @@ def _parser():
                         help="where the results go (default: %(default)s)")
     parser.add_argument("--fps", type=float, default=5.0, help="frames a second taken from a video [5]")
     for name, text in (("obj", "the textured mesh"), ("depth", "depth.png and normals.png"),
-                       ("keypoints", "68 points, 2-D and 3-D"), ("overlay", "the face on the photograph, at its size")):
+                       ("keypoints", "68 points, 2-D and 3-D"), ("overlay",
+                                                                 "the face on the photograph, at its size")):
         parser.add_argument(f"--{name}", action="store_true", help=f"write {text} too")
     parser.add_argument("--reconstructor", choices=RECONSTRUCTORS, default="auto",
-                        help="deca needs the official files; auto takes it where they are, else the face mesh (default)")
+                        help="deca needs the official files; auto (default): deca where they are, else mesh")
     parser.add_argument("--rasterizer", choices=("auto", "torch", "pytorch3d"), default="auto",
                         help="what draws; auto: pytorch3d on a GPU, else torch (default)")
     parser.add_argument("--device", default="auto", help="cpu, cuda or auto (default)")
@@ -85,7 +87,7 @@ def find_sources(paths, fps=5.0):
     Raises: InputError when nothing was named, a path does not exist, or a folder or video holds no picture.
     """
     if not paths:
-        raise InputError("name at least one photograph, folder, video or list, or --check; see python -m deca --help")
+        raise InputError("name at least one photograph, folder, video or list; see python -m deca --help")
     taken = set()
     for path in paths:
         for place, read in _of_path(path, fps):
@@ -126,7 +128,8 @@ def _of_video(path, fps):
             if whole:
                 found, image = True, frame[..., ::-1].copy()
                 name = f"{path.name} frame {number}"
-                yield Path(_plain(path.stem)) / f"{number:06d}", lambda name=name, image=image: (Path(name), image)
+                yield Path(_plain(path.stem)) / f"{number:06d}", lambda name=name, image=image: (Path(name),
+                                                                                                 image)
         number += 1
     if not found:
         raise InputError(f"{path}: no frame can be read from this video; convert it to .mp4")
@@ -176,7 +179,8 @@ def process(path, photo, folder, reconstructor, detector, options):
     large = warp_square(photo, center, side, LARGE)
     half = large.copy()
     half[:, LARGE // 2:] = overlaid(large, normals, hit)[:, LARGE // 2:]
-    title = f"{path.name}   ·   {reconstructor.name}   ·   yaw {yaw:+.0f}°, pitch {pitch:+.0f}°, roll {roll:+.0f}°"
+    turned = f"yaw {yaw:+.0f}°, pitch {pitch:+.0f}°, roll {roll:+.0f}°"
+    title = f"{path.name}   ·   {reconstructor.name}   ·   {turned}"
     write_image(folder / "sheet.jpg", contact_sheet(title, half, views, textured))
     _write_more(folder, reconstructor, surfaces, photo, found.points, center, side, matrix, options)
     return _remarks(path, photo, found, center, side, yaw)
@@ -215,7 +219,8 @@ def _remarks(path, photo, found, center, side, yaw):
     beyond = max((side / 2 - center).max(), (center + side / 2 - [width, height]).max()) / side
     lines = [f"{path}: {found.n_faces} faces, the largest is taken"] if found.n_faces > 1 else []
     lines += [f"{path}: the face is at the border, part of it is guessed"] if beyond > 0.15 else []
-    return lines + ([f"{path}: seen from the side ({yaw:+.0f}°), half of the face is guessed"] if abs(yaw) > PROFILE else [])
+    return lines + ([f"{path}: seen from the side ({yaw:+.0f}°), half of the face is guessed"]
+                    if abs(yaw) > PROFILE else [])
 
 
 def _print_check():

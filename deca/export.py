@@ -74,5 +74,6 @@ def write_obj(folder, name, surfaces, faces, texture):
     lines = [f"mtllib {name}.mtl", "usemtl skin"]
     lines += [f"v {x:.6f} {y:.6f} {z:.6f}" for x, y, z in surfaces.vertices[0].cpu().tolist()]
     lines += [f"vt {u:.6f} {v:.6f}" for u, v in places.tolist()]
-    lines += ["f " + " ".join(f"{corner}/{corner}" for corner in face) for face in (np.asarray(faces) + 1).tolist()]
+    lines += ["f " + " ".join(f"{corner}/{corner}" for corner in face)
+              for face in (np.asarray(faces) + 1).tolist()]
     write_text(folder / f"{name}.obj", "\n".join(lines) + "\n")

@@ -33,6 +33,7 @@ EYES = (33, 263)                # outer corners, left and right in the picture
 # Points that expression hardly moves: forehead, temples, nose bridge, eye corners.
 RIGID = [10, 151, 9, 168, 6, 197, 195, 33, 263, 133, 362, 67, 297, 109, 338, 108, 337, 69, 299, 103, 332,
          104, 333, 54, 284, 21, 251, 68, 298, 71, 301, 162, 389, 127, 356]
+CHIN_ROOM = 0.05                # of a view's side: so far above the middle the mean face lies; jaws drop
 BOX = (105, 334, 152, 234, 454)     # brows, chin, sides: what the crop rule's box of 68 landmarks spans
 CROP_RULE = 1.1 * 1.25              # side of a crop over that box (SPEC section 2)
 
@@ -145,8 +146,8 @@ class FaceMesh(Reconstructor):
         self.network = FaceNetwork(self.mirror)
         self.model = {self.network.path.name: MODEL_DIGEST, TOPOLOGY.name: file_digest(TOPOLOGY)}
         self.renderer = SurfaceRenderer(self.faces, self.fine.shape[0], 224, rasterizer, self.device)
-        depth = (self.mean[[234, 454], 2].mean() + self.mean[:, 2].mean()) / 2
-        self.root = np.array([0.0, 0.0, depth])             # turned about it, a face stays in the picture
+        # Turned about this point, two thirds back to the ears, a face stays in the middle of the picture.
+        self.root = np.array([0.0, 0.0, self.mean[[234, 454], 2].mean() * 2 / 3])
 
     def reconstruct(self, pictures):
         """See `Reconstructor.reconstruct`. Without a face: the mean face, as a view's camera shows it."""
@@ -169,9 +170,9 @@ class FaceMesh(Reconstructor):
 
 
 def framed(mean):
-    """The mean mesh (468, 3) in metres, placed as the crop rule and the views' camera frame a face."""
+    """The mean mesh (468, 3) in metres: for the views' camera as large as in a crop, near the middle."""
     box = mean[list(BOX), :2]
     low, high = box.min(0), box.max(0)
     side = (high - low).mean() * CROP_RULE                  # spans the picture, [-1, 1]
-    middle = np.array([0, (low[1] + high[1]) / 2, 0])
+    middle = np.array([0, (mean[:, 1].min() + mean[:, 1].max()) / 2 - CHIN_ROOM * side, 0])
     return (mean - middle) * 2 / side / VIEW_CAMERA[0]

@@ -21,6 +21,13 @@ def flow(before, after):
     return found[..., 0], found[..., 1]
 
 
+def inner(seen, rim=4):
+    """Where a flow can be trusted: `seen` (H, W), 0 or 1, without holes and a `rim` of pixels."""
+    kernel = np.ones((2 * rim + 1, 2 * rim + 1), np.uint8)
+    closed = cv2.morphologyEx(seen.numpy().astype(np.uint8), cv2.MORPH_CLOSE, kernel)
+    return torch.from_numpy(cv2.erode(closed, kernel)).to(seen)
+
+
 def strain(u, v):
     """Optical strain magnitude sqrt(u_x² + v_y² + ½ (u_y + v_x)²) of a flow (..., H, W), per pixel."""
     u_y, u_x = torch.gradient(u, dim=(-2, -1))

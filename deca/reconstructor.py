@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 
 from common.errors import InputError
-from deca.motion import flow, strain, without_rigid
+from deca.motion import flow, inner, strain, without_rigid
 from deca.renderer import VIEW_CAMERA, YAWS
 
 CHUNK = {"cpu": 8, "cuda": 32}          # pictures worked on together: bounds the memory at any batch
@@ -87,7 +87,7 @@ class Reconstructor:
         moved = []
         for picture, pose in zip(pictures, surfaces.pose[1:], strict=True):
             after, seen_after = self._frontal(picture, first, pose[None])
-            both = seen_before * seen_after
+            both = inner(seen_before * seen_after)
             u, v = flow(before, after)
             u, v = without_rigid(u, v, points, both)
             maps = torch.stack([u, v, strain(u, v)]) * both

@@ -27,9 +27,9 @@ GREY_WEIGHTS = (0.2989, 0.587, 0.114)    # ITU-R 601-2, as torchvision rounds th
 class Draws:
     """What was drawn for each of n samples, on the CPU.
 
-    angle (n,): degrees, counter-clockwise. shift (n, 2): of the side, x and y. flip (n,): bool. factors (n,
-    4): brightness, contrast, saturation, and hue shift in turns. order (n, 4): the order in which those four
-    are applied.
+    angle (n,): degrees, counter-clockwise. shift (n, 2): of the side, x and y. flip (n,): bool.
+    factors (n, 4): brightness, contrast, saturation, and hue shift in turns. order (n, 4): the order in
+    which those four are applied.
     """
 
     angle: torch.Tensor
@@ -91,7 +91,8 @@ def paper_eval_batch(streams, kinds, n, generator, size):
     angle = _angles(n, generator)
     larger = tuple(round(size * ratio) for ratio in PAPER_RESIZE)
     return [_resized(images, (size, size)) if kind == "motion" else
-            _moved(_resized(images, larger), angle, (size, size)) for images, kind in zip(streams, kinds, strict=True)]
+            _moved(_resized(images, larger), angle, (size, size))
+            for images, kind in zip(streams, kinds, strict=True)]
 
 
 def shrunk(images, size, chunk=64):
@@ -114,11 +115,11 @@ def _resized(images, size):
 
 
 def _moved(images, angle, size, flip=None, shift=None):
-    """Rotate about the centre, cut out the central `size` (height, width), mirror where `flip`, shift, in one
-    go.
+    """Rotate about the centre, cut out the central `size` (height, width), mirror where `flip`, shift,
+    in one go.
 
-    images: float (B, C, H, W). angle (B,): degrees, counter-clockwise. flip (B,): bool, or None. shift (B,
-    2): of the side, or None.
+    images: float (B, C, H, W). angle (B,): degrees, counter-clockwise. flip (B,): bool, or None.
+    shift (B, 2): of the side, or None.
     """
     radians = torch.deg2rad(angle)
     cosine, sine = radians.cos(), radians.sin()
@@ -133,7 +134,10 @@ def _moved(images, angle, size, flip=None, shift=None):
 
 
 def _move_motion(images, draws):
-    """Mirror and shift motion pictures (B, 3k, H, W); a mirrored u changes its sign, nothing moves outside."""
+    """Mirror and shift motion pictures (B, 3k, H, W).
+
+    A mirrored u changes its sign; nothing moves outside.
+    """
     zero = images.new_tensor([MOTION_ZERO, MOTION_ZERO, 0]).repeat(images.shape[1] // 3)[:, None, None]
     moved = _moved(images - zero, torch.zeros_like(draws.angle), images.shape[2:], draws.flip, draws.shift)
     moved[:, ::3] *= (1 - 2 * draws.flip.to(moved.dtype)).to(moved.device)[:, None, None, None]
@@ -146,7 +150,8 @@ def _mirror_order(images, flip, group):
     backwards = channels.view(-1, group).flip(0).flatten()
     if torch.equal(channels, backwards):
         return images
-    channels = torch.where(flip.unsqueeze(1), backwards, channels).to(images.device)    # (B, 1), (C,) → (B, C)
+    # (B, 1), (C,) → (B, C)
+    channels = torch.where(flip.unsqueeze(1), backwards, channels).to(images.device)
     samples = torch.arange(len(images), device=images.device).unsqueeze(1)
     return images[samples, channels]
 

@@ -26,9 +26,9 @@ class FrameImages:
     """Frames of an experiment's clips as pictures, by clip, then offset; each clip's apex is there once.
 
     clips: the clip table. images: uint8 tensor (N, C, H, W); C by kind: "crop" 3 (RGB), "views" 13 (grey, yaw
-    ascending), "texture" 39 (RGB), "motion" 3 or 39 (u, v, strain; `capsule.inputs.motion`). clip: int64
-    (N,), the row in the table. offset: int64 (N,), frame − apex (0 = the apex). names:
-    "<data>/<subject>/<clip>/<frame>". rule: what makes the pixels, JSON types (part of an experiment's
+    ascending), "texture" 39 (RGB), "motion" 3 or 39 (u, v, strain; `capsule.inputs.motion`).
+    clip: int64 (N,), the row in the table. offset: int64 (N,), frame − apex (0 = the apex).
+    names: "<data>/<subject>/<clip>/<frame>". rule: what makes the pixels, JSON types (part of an experiment's
     identity). said: what a reader of the results should know, [{"what", "count", "clips"}].
     onsets: uint8 (clips, 3, H, W), each clip's onset frame in the same square, and has_onset bool (clips,);
     crops only.
@@ -93,7 +93,8 @@ def face_crops(clips):
     onsets = np.stack([empty if job.onset is None else entry[0][f"{job.onset}.png"]
                        for job, entry in zip(jobs, entries, strict=True)])
     clip, offset = (np.array(column, np.int64) for column in list(zip(*names, strict=True))[:2])
-    crops = FrameImages(clips, _planes(images), clip, offset, [f"{jobs[i].key}/{number}" for i, _, number in names],
+    crops = FrameImages(clips, _planes(images), clip, offset,
+                        [f"{jobs[i].key}/{number}" for i, _, number in names],
                         "crop", RULE, _remarks(jobs, entries), _planes(onsets),
                         np.array([job.onset is not None for job in jobs]))
     for remark in crops.said:
@@ -139,14 +140,16 @@ def _jobs(clips):
     missing = [key for key, there in zip(clips.keys, clips.apex_on_disk, strict=True) if not there]
     if missing:
         more = f" and {len(missing) - LISTED} more" if len(missing) > LISTED else ""
-        raise InputError(f"{len(missing)} of {len(clips.table)} clips have no apex frame under {clips.data_root}: "
-                         f"{', '.join(missing[:LISTED])}{more}; {clips.notes.get('missing') or 'see data/README.md'}; "
+        raise InputError(f"{len(missing)} of {len(clips.table)} clips have no apex frame under "
+                         f"{clips.data_root}: {', '.join(missing[:LISTED])}{more}; "
+                         f"{clips.notes.get('missing') or 'see data/README.md'}; "
                          "or leave these clips out with --skip-missing")
     jobs = []
     for key, row in zip(clips.keys, clips.table.itertuples(), strict=True):
         apex = clips.data_root / row.apex_frame_path
         there = list_frames(apex.parent)
-        paths = {row.apex_frame + o: there.get(row.apex_frame + o) for o in NEIGHBOURS} | {row.apex_frame: apex}
+        paths = {row.apex_frame + o: there.get(row.apex_frame + o) for o in NEIGHBOURS}
+        paths[row.apex_frame] = apex
         if row.onset_frame_path:
             paths[row.onset_frame] = clips.data_root / row.onset_frame_path
         jobs.append(_Job(key, row.apex_frame, {n: path for n, path in paths.items() if path is not None},
@@ -184,7 +187,8 @@ def _status(path):
 def _remarks(jobs, entries):
     """What a reader of the results should know of the crops."""
     whole = "no face was found, the whole picture is the crop"
-    lists = {whole: [job.key for job, (_, info) in zip(jobs, entries, strict=True) if info["square"] == "no face"],
+    lists = {whole: [job.key for job, (_, info) in zip(jobs, entries, strict=True)
+                     if info["square"] == "no face"],
              "the onset frame is not on disk, the apex gives the crop":
                  [job.key for job in jobs if job.onset is None],
              "neighbours of the apex are not on disk":

@@ -14,7 +14,8 @@ from common.errors import InputError
 from common.images import IMAGE_SUFFIXES, read_image
 
 LISTED = 10     # names that an error message shows
-LEVELS, STRAIN_LEVELS = 20.0, 300.0     # of a pixel of motion, and of strain, in a picture: 6 pixels fill the range
+LEVELS, STRAIN_LEVELS = 20.0, 300.0     # of a pixel of motion, and of strain: 6 pixels fill the range
+SPREAD = 32.0   # levels: standard deviation of each channel of a normalised picture
 RULE = {"rule": "motion on the face", "version": 1, "levels": [LEVELS, STRAIN_LEVELS]}
 
 
@@ -103,7 +104,8 @@ def face_motion(crops, reconstructor="auto", yaws=(0,), device="auto", rasterize
     from deca import make_reconstructor  # here: ready pictures need no 3-D face
 
     maker = make_reconstructor(reconstructor, device, rasterizer)
-    rule = {**RULE, "yaws": list(yaws), "reconstructor": maker.name, "model": maker.model, "made by": maker.rule}
+    rule = {**RULE, "yaws": list(yaws), "reconstructor": maker.name, "model": maker.model,
+            "made by": maker.rule}
     root = crops.clips.data_root / "motion" / maker.name / ("frontal" if len(yaws) == 1 else "views")
 
     def make(part):
@@ -112,13 +114,14 @@ def face_motion(crops, reconstructor="auto", yaws=(0,), device="auto", rasterize
         motion, found = maker.motion(crops.onsets[part.row], pictures_of(crops, part), yaws)
         return as_levels(motion), found
 
-    images, found = cached_pictures(crops, root, rule, make, maker.device, ".png", yaws, f"motion ({maker.name})")
+    images, found = cached_pictures(crops, root, rule, make, maker.device, ".png", yaws,
+                                    f"motion ({maker.name})")
     table = crops.clips.table
     remarks = {"onset not on disk: no motion": ~crops.has_onset,
                "the onset is the apex: no motion": (table["onset_frame"] == table["apex_frame"]).to_numpy(),
                "the onset comes after the apex": (table["onset_frame"] > table["apex_frame"]).to_numpy()}
     keys = crops.clips.keys
-    said = [{"what": what, "count": int(which.sum()), "clips": [key for key, one in zip(keys, which, strict=True) if one]}
+    said = [{"what": what, "count": int(which.sum()), "clips": np.array(keys)[which].tolist()}
             for what, which in remarks.items() if which.any()]
     said += not_found(found, "motion", "its motion is that of the mean face")
     for note in said:
@@ -127,7 +130,24 @@ def face_motion(crops, reconstructor="auto", yaws=(0,), device="auto", rasterize
 
 
 def as_levels(motion):
-    """float u, v (pixels) and strain, (..., 3, H, W) → uint8: 128 + LEVELS·u, the same of v, STRAIN_LEVELS·strain."""
+    """float u, v (pixels), strain (..., 3, H, W) → uint8: 128 + LEVELS·u, of v too, STRAIN_LEVELS·strain."""
     scale = np.array([LEVELS, LEVELS, STRAIN_LEVELS]).reshape(3, 1, 1)
     zero = np.array([128, 128, 0]).reshape(3, 1, 1)
     return np.clip(np.rint(np.asarray(motion) * scale + zero), 0, 255).astype(np.uint8)
+
+
+def normalised(motion):
+    """Each picture on its own scale: u and v less their median (the head's way in the plane), every channel
+    to the same spread; no other clip and no label is looked at.
+
+    motion: FrameImages of kind "motion". Returns: the same, images uint8, u and v round 128, strain from 0.
+    """
+    stack = motion.images.numpy().astype(np.float32)
+    stack = stack.reshape(len(stack), -1, 3, *stack.shape[2:])                      # (N, yaws, 3, H, W)
+    zero = np.float32([128, 128, 0]).reshape(3, 1, 1)
+    centre = np.median(stack[:, :, :2], axis=(3, 4), keepdims=True)
+    stack = stack - np.concatenate([centre, np.zeros_like(centre[:, :, :1])], 2)    # (N, yaws, 3, 1, 1)
+    stack *= SPREAD / np.maximum(stack.std((3, 4), keepdims=True), 1)
+    images = np.clip(np.rint(stack + zero), 0, 255).astype(np.uint8).reshape(motion.images.shape)
+    rule = {**motion.rule, "normalised": {"version": 1, "spread": SPREAD}}
+    return replace(motion, images=torch.from_numpy(images), rule=rule)

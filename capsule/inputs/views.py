@@ -55,8 +55,8 @@ def thirteen_views(crops, reconstructor="auto", paint="shape_detail", device="au
     `capsule.inputs.motion`). views_root: a folder of views made elsewhere,
     `<data>/<subject>/<clip>/<frame>/<yaw>.jpg` (the database's folder may be missing), used instead.
     A clip in which no face is found gets the views of the mean face: listed in `said`.
-    Returns: FrameImages of kind "views" (N, 13, 224, 224), "texture" or "motion" (N, 39, 224, 224), yaw
-    ascending.
+    Returns: FrameImages of kind "views" (N, 13, 224, 224), "texture" or "motion" (N, 39, 224, 224),
+    yaw ascending.
     Raises: InputError for an unwritable cache, unusable model files, or views that are not there.
     """
     if views_root:
@@ -74,16 +74,18 @@ def thirteen_views(crops, reconstructor="auto", paint="shape_detail", device="au
     def render(part):
         return maker.views(pictures_of(crops, part), paint)
 
-    images, found = cached_pictures(crops, root, rule, render, maker.device, ".jpg", YAWS, f"views ({maker.name})")
-    return with_images(crops, images, KINDS[paint], rule, not_found(found, "views", "its views show the mean face"))
+    images, found = cached_pictures(crops, root, rule, render, maker.device, ".jpg", YAWS,
+                                    f"views ({maker.name})")
+    return with_images(crops, images, KINDS[paint], rule,
+                       not_found(found, "views", "its views show the mean face"))
 
 
 def single_pictures(crops, views):
     """Crops and their views one by one, RGB, the views as further pictures of their frame's clip.
 
-    They are drawn for training like neighbours (a view's offset is far from any frame's); the
-    apex crop is what a clip is judged by. Returns: FrameImages of kind "crop", images uint8 (14·N, 3, 224,
-    224).
+    They are drawn for training like neighbours (a view's offset is far from any frame's); the apex crop is
+    what a clip is judged by.
+    Returns: FrameImages of kind "crop", images uint8 (14·N, 3, 224, 224).
     """
     if views.kind == "motion":
         raise InputError("--streams pictures --paint motion: motion pictures and photographs do not mix; "
@@ -95,7 +97,8 @@ def single_pictures(crops, views):
     offset = np.where(place == 0, crops.offset[:, None], 1000 * (10 + crops.offset[:, None]) + place).ravel()
     names = [name if i == 0 else f"{name}/{YAWS[i - 1]}" for name in crops.names for i in place]
     return replace(crops, images=images, clip=crops.clip.repeat(len(place)), offset=offset, names=names,
-                   rule={"rule": "single pictures", "version": 1, "views": views.rule}, said=crops.said + views.said)
+                   rule={"rule": "single pictures", "version": 1, "views": views.rule},
+                   said=crops.said + views.said)
 
 
 def pictures_of(crops, part):
@@ -163,7 +166,8 @@ def _read_views(crops, root, paint):
         if folder is None:
             raise InputError(f"{root / name}: no such folder; --views-root needs "
                              "<data>/<subject>/<clip>/<frame>/<yaw>.jpg of every frame")
-        files = {int(m[0]): path for path in folder.iterdir() if (m := re.match(r"-?[0-9]+(?=\.)", path.name))}
+        files = {int(m[0]): path for path in folder.iterdir()
+                 if (m := re.match(r"-?[0-9]+(?=\.)", path.name))}
         lost = [yaw for yaw in YAWS if yaw not in files]
         if lost:
             raise InputError(f"{folder}: no view of yaw {', '.join(map(str, lost))}; thirteen are needed, "
@@ -174,5 +178,6 @@ def _read_views(crops, root, paint):
     if len({image.shape for image in images}) > 1:
         raise InputError(f"{root}: views of different sizes; render them all at one size")
     stack = torch.from_numpy(np.stack(images))
-    rule = {"rule": "views of another program", "version": 1, "paint": paint, "digest": digest(stack.numpy().tobytes())}
+    rule = {"rule": "views of another program", "version": 1, "paint": paint,
+            "digest": digest(stack.numpy().tobytes())}
     return with_images(crops, stack, KINDS.get(paint, "motion"), rule)

@@ -133,9 +133,8 @@ def inflated(conv, channels):
 class Backbone(nn.Module):
     """The layers of ResNet-18 to layer3, without max-pool, or of VGG-11 to its third pool.
 
-    in_channels: a multiple of 3. name: "resnet" or "vgg". is_freeze: keep the first layers as they are, if
-    they
-    are pretrained: random ones are always trained. width: share of the channels (1: 256 come out).
+    in_channels: a multiple of 3. name: "resnet" or "vgg". is_freeze: keep the first layers as they are,
+    if they are pretrained: random ones are always trained. width: share of the channels (1: 256 come out).
     Attributes: `model` (the layers), `out_channels`, `pretrained` (whether ImageNet weights were loaded).
     forward: (B, in_channels, H, W) → (B, out_channels, H/8, W/8). A stack of grey pictures may also come as
     (B, in_channels/3, H, W): the result is that of each picture repeated as R=G=B, at a third of the work.
@@ -161,7 +160,8 @@ class Backbone(nn.Module):
     @property
     def first_layers(self):
         """Names of the layers that freezing keeps as they are: never an inflated first convolution."""
-        return [f"model.{name}" for name in (FROZEN[self.name][1:] if self.in_channels > 3 else FROZEN[self.name])]
+        names = FROZEN[self.name][1:] if self.in_channels > 3 else FROZEN[self.name]
+        return [f"model.{name}" for name in names]
 
     def map_side(self, side):
         """Side of the output map for an input of `side` pixels."""

@@ -42,12 +42,13 @@ class _Kind:
 
 
 def _capsules(name):
-    return lambda channels, classes, side, **options: MECapsuleNet((*channels, side, side), classes, conv_name=name,
-                                                                   **options)
+    return lambda channels, classes, side, **options: MECapsuleNet((*channels, side, side), classes,
+                                                                   conv_name=name, **options)
 
 
 def _dual(kind):
-    return lambda channels, classes, side, **options: kind(classes, input_size=(side, side), channels=channels, **options)
+    return lambda channels, classes, side, **options: kind(classes, input_size=(side, side),
+                                                           channels=channels, **options)
 
 
 def _plain(kind):
@@ -74,9 +75,8 @@ class Network:
 
     freeze: keep the backbone's first layers as they are, where they hold pretrained weights. logits: the
     baselines' textbook form. quick: a quarter of the channels, 152-pixel input. pretrained: start from
-    ImageNet weights where they can be had (never with quick). weights: a state dict's file to start from, by
-    name.
-    joined: the streams' channels side by side, as one stream.
+    ImageNet weights where they can be had (never with quick). weights: a state dict's file to start from,
+    by name. joined: the streams' channels side by side, as one stream.
     """
 
     name: str
@@ -131,24 +131,32 @@ class Network:
         kind = NETWORKS[self.name]
         channels = (sum(channels),) if self.joined else channels
         if len(channels) != kind.streams:
-            raise InputError(f"network {self.name}: takes {kind.streams} stream(s) of pictures, not {len(channels)}")
+            raise InputError(f"network {self.name}: takes {kind.streams} stream(s) of pictures, "
+                             f"not {len(channels)}")
         options = {"logits": self.logits} if self.logits else {}
-        model = kind.build(tuple(channels), self.classes, self.side, is_freeze=self.freeze and not self.weights,
+        model = kind.build(tuple(channels), self.classes, self.side,
+                           is_freeze=self.freeze and not self.weights,
                            pretrained=self.pretrained and not self.quick and not self.weights,
                            width=QUICK_WIDTH if self.quick else FULL_WIDTH, **options)
         if not self.weights:
             return model, IMAGENET if model.pretrained else NONE
         matched = start_from(model, self.tensors)
         if not matched:
-            raise InputError(f"--weights {self.weights}: none of its tensors has a name and shape of {self.name}")
+            raise InputError(f"--weights {self.weights}: none of its tensors has a name and shape "
+                             f"of {self.name}")
         if self.freeze:
             freeze(model, [name for name in model.first_layers
-                           if all(f"{name}.{part}" in matched for part in model.get_submodule(name).state_dict())])
+                           if all(f"{name}.{part}" in matched
+                                  for part in model.get_submodule(name).state_dict())])
         return model, f"{self.asked}, {len(matched)} of {len(model.state_dict())} tensors"
 
 
-def network(name, classes, freeze=False, logits=False, quick=False, pretrained=True, weights="", joined=False):
-    """A `Network` by its name in NETWORKS. Raises: InputError for an unknown name or an unreadable weights file."""
+def network(name, classes, freeze=False, logits=False, quick=False, pretrained=True, weights="",
+            joined=False):
+    """A `Network` by its name in NETWORKS.
+
+    Raises: InputError for an unknown name or an unreadable weights file.
+    """
     if name not in NETWORKS:
         raise InputError(f"network {name!r}: no such network; choose from {', '.join(NETWORKS)}")
     tensors = load_tensors(weights) if weights else {}
@@ -165,7 +173,7 @@ def start_from(model: nn.Module, tensors):
 
 
 def unmatched(model, tensors):
-    """(names of `tensors` that `model` has no place for, names of `model` that `tensors` lack), both sorted."""
+    """(names of `tensors` that `model` has no place for, names of `model` that `tensors` lack), sorted."""
     own = {name: value.shape for name, value in model.state_dict().items()}
     given = {name: getattr(value, "shape", None) for name, value in tensors.items()}
     return (sorted(name for name, shape in given.items() if own.get(name) != shape),

@@ -133,7 +133,8 @@ def test_mirrored_motion_has_u_negated_and_nothing_moves_outside():
     draws = augment.Draws(zeros, torch.tensor([[0.0, 0.0], [2 / 28, 0.0]]), torch.tensor([True, False]),
                           torch.ones(2, 4), torch.zeros(2, 4, dtype=torch.int64))
     mirrored, shifted = 255 * augment.train_batch([images], ["motion"], draws, 28)[0]
-    assert torch.allclose(mirrored, torch.tensor([108.0, 100.0, 60.0]).view(3, 1, 1).expand(3, 28, 28), atol=1e-3)
+    assert torch.allclose(mirrored, torch.tensor([108.0, 100.0, 60.0]).view(3, 1, 1).expand(3, 28, 28),
+                          atol=1e-3)
     assert shifted[:, 0, 0].tolist() == pytest.approx([148, 100, 60])
     assert shifted[:, 0, -1].tolist() == pytest.approx([128, 128, 0], abs=1e-3)
 

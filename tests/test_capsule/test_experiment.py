@@ -25,18 +25,22 @@ def data():
 
 
 def make(data, root, weights="none", precision="fp32", streams=None, clips=None, **options):
-    told = Options(script="train_me_loso", dataset="synthetic", data_root=".", result_root=str(root), **options)
+    told = Options(script="train_me_loso", dataset="synthetic", data_root=".", result_root=str(root),
+                   **options)
     return Experiment(told, clips or data[0], streams or data[1], NET, weights, precision)
 
 
-RESULT = {"fold_seed": 1, "clips": [{"data": "synthetic", "subject": "sub00", "clip": f"EP0{c}"} for c in range(3)],
+RESULT = {"fold_seed": 1, "clips": [{"data": "synthetic", "subject": "sub00", "clip": f"EP0{c}"}
+                                    for c in range(3)],
           "y_true": [0, 1, 2], "lengths": [[0.1, 0.2, 0.3]] * 3, "loss": [0.5], "paper": [[2, 2, 2]],
           "strict": [[2, 2, 2]]}
 
 
 def test_names_tell_siblings_apart():
-    variants = ({}, {"seed": 1}, {"quick": True}, {"protocol": "megc2019"}, {"subset": "glasses"}, {"classes": 5},
-                {"model": "vgg"}, {"logits": True}, {"pretrained": False}, {"paint": "texture"}, {"weights": "x.pt"})
+    variants = ({}, {"seed": 1}, {"quick": True}, {"protocol": "megc2019"}, {"subset": "glasses"},
+                {"classes": 5},
+                {"model": "vgg"}, {"logits": True}, {"pretrained": False}, {"paint": "texture"},
+                {"weights": "x.pt"})
     names = {Options(script="train_x", dataset="casme", data_root=".", **v).experiment_name for v in variants}
     assert len(names) == len(variants) and all(map(is_plain_name, names))
 
@@ -149,11 +153,15 @@ def test_a_broken_fold_file_is_named_and_trained_again(text, data, tmp_path):
     assert len(said) == 1 and "synthetic_sub00.json" in said[0] and "\n" not in said[0]
 
 
-BAD = [("seed", -1), ("seed", 2**40), ("threads", 1_000_000), ("threads", -1), ("epochs", 0), ("learning_rate", float("inf")),
-       ("learning_rate", float("nan")), ("learning_rate", 0.0), ("lr_decay", -1.0), ("batch_size", 10**30), ("workers", 0),
+BAD = [("seed", -1), ("seed", 2**40), ("threads", 1_000_000), ("threads", -1), ("epochs", 0),
+       ("learning_rate", float("inf")),
+       ("learning_rate", float("nan")), ("learning_rate", 0.0), ("lr_decay", -1.0), ("batch_size", 10**30),
+       ("workers", 0),
        ("folds", "²:3"), ("folds", "3"), ("folds", "-1:2"), ("experiment", ".."), ("experiment", "."),
-       ("experiment", "a\\b"), ("experiment", "a/b"), ("experiment", "a\nb"), ("experiment", " a"), ("experiment", "x" * 200),
-       ("data_root", "nowhere"), ("dataset", "nothing"), ("classes", 4), ("paint", "gold"), ("subset", "some")]
+       ("experiment", "a\\b"), ("experiment", "a/b"), ("experiment", "a\nb"), ("experiment", " a"),
+       ("experiment", "x" * 200),
+       ("data_root", "nowhere"), ("dataset", "nothing"), ("classes", 4), ("paint", "gold"), ("subset",
+                                                                                             "some")]
 
 
 @pytest.mark.parametrize(("name", "value"), BAD)

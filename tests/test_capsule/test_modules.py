@@ -124,7 +124,8 @@ def imagenet(monkeypatch):
 
 def test_pretrained_first_layers_are_frozen_where_asked(imagenet):
     resnet, inflated = MECapsuleNet((3, SIDE, SIDE), 3), MECapsuleNet((39, SIDE, SIDE), 3)
-    vgg, free = MECapsuleNet((3, SIDE, SIDE), 3, conv_name="vgg"), MECapsuleNet((3, SIDE, SIDE), 3, is_freeze=False)
+    vgg, free = MECapsuleNet((3, SIDE, SIDE), 3, conv_name="vgg"), MECapsuleNet((3, SIDE, SIDE), 3,
+                                                                                is_freeze=False)
     trained = [[p.requires_grad for p in model.parameters()] for model in (resnet, inflated, vgg, free)]
     assert trained[0] == [False] * 15 + [True] * (len(trained[0]) - 15)
     assert trained[1] == [True] + [False] * 14 + [True] * (len(trained[1]) - 15)

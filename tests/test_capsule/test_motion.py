@@ -8,8 +8,11 @@ import pytest
 import torch
 
 from capsule.data.protocol import Clips
-from capsule.inputs.motion import ready_motion
-from capsule.modules import SVM, STSTNet
+from capsule.inputs.crops import FrameImages
+from capsule.inputs.motion import normalised, ready_motion
+from capsule.modules import STSTNet
+from capsule.modules import network as registered
+from capsule.modules.svm import SVM
 from common.errors import InputError
 from common.images import write_image
 
@@ -94,8 +97,8 @@ def test_ststnet_shapes_and_names():
     assert shapes == {"conv1.weight": (3, 3, 3, 3), "conv2.weight": (5, 3, 3, 3),
                       "conv3.weight": (8, 3, 3, 3), "bn1.weight": (3,),
                       "bn2.weight": (5,), "bn3.weight": (8,), "fc.weight": (3, 400)}
-    outputs = network(torch.rand(2, 3, 28, 28))
-    assert torch.allclose(outputs.exp().sum(1), torch.ones(2))
+    outputs = network(255 * torch.rand(2, 3, 28, 28))
+    assert outputs.shape == (2, 3)
     outputs[0, 0].backward()
     assert all(value.grad.abs().sum() > 0 for name, value in network.named_parameters() if "conv" in name)
 
@@ -106,14 +109,14 @@ def test_ststnet_by_hand():
     with torch.no_grad():
         for name, value in network.named_parameters():
             value.fill_(1.0 if name.startswith("bn") and "weight" in name else 0.0)
-        network.conv1.weight[0, 0, 1, 1] = 1          # channel 0 inside is strain
+        network.conv1.weight[0, 0, 1, 1] = 1          # channel 0 is strain
         network.fc.weight[0, 0] = 1
     x = torch.zeros(1, 3, 28, 28)
-    x[0, 2, 1, 1], x[0, 2, 3, 4] = 0.2, 0.4           # with the border of 1: rows 2, 4, columns 2, 5
-    x[0, 0], x[0, 1] = 1, 1                           # u and v reach no filter
+    x[0, 0, 1, 1], x[0, 0, 3, 4] = 51, 102           # with the border of 1: rows 2, 4, columns 2, 5
+    x[0, 1], x[0, 2] = 255, 255                       # u and v reach no filter
     # Pool cells cover -1..1, 2..4, 5..7: cells (1, 1) and (1, 2), of which the average takes the first.
     scale = (1 + 1e-5) ** -0.5
-    expected = 255 * 0.2 * scale / 4
+    expected = 51 * scale / 4
     outputs = network(x)[0].detach()
     assert float(outputs[0] - outputs[1]) == pytest.approx(expected, rel=1e-5)
 
@@ -121,8 +124,9 @@ def test_ststnet_by_hand():
 def separable(n, classes=3, seed=0):
     random = np.random.default_rng(seed)
     labels = np.arange(n) % classes
-    images = random.integers(100, 140, (n, 3, 6, 6))
-    images[np.arange(n), labels] += 60                 # class c is bright in channel c
+    images = random.integers(100, 140, (n, 3, 28, 28))
+    for image, label in zip(images, labels, strict=True):
+        image[:, 9 * label:9 * label + 9] += 60        # class c moves in its own rows
     return images.astype(np.uint8), labels
 
 
@@ -139,3 +143,31 @@ def test_svm_without_clips_of_a_class():
     images, labels = separable(40, classes=2)
     scores = SVM(3).fit(images[:30], 2 * labels[:30]).scores(images[30:])
     assert (scores.argmax(1) == 2 * labels[30:]).all() and not scores[:, 1].any()
+
+
+def test_the_svm_takes_a_mirrored_picture_for_the_same():
+    images, labels = separable(30)
+    images = images.astype(np.uint8)
+    svm = SVM(3).fit(images, labels)
+    mirrored = images[..., ::-1].copy()
+    mirrored[:, 0] = (256 - mirrored[:, 0].astype(int)).astype(np.uint8)    # u changes its sign
+    assert np.allclose(svm.scores(images), svm.scores(mirrored), atol=1e-5)
+
+
+def test_ststnet_gets_what_its_published_weights_expect():
+    """Red u, green v, blue strain in [0, 1] → strain, v, u from 0 to 255; its scores are probabilities."""
+    net = registered("STSTNet", 3)
+    (prepared,) = net.prepared([torch.tensor([0.2, 0.4, 0.6]).view(1, 3, 1, 1)])
+    assert prepared.flatten().tolist() == pytest.approx([153, 102, 51])
+    assert net.side == 28 and net.scores(torch.zeros(1, 3)).tolist() == [pytest.approx([1 / 3] * 3)]
+
+
+def test_normalised_pictures_have_no_common_motion_and_one_spread(tmp_path):
+    random = np.random.default_rng(0)
+    images = torch.from_numpy(random.normal(150, 10, (4, 3, 28, 28)).clip(0, 255).astype(np.uint8))
+    frames = FrameImages(None, images, np.arange(4), np.zeros(4), list("abcd"), "motion", {})
+    found = normalised(frames)
+    assert found.images.dtype == torch.uint8 and torch.equal(frames.images,
+                                                             images) and found.rule != frames.rule
+    assert np.abs(np.median(found.images[:, :2].flatten(2), axis=2) - 128).max() <= 1
+    assert found.images[:, :2].float().std((2, 3)).sub(32).abs().max() < 2

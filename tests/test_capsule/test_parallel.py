@@ -29,7 +29,7 @@ def data():
 
 
 class SmallNetwork:
-    """As capsule.modules.Network, much smaller than --quick. `loss`: me_loss, or what a test wants to happen."""
+    """As capsule.modules.Network, much smaller than --quick. `loss`: what a test wants to happen."""
 
     name, classes, side, asked = "small", 3, 152, "none"
 

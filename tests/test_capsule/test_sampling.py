@@ -106,7 +106,7 @@ CLIPS = st.lists(st.tuples(st.integers(0, 2), OFFSETS), min_size=2, max_size=15)
 
 @given(CLIPS, st.integers(0, 2**31))
 def test_each_clip_brings_its_number_its_frames_first(clips_drawn, seed):
-    """Where neighbours lack, the apex is drawn again: k, or one more, pictures beside the apex in any case."""
+    """Where neighbours lack, the apex is drawn again: k, or one more, pictures beside it in any case."""
     labels = [label for label, _ in clips_drawn]
     frames = frames_of([sorted({0} | offsets) for _, offsets in clips_drawn])
     clips = table_of(labels, ["s"] * len(labels))

@@ -52,7 +52,8 @@ def test_views_are_made_once_and_read_back(crops, tmp_path, monkeypatch):
     maker = make_reconstructor("mesh", "cpu")
     monkeypatch.setattr(type(maker), "reconstruct", lambda *given: pytest.fail("rendered again"))
     again = thirteen_views(crops, "mesh", device="cpu")
-    assert torch.equal(first.images, again.images) and first.said == again.said and contents(tmp_path) == before
+    assert torch.equal(first.images,
+                       again.images) and first.said == again.said and contents(tmp_path) == before
 
 
 def test_damaged_entries_and_other_rules_are_rendered_again(crops, tmp_path, monkeypatch):
@@ -79,7 +80,8 @@ def test_views_of_another_program_are_used_and_missing_ones_named(crops, tmp_pat
     root = tmp_path / "mine"
     for name in crops.names:
         for yaw in YAWS:
-            write_image(root / name.split("/", 1)[1] / f"{yaw}.png", np.full((224, 224, 3), 100 + yaw, np.uint8))
+            write_image(root / name.split("/", 1)[1] / f"{yaw}.png", np.full((224, 224, 3), 100 + yaw,
+                                                                             np.uint8))
     views = thirteen_views(crops, views_root=str(root))
     assert views.images[1, :, 0, 0].tolist() == [100 + yaw for yaw in YAWS]
     (root / "sub01/EP00/10/5.png").unlink()

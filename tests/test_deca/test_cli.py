@@ -26,7 +26,8 @@ def done(face, tmp_path_factory):
     """Exit code and result folder of one photograph with its mesh."""
     folder = tmp_path_factory.mktemp("one")
     Image.fromarray(face).save(folder / "photo.png")
-    code = command.main([str(folder / "photo.png"), "--out", str(folder / "out"), "--obj", "--depth", "--keypoints",
+    code = command.main([str(folder / "photo.png"), "--out", str(folder / "out"), "--obj", "--depth",
+                         "--keypoints",
                          "--overlay", "--reconstructor", "mesh", "--device", "cpu"])
     return code, folder / "out" / "photo"
 
@@ -35,8 +36,10 @@ def test_one_photograph(done):
     code, folder = done
     assert code == 0
     names = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
-    assert names == {"crop.png", "sheet.jpg", "parameters.json", "mesh.obj", "mesh.mtl", "mesh.png", "textured.png",
-                     "depth.png", "normals.png", "keypoints.json", "overlay.png", *(f"views/{yaw}.png" for yaw in YAWS)}
+    assert names == {"crop.png", "sheet.jpg", "parameters.json", "mesh.obj", "mesh.mtl", "mesh.png",
+                     "textured.png",
+                     "depth.png", "normals.png", "keypoints.json", "overlay.png", *(f"views/{yaw}.png"
+                                                                                    for yaw in YAWS)}
     assert read_image(folder / "crop.png").shape == (224, 224, 3)
     sides = [read_image(folder / "views" / f"{yaw}.png").astype(float) for yaw in (-30, 0, 30)]
     assert all(side.shape == (224, 224, 3) and side.max() > 150 and side[0, 0].max() == 0 for side in sides)
@@ -54,7 +57,8 @@ def test_the_sheet_shows_the_photograph_and_the_views(done):
 def test_parameters_keypoints_and_maps(done, face):
     parameters = json.loads((done[1] / "parameters.json").read_text())
     assert parameters["reconstructor"] == "mesh" and "face_landmark.tflite" in parameters["model"]
-    assert parameters["faces_found"] == 1 and abs(parameters["degrees"]["yaw"]) < 12    # she looks at the camera
+    # she looks at the camera
+    assert parameters["faces_found"] == 1 and abs(parameters["degrees"]["yaw"]) < 12
     points = json.loads((done[1] / "keypoints.json").read_text())
     assert np.abs(np.array(points["points_2d"]) - parameters["landmarks"]).max() < 0.1
     nose, jaw = np.array(points["points_3d"])[[30, 2]]
@@ -68,10 +72,12 @@ def test_the_mesh_has_the_photographs_colours(done, face):
     lines = (done[1] / "mesh.obj").read_text().splitlines()
     vertices = np.array([line.split()[1:] for line in lines if line.startswith("v ")], float)
     places = np.array([line.split()[1:] for line in lines if line.startswith("vt ")], float)
-    faces = np.array([[c.split("/")[0] for c in line.split()[1:]] for line in lines if line.startswith("f ")], int)
+    faces = np.array([[c.split("/")[0] for c in line.split()[1:]] for line in lines if line.startswith("f ")],
+                     int)
     assert len(vertices) == len(places) and faces.min() == 1 and faces.max() == len(vertices)
     texture = read_image(done[1] / "mesh.png")
-    column, row = places[vertices[:, 2].argmax()] * [1, -1] * texture.shape[0] + [0, texture.shape[0]]    # the nose
+    # the nose
+    column, row = places[vertices[:, 2].argmax()] * [1, -1] * texture.shape[0] + [0, texture.shape[0]]
     points = np.array(json.loads((done[1] / "parameters.json").read_text())["landmarks"])
     x, y = points[30].round().astype(int)
     colour = texture[int(row), int(column)].astype(float)

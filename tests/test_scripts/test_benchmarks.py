@@ -45,7 +45,8 @@ def test_the_plain_loop_reads_what_ours_holds(tmp_path):
 
 
 def test_work_by_hand():
-    assert COMPOSITE_PASSES == 30 * (5 * 3) * 83 * 67        # SPEC section 7: 5 * n_rarest images of each class
+    # SPEC section 7: 5 * n_rarest images of each class
+    assert COMPOSITE_PASSES == 30 * (5 * 3) * 83 * 67
     flops = flops_of_image(TASKS[0], Network("resnet", 3, pretrained=False), torch.device("cpu"))
     assert 35e9 < flops < 40e9
 
@@ -53,7 +54,8 @@ def test_work_by_hand():
 def test_the_tables_come_out(capsys):
     bench.main(["--quick", "--device", "cpu", "--threads", "1"])
     text = capsys.readouterr().out
-    for words in ("images/s of training, ours", "plain loop (fp32)", "ratio", "share of the", "views/s of the face mesh",
+    for words in ("images/s of training, ours", "plain loop (fp32)", "ratio", "share of the",
+                  "views/s of the face mesh",
                   "folds doubled"):
         assert words in text
     ratios = re.search(r"^ratio +([0-9.]+) +([0-9.]+) +([0-9.]+)$", text, re.M)

@@ -121,4 +121,4 @@ def test_a_broken_fold_file_is_named_and_trained_again(undisturbed, tmp_path, mo
     path.write_text(path.read_text()[:100])
     assert run_script(monkeypatch, SCRIPT, *options) == 0
     assert "the fold is trained again" in capsys.readouterr().out
-    assert list(folds(tmp_path).values())[0] == list(folds(result).values())[0]
+    assert next(iter(folds(tmp_path).values())) == next(iter(folds(result).values()))

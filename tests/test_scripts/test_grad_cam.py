@@ -35,7 +35,8 @@ def make_run(root, model="resnet", kinds=("crop",)):
     rows = [{**row, "label": int(row["label"])} for row in
             clips.table[["data", "subject", "clip", "data_sub", "label"]].to_dict("records")]
     config = {"dataset": "casme", "protocol": "dsnca", "subset": "all", "model": model, "logits": False,
-              "quick": True, "streams": "", "paint": "shape_detail", "inputs": [{"kind": kind} for kind in kinds]}
+              "quick": True, "streams": "", "paint": "shape_detail", "inputs": [{"kind": kind}
+                                                                                for kind in kinds]}
     write_run(root / "result", rows=rows, dataset="casme", synthetic=False, config=config)
     run = read_run(root / "result", "fake")
     for seed, data_sub in enumerate(run.folds):
@@ -84,11 +85,13 @@ def test_maps_of_both_streams_equal_grad_cam_by_hand():
 
 
 @pytest.mark.parametrize(("model", "kinds"), [
-    ("resnet", ("crop",)), ("vgg", ("views",)), ("resnet", ("texture",)), ("MECapsuleNetDual", ("crop", "views")),
+    ("resnet", ("crop",)), ("vgg", ("views",)), ("resnet", ("texture",)), ("MECapsuleNetDual", ("crop",
+                                                                                                "views")),
     ("VGG", ("crop",)), ("ResNet", ("crop",))])
 def test_every_network_gives_a_map_for_each_stream(model, kinds):
     trained = untrained(model, kinds)
-    pictures = [torch.randint(256, (1, {"crop": 3, "views": 13, "texture": 39}[kind], 224, 224), dtype=torch.uint8)
+    pictures = [torch.randint(256, (1, {"crop": 3, "views": 13, "texture": 39}[kind], 224, 224),
+                              dtype=torch.uint8)
                 for kind in kinds]
     crop = np.zeros((3, 224, 224), np.uint8)
     clip = gradcam.explain(trained, "synthetic/s/c", 2, pictures, crop)
@@ -197,9 +200,11 @@ def test_a_wrong_data_root_makes_no_synthetic_database(tmp_path):
 
 
 def test_a_network_is_known_from_its_tensors_alone(tmp_path):
-    for model, kinds in (("resnet", ("crop",)), ("resnet", ("views",)), ("MECapsuleNetDualCA", ("crop", "views")),
+    for model, kinds in (("resnet", ("crop",)), ("resnet", ("views",)), ("MECapsuleNetDualCA", ("crop",
+                                                                                                "views")),
                          ("ResNet", ("crop",)), ("vgg", ("crop",))):
-        made, _ = network(model, 3, quick=model != "vgg", pretrained=False).make([CHANNELS[kind] for kind in kinds])
+        made, _ = network(model, 3, quick=model != "vgg", pretrained=False).make([CHANNELS[kind]
+                                                                                  for kind in kinds])
         save_tensors(tmp_path / "old.pt", made.state_dict())
         trained = load_trained(tmp_path / "old.pt", CPU)
         assert (trained.network.name, trained.kinds) == (model, kinds)
@@ -224,7 +229,8 @@ def test_a_prediction_that_is_not_the_stored_one_is_said(tmp_path):
 def test_script_draws_each_clip_and_the_mean_maps(tmp_path):
     run = make_run(tmp_path)
     (run.folder / "models/casme_sub02.pt").unlink()      # a run that is not finished
-    done = run_script(tmp_path, "--experiment", "fake", "--result-root", "result", "--data-root", "data", "--all")
+    done = run_script(tmp_path, "--experiment", "fake", "--result-root", "result", "--data-root", "data",
+                      "--all")
     assert done.returncode == 0, done.stderr
     folder = run.folder / "grad_cam"
     names = {f"casme_sub01_EP0{i}_01f" for i in (1, 2, 3)} | {"mean_maps"}
@@ -235,7 +241,8 @@ def test_script_draws_each_clip_and_the_mean_maps(tmp_path):
 
 def test_script_ends_with_one_line_and_code_2_where_it_cannot_go_on(tmp_path):
     make_run(tmp_path)
-    done = run_script(tmp_path, "--experiment", "fake", "--result-root", "result", "--data-root", "data", "--clip",
+    done = run_script(tmp_path, "--experiment", "fake", "--result-root", "result", "--data-root", "data",
+                      "--clip",
                       "casme/sub09/EP01_01f")
     assert done.returncode == 2 and "casme/sub01/EP01_01f" in done.stderr
     assert "Traceback" not in done.stderr
