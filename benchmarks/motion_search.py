@@ -64,7 +64,7 @@ def search(folder, data_root):
     groups = np.random.default_rng(0).permutation(len(names))[owner] % GROUPS
     pictures = {False: motion.images.numpy(), True: normalised(motion).images.numpy()}
     found = {}
-    for setting in tqdm(list(product(*GRID.values())), unit="setting"):
+    for setting in tqdm(list(product(*GRID.values())), unit="setting", disable=None):
         images = pictures[setting[0]]
         kernel = SVM(classes, *setting[1:]).fit(images, labels).kernel(images)
         found[setting] = predictions(kernel, labels, subjects, groups, setting[-1])

@@ -158,7 +158,8 @@ def _in_processes(jobs, todo, workers):
     threads = concurrent.futures.ThreadPoolExecutor(workers)
     try:
         futures = {threads.submit(spot, jobs[i]): i for i in todo}
-        for future in tqdm(concurrent.futures.as_completed(futures), "clips", total=len(todo), unit="clip"):
+        for future in tqdm(concurrent.futures.as_completed(futures), "clips", total=len(todo), unit="clip",
+                           disable=None):
             yield futures[future], future.result()
     finally:
         threads.shutdown(wait=True, cancel_futures=True)

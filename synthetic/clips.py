@@ -29,10 +29,10 @@ EMOTIONS = (
                   {"AU1": (0.7, 0.9), "AU2": (0.6, 0.9), "AU5": (0.6, 0.9), "AU26": (0.3, 0.5)})),
 )
 # What means nothing: how often at rate 1, share, width in time (of the clip; above 1: frames), action.
-DISTRACTORS = ((0.4, (0.8, 1.0), 1.1, "AU45"), (0.5, (-1.0, 1.0), 0.5, "look across"),
-               (0.4, (-1.0, 0.6), 0.5, "look up"), (0.3, (0.2, 0.6), 0.2, "AU24"),
-               (0.3, (0.1, 0.3), 0.2, "AU17"), (0.3, (0.05, 0.2), 0.3, "AU26"))
-TRACE = (0.8, 1.3)          # what is left at onset of an earlier expression, of this one's strength
+DISTRACTORS = ((0.25, (0.8, 1.0), 1.1, "AU45"), (0.5, (-1.0, 1.0), 0.5, "look across"),
+               (0.4, (-1.0, 0.6), 0.5, "look up"), (0.2, (0.2, 0.5), 0.2, "AU24"),
+               (0.2, (0.1, 0.3), 0.2, "AU17"), (0.2, (0.05, 0.15), 0.3, "AU26"))
+TRACE = (0.9, 1.2)          # what is left at onset of an earlier expression, of this one's strength
 
 
 @dataclass(frozen=True)
@@ -42,9 +42,9 @@ class Settings:
     people: int = 8
     clips: int = 6              # of each; the classes take turns
     glasses: float = 0.4        # share of the people who wear glasses
-    intensity: float = 9.0      # way of the strongest landmark, onset to apex, pixels of the 224 crop, mean
-    head_motion: float = 1.5    # degrees that the head turns from onset to apex; it drifts as it turns
-    distractors: float = 0.8    # how often something moves that means nothing, 0..1
+    intensity: float = 10.0     # way of the strongest landmark, onset to apex, pixels of the 224 crop, mean
+    head_motion: float = 1.0    # degrees that the head turns from onset to apex; it drifts as it turns
+    distractors: float = 1.0    # how often something moves that means nothing, 0..1
     seed: int = 0
     frames: tuple = FRAMES
 
@@ -165,4 +165,5 @@ def landmark_movement(person, actions, uneven):
     """How far the strongest of the 68 landmarks moves from rest to `actions`, pixels of the 224 crop."""
     heads = scene.posed(person, np.stack([0 * actions, actions]), np.zeros((2, 3)), uneven)
     pixels = scene.project(heads[:, build_head().landmarks].astype(float), person, np.zeros((2, 2)))
-    return float(np.linalg.norm(pixels[1] - pixels[0], axis=1).max() * scene.crop_scale(pixels[0]))
+    side = np.ptp(pixels[0], axis=0).mean() * 1.1 * 1.25            # of the crop (SPEC section 2)
+    return float(np.linalg.norm(pixels[1] - pixels[0], axis=1).max() * 224 / side)

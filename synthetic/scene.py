@@ -24,7 +24,6 @@ from synthetic.surface import smoothstep
 WIDTH, HEIGHT = 280, 340                # pixels, near CASME II's cropped frames
 LARGE = (round(1.5 * HEIGHT), round(1.5 * WIDTH))                   # the size that is drawn
 SHAPE_SPREAD = 0.45                     # standard deviation of a shape coefficient
-CROP_FACTOR = 1.1 * 1.25                # the crop's side over the landmarks' box (SPEC section 2)
 DIRECTIONS, VISIBILITY_SIZE = 72, 160
 FOLDED = 0.3                            # share of an action's full strength that folds skin to two thirds
 PIVOT = (0.0, -78.0, -38.0)             # the head turns about the top of the neck, mm
@@ -47,11 +46,6 @@ class Person:
     noise: float                # of the camera, display levels
     creased: float              # how deeply this skin folds, about 1
     glasses: Glasses | None
-
-    @property
-    def landmarks(self):
-        """The 68 landmarks at rest, (68, 3) mm."""
-        return self.rest[build_head().landmarks]
 
 
 def sample_person(rng, glasses):
@@ -160,11 +154,6 @@ def posed(person, actions, turns, uneven=0.0):
 def project(points, person, shift):
     """Points (T, N, 3) mm → pixels (T, N, 2), x right, y down. shift (T, 2): the head's drift, pixels."""
     return points[..., :2] * person.scale * (1, -1) + (person.origin + shift)[:, None]
-
-
-def crop_scale(pixels):
-    """Pixels of the 224-pixel crop (SPEC section 2) per pixel of the picture, from landmarks (68, 2)."""
-    return 224 / (np.ptp(pixels, axis=0).mean() * CROP_FACTOR)
 
 
 def film(person, actions, turns, shift, lamp, rng, uneven=0.0):

@@ -136,7 +136,7 @@ def test_glasses_cover_the_eyes_only():
     still = coefficients({})[None], np.zeros((1, 3)), np.zeros((1, 2)), np.array([[0.0, 0.0, 1.0]])
     people = [scene.sample_person(np.random.default_rng(5), worn) for worn in (False, True)]
     bare, worn = (scene.film(person, *still, np.random.default_rng(0))[0].astype(int) for person in people)
-    points = scene.project(people[0].landmarks[None], people[0], np.zeros((1, 2)))[0]
+    points = scene.project(people[0].rest[None, build_head().landmarks], people[0], np.zeros((1, 2)))[0]
     changed = np.abs(bare - worn).max(2) > 8
     left, top = points[36:48].min(0).astype(int)
     right, bottom = points[36:48].max(0).astype(int)
