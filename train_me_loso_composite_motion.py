@@ -23,7 +23,7 @@ MODEL = "STSTNet"           # STSTNet | MECapsuleNet | SVM: the row that any net
 MOTION = "frames"           # frames: onset to apex, on the 3-D face | a folder of ready motion pictures
 RECONSTRUCTOR = "auto"      # deca | mesh | auto: deca where the official files are
 # The authors of STSTNet train 800 epochs of batches of 256 at 5e-5 without decay: hours here. The step size
-# follows first tries on groups of the same subjects; the epochs are as many steps as 30 passes over the clips.
+# follows tries on groups of the same subjects; the epochs make as many steps as 30 passes over the clips.
 EPOCHS, BATCH_SIZE, LEARNING_RATE, LR_DECAY = 12, 32, 3e-3, 0.8
 SEED = 9
 
