@@ -27,11 +27,16 @@ def ready_motion(clips, folder, skip_missing=False):
     of the list are left out and said. Red is u, green v, blue strain.
     Returns: (clips, FrameImages of kind "motion", images uint8 (clips, 3, H, W)); with `skip_missing` the
     clips are those that have a picture.
-    Raises: InputError for a missing folder, two pictures of one clip, clips without one, an unreadable or
-    grey picture, or pictures of unequal size.
+    Raises: InputError for a missing folder, two pictures of one clip, one of two clips, clips without one, an
+    unreadable or grey picture, or pictures of unequal size.
     """
     files = _by_name(Path(folder))
     names = [_plain(f"{row.subject}_{row.clip}") for row in clips.table.itertuples()]
+    for i, name in enumerate(names):
+        if name in files and names.index(name) < i:
+            both = f"{clips.keys[names.index(name)]} and {clips.keys[i]}"
+            raise InputError(f"{files[name]}: the name fits {both}; leave one of the two clips out of the list "
+                             "(--protocol FILE)")
     missing = [key for key, name in zip(clips.keys, names, strict=True) if name not in files]
     if len(missing) == len(names) or (missing and not skip_missing):
         raise InputError(f"{folder}: no motion picture of {len(missing)} of {len(names)} clips: "

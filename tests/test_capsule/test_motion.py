@@ -1,5 +1,6 @@
 """Ready motion pictures, STSTNet and the SVM row."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -60,6 +61,13 @@ def test_missing_and_extra_pictures_are_said(clips, tmp_path):
     assert kept.keys == clips.keys[1:] and len(clips.table) == 3 and list(motion.clip) == [0, 1]
     assert [(note["count"], note["clips"]) for note in motion.said] == [
         (1, ["casme/sub01/EP02_01f"]), (1, ["s02_s02_ne_09.png"])]
+
+
+def test_a_name_that_fits_two_clips_is_an_error(clips, tmp_path):
+    write(tmp_path, "sub01_EP02_01f")
+    table = pd.concat([clips.table, clips.table.iloc[:1].assign(data="smic", subject="1")], ignore_index=True)
+    with pytest.raises(InputError, match="fits casme/sub01/EP02_01f and smic/1/EP02_01f"):
+        ready_motion(replace(clips, table=table), tmp_path, skip_missing=True)
 
 
 def test_rule_follows_the_pixels(clips, tmp_path):
