@@ -35,7 +35,7 @@ def ready_motion(clips, folder, skip_missing=False):
     for i, name in enumerate(names):
         if name in files and names.index(name) < i:
             both = f"{clips.keys[names.index(name)]} and {clips.keys[i]}"
-            raise InputError(f"{files[name]}: the name fits {both}; leave one of the two clips out of the list "
+            raise InputError(f"{files[name]}: the name fits {both}; leave one of them out of the list "
                              "(--protocol FILE)")
     missing = [key for key, name in zip(clips.keys, names, strict=True) if name not in files]
     if len(missing) == len(names) or (missing and not skip_missing):
