@@ -14,12 +14,12 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from capsule.data.databases import DATABASES
 from capsule.data.protocol import check_list, database_name, protocol_name
 from common.console import console
 from common.errors import InputError
 from common.names import is_plain_name
 
-DATASETS = ("casme", "smic", "samm", "composite", "synthetic")
 # A small network starts from random weights and sees few clips: more and larger steps, fewer epochs.
 QUICK_TRAINING = {"epochs": 6, "batch_size": 8, "learning_rate": 5e-4, "lr_decay": 0.8}
 OF_A_SCRIPT = ("model", "freeze", "reconstructor", "paint", "views_root", "rasterizer", "logits", "streams",
@@ -37,7 +37,7 @@ class Options:
     """Everything a run is told. `script` names the program; the rest are options of the same name."""
 
     script: str = field(default="", metadata={"identity": True})
-    dataset: str = _option("composite", f"{', '.join(DATASETS)}, as people write them (CASME2, SMIC, ...)")
+    dataset: str = _option("composite", f"{', '.join(DATABASES)}, as people write them (CASME2, SMIC, ...)")
     classes: int = _option(3, "3 (negative, positive, surprise) or 5 (CASME II only)", (3, 5))
     protocol: str = _option("dsnca", "clip list: dsnca (the reference's own), megc2019, or a .csv file")
     subset: str = _option("all", "all clips, or only the subjects filmed with glasses", ("all", "glasses"))

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from capsule.data.databases import BLOCKS, squeeze
+from capsule.data.remarks import listed
 from common.errors import InputError
 from common.images import IMAGE_SUFFIXES
 from common.names import plain_name
@@ -47,7 +48,7 @@ class ClipFolders:
         if prefer and not self._found:
             near = difflib.get_close_matches(prefer, sources, n=1, cutoff=0)
             raise InputError(f"--frames {prefer}: no such folder holds clips of {data} under {self.root}; "
-                             f"these do: {_listed(sorted(sources)) or 'none'}"
+                             f"these do: {listed(sorted(sources), SHOWN) or 'none'}"
                              + (f"; nearest: {near[0]}" if near else ""))
 
     def frames(self, subject, clip, number=None):
@@ -84,9 +85,9 @@ class ClipFolders:
         tops = sorted({"/".join(path.parts[:2]) for path in self._seen})
         n = subject_number(subject)
         return (f"{self.data}/{subject}/{clip}: looked for <sub{n:02d}, s{n} or {n}>/.../{clip}/*{number}.jpg"
-                f" under {self.root}; folders seen: {_listed(tops) or 'none'}"
+                f" under {self.root}; folders seen: {listed(tops, SHOWN) or 'none'}"
                 + (f"; nearest: {tails[near[0]].as_posix()}" if near else "")
-                + (f"; could not be read: {_listed(self._unreadable)}" if self._unreadable else ""))
+                + (f"; could not be read: {listed(self._unreadable, SHOWN)}" if self._unreadable else ""))
 
     def relative(self, path):
         """`path` relative to the data root, with forward slashes; "" for None."""
@@ -205,8 +206,3 @@ def _is(entry, kind):
     if entry.is_symlink():
         return getattr(os.path, f"is{kind}")(entry.path)
     return getattr(entry, f"is_{kind}")(follow_symlinks=False)
-
-
-def _listed(names):
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more

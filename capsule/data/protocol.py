@@ -19,6 +19,7 @@ from capsule.data.databases import (
     database_name,
 )
 from capsule.data.folders import ClipFolders, subject_number
+from capsule.data.remarks import line, remark
 from capsule.data.sheets import FRAMES, checked, find_sheet, read_columns, read_sheet, subject_names
 from common.cache import digest
 from common.errors import InputError
@@ -38,7 +39,6 @@ EXPECTED = {
     **{("smic", 3, protocol, "all"): (157, 16, (66, 51, 40)) for protocol in PROTOCOLS},
     **{("samm", 3, protocol, "all"): (133, 28, (92, 26, 15)) for protocol in PROTOCOLS},
 }
-SHOWN = 10      # clips of one remark that are printed; all are in the notes
 
 
 @dataclass(frozen=True)
@@ -164,9 +164,7 @@ def summary(clips):
     title = f"{clips.dataset} ({clips.notes['protocol']}, subset {clips.notes['subset']})"
     counts = f"{len(clips.table)} clips, {len(clips.subjects)} subjects; {classes}"
     lines = [f"{title}: {counts}; {clips.notes['check']}"]
-    for remark in clips.notes["said"]:
-        more = " ..." if len(remark["clips"]) > SHOWN else ""
-        lines.append(f"  {remark['what']} ({remark['count']}): {', '.join(remark['clips'][:SHOWN])}{more}")
+    lines += [line(one) for one in clips.notes["said"]]
     lines += [f"  {clips.notes['missing']}"] if clips.notes["missing"] else []
     return "\n".join(lines)
 
@@ -250,8 +248,8 @@ def _coded(data, root, classes, protocol):
     table = table.assign(data=data, data_sub=f"{data}_" + table["subject"],
                          emotion=table["emotion"].mask(corrected, "surprise"),
                          apex=table["apex"].mask(no_apex, table["offset"]))
-    said = [*_remark("sadness counted as surprise, as in the published lists", _keys(table[corrected])),
-            *_remark("row there twice, used once", [f"{data}/{clip}" for clip in repeated])]
+    said = [*remark("sadness counted as surprise, as in the published lists", _keys(table[corrected])),
+            *remark("row there twice, used once", [f"{data}/{clip}" for clip in repeated])]
     table["label"] = table["emotion"].map(words)
     table = table[table["label"].notna()].astype({"label": "int64"})
     if table.empty:
@@ -286,8 +284,8 @@ def _from_list(dataset, root, classes, protocol):
     names = table["label"].map(dict(enumerate(FIVE if classes == 5 else THREE)))
     emotion = table["emotion"].mask(table["emotion"] == "", names) if "emotion" in table else names
     table = table.assign(data_sub=table["data"] + "_" + table["subject"], emotion=emotion)
-    said = [*_remark("rows of other databases left out", list(others.unique()), len(others)),
-            *_remark("row there twice, used once", repeated)]
+    said = [*remark("rows of other databases left out", list(others.unique()), len(others)),
+            *remark("row there twice, used once", repeated)]
     return table.rename(columns={name: f"{name}_frame" for name in FRAMES}), said, [str(path)], False
 
 
@@ -308,13 +306,13 @@ def _of_subset(table, subset, sheets, skip_missing):
 def _remarks(clips, skip_missing):
     """What is to be said of the frames: not on disk, out of order, in several folders."""
     table, there = clips.table, clips.apex_on_disk
-    said = _remark("dropped, no apex frame on disk (--skip-missing)" if skip_missing else
+    said = remark("dropped, no apex frame on disk (--skip-missing)" if skip_missing else
                    "apex frame not on disk", _keys(table[~there]))
     ordered = (table["onset_frame"] <= table["apex_frame"]) & (table["apex_frame"] <= table["offset_frame"])
-    said += _remark("frames out of order", _keys(table[~ordered & (table["apex_frame"] >= 0)]))
+    said += remark("frames out of order", _keys(table[~ordered & (table["apex_frame"] >= 0)]))
     for data, places in clips.notes["frames"].items():
         if len(places) > 1:
-            said += _remark(f"{data} lies in {len(places)} folders (--frames chooses); clips taken from",
+            said += remark(f"{data} lies in {len(places)} folders (--frames chooses); clips taken from",
                             [f"{place}: {n}" for place, n in places.items()], sum(places.values()))
     return said
 
@@ -336,11 +334,6 @@ def _compared(clips, expected, official):
 def _name(dataset, classes, protocol, subset):
     return "_".join([dataset, str(classes), *([protocol_name(protocol)] if protocol != "dsnca" else []),
                      *([subset] if subset != "all" else [])])
-
-
-def _remark(what, clips, count=None):
-    """[the remark], or nothing when there is nothing to remark."""
-    return [{"what": what, "count": len(clips) if count is None else count, "clips": clips}] if clips else []
 
 
 def _keys(table):

@@ -10,6 +10,7 @@ from tqdm.contrib.concurrent import thread_map
 
 from capsule.data import Clips
 from capsule.data.folders import list_frames
+from capsule.data.remarks import line, listed, remark
 from common.cache import digest, read_entry, write_entry
 from common.errors import InputError
 from common.images import read_image
@@ -97,9 +98,8 @@ def face_crops(clips):
                         [f"{jobs[i].key}/{number}" for i, _, number in names],
                         "crop", RULE, _remarks(jobs, entries), _planes(onsets),
                         np.array([job.onset is not None for job in jobs]))
-    for remark in crops.said:
-        print(f"  {remark['what']} ({remark['count']}): {', '.join(remark['clips'][:10])}"
-              + (" ..." if remark["count"] > 10 else ""), flush=True)
+    for one in crops.said:
+        print(line(one), flush=True)
     return crops
 
 
@@ -139,9 +139,8 @@ def _jobs(clips):
     """One _Job per row of the clip table. Raises: InputError when apex frames are not on disk."""
     missing = [key for key, there in zip(clips.keys, clips.apex_on_disk, strict=True) if not there]
     if missing:
-        more = f" and {len(missing) - LISTED} more" if len(missing) > LISTED else ""
         raise InputError(f"{len(missing)} of {len(clips.table)} clips have no apex frame under "
-                         f"{clips.data_root}: {', '.join(missing[:LISTED])}{more}; "
+                         f"{clips.data_root}: {listed(missing, LISTED)}; "
                          f"{clips.notes.get('missing') or 'see data/README.md'}; "
                          "or leave these clips out with --skip-missing")
     jobs = []
@@ -193,7 +192,7 @@ def _remarks(jobs, entries):
                  [job.key for job in jobs if job.onset is None],
              "neighbours of the apex are not on disk":
                  [job.key for job in jobs if len(job.frames) < len(NEIGHBOURS)]}
-    return tuple({"what": what, "count": len(keys), "clips": keys} for what, keys in lists.items() if keys)
+    return tuple(one for what, keys in lists.items() for one in remark(what, keys))
 
 
 def with_images(crops, images, kind, rule, said=()):

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from capsule.data.remarks import listed, remark
 from capsule.inputs.crops import FrameImages, with_images
 from capsule.inputs.rendered import cached_pictures, not_found, pictures_of
 from common.cache import digest
@@ -16,6 +17,7 @@ from common.images import IMAGE_SUFFIXES, read_image
 
 LISTED = 10     # names that an error message shows
 LEVELS, STRAIN_LEVELS = 20.0, 300.0     # of a pixel of motion, and of strain: 6 pixels fill the range
+ZERO = np.float32([128, 128, 0]).reshape(3, 1, 1)        # levels where nothing moves: u, v, strain
 SPREAD = 32.0   # levels: standard deviation of each channel of a normalised picture
 RULE = {"rule": "motion on the face", "version": 2, "levels": [LEVELS, STRAIN_LEVELS]}
 
@@ -40,13 +42,13 @@ def ready_motion(clips, folder, skip_missing=False):
     missing = [key for key, name in zip(clips.keys, names, strict=True) if name not in files]
     if len(missing) == len(names) or (missing and not skip_missing):
         raise InputError(f"{folder}: no motion picture of {len(missing)} of {len(names)} clips: "
-                         f"{_listed(missing)}; name them <subject>_<clip>, or leave these clips out "
+                         f"{listed(missing, LISTED)}; name them <subject>_<clip>, or leave these clips out "
                          "with --skip-missing")
     extra = sorted(files[name].name for name in files.keys() - set(names))
     remarks = {"dropped: no motion picture": missing, "motion pictures of no clip of the list": extra}
-    said = [{"what": what, "count": len(found), "clips": found} for what, found in remarks.items() if found]
+    said = [one for what, found in remarks.items() for one in remark(what, found)]
     for note in said:
-        print(f"{folder}: {note['what']}: {note['count']} ({_listed(note['clips'])})", flush=True)
+        print(f"{folder}: {note['what']}: {note['count']} ({listed(note['clips'], LISTED)})", flush=True)
     there = [name in files for name in names]
     table = clips.table[there].reset_index(drop=True)
     kept = replace(clips, table=table, notes={**clips.notes, "clips": len(table)})
@@ -92,18 +94,13 @@ def _read(paths):
     return np.stack(images).transpose(0, 3, 1, 2)    # (n, H, W, 3) → (n, 3, H, W)
 
 
-def _listed(names):
-    return ", ".join(names[:LISTED]) + (f" and {len(names) - LISTED} more" if len(names) > LISTED else "")
-
-
 def face_motion(crops, reconstructor="auto", yaws=(0,), device="auto", rasterizer="auto"):
     """Motion from each clip's onset to its frames, on the 3-D face, from the cache or computed now (SPEC
     section 10).
 
     crops: `capsule.inputs.face_crops`. yaws: degrees; (0,) gives the frontal map alone, thirteen the 39
     channels of the views. Cached under `<data_root>/motion/<reconstructor>/`. A clip whose onset is not on
-    disk, or is its apex,
-    or in which no face is found, has no motion: said.
+    disk, or is its apex, or in which no face is found, has no motion: said.
     Returns: FrameImages of kind "motion", images uint8 (N, 3·yaws, 224, 224): u, v, strain (`as_levels`).
     Raises: InputError for an unwritable cache or unusable model files.
     """
@@ -126,20 +123,18 @@ def face_motion(crops, reconstructor="auto", yaws=(0,), device="auto", rasterize
     remarks = {"onset not on disk: no motion": ~crops.has_onset,
                "the onset is the apex: no motion": (table["onset_frame"] == table["apex_frame"]).to_numpy(),
                "the onset comes after the apex": (table["onset_frame"] > table["apex_frame"]).to_numpy()}
-    keys = crops.clips.keys
-    said = [{"what": what, "count": int(which.sum()), "clips": np.array(keys)[which].tolist()}
-            for what, which in remarks.items() if which.any()]
+    keys = np.array(crops.clips.keys)
+    said = [one for what, which in remarks.items() for one in remark(what, keys[which].tolist())]
     said += not_found(found, "motion", "its motion is that of the mean face")
     for note in said:
-        print(f"  {note['what']} ({note['count']}): {_listed(note['clips'])}", flush=True)
+        print(f"  {note['what']} ({note['count']}): {listed(note['clips'], LISTED)}", flush=True)
     return with_images(crops, images, "motion", rule, [*crops.said, *said])
 
 
 def as_levels(motion):
     """float u, v (pixels), strain (..., 3, H, W) → uint8: 128 + LEVELS·u, of v too, STRAIN_LEVELS·strain."""
     scale = np.array([LEVELS, LEVELS, STRAIN_LEVELS]).reshape(3, 1, 1)
-    zero = np.array([128, 128, 0]).reshape(3, 1, 1)
-    return np.clip(np.rint(np.asarray(motion) * scale + zero), 0, 255).astype(np.uint8)
+    return np.clip(np.rint(np.asarray(motion) * scale + ZERO), 0, 255).astype(np.uint8)
 
 
 def normalised(motion):
@@ -150,10 +145,9 @@ def normalised(motion):
     """
     stack = motion.images.numpy().astype(np.float32)
     stack = stack.reshape(len(stack), -1, 3, *stack.shape[2:])                      # (N, yaws, 3, H, W)
-    zero = np.float32([128, 128, 0]).reshape(3, 1, 1)
     centre = np.median(stack[:, :, :2], axis=(3, 4), keepdims=True)
     stack = stack - np.concatenate([centre, np.zeros_like(centre[:, :, :1])], 2)    # (N, yaws, 3, 1, 1)
     stack *= SPREAD / np.maximum(stack.std((3, 4), keepdims=True), 1)
-    images = np.clip(np.rint(stack + zero), 0, 255).astype(np.uint8).reshape(motion.images.shape)
+    images = np.clip(np.rint(stack + ZERO), 0, 255).astype(np.uint8).reshape(motion.images.shape)
     rule = {**motion.rule, "normalised": {"version": 1, "spread": SPREAD}}
     return replace(motion, images=torch.from_numpy(images), rule=rule)

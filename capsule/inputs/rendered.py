@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from tqdm.contrib.concurrent import thread_map
 
+from capsule.data.remarks import remark
 from common.cache import digest, read_entry, write_entry
 
 MAX_RENDERING = 4       # clips rendered together on a CPU: bounds the memory
@@ -40,8 +41,7 @@ def pictures_of(crops, part):
 
 def not_found(found, what, instead):
     """The remark on clips without a face, for `said`. found: {clip key: bool}."""
-    lost = [clip for clip, face in found.items() if not face]
-    return [{"what": f"no face for the {what}, {instead}", "count": len(lost), "clips": lost}] if lost else []
+    return remark(f"no face for the {what}, {instead}", [clip for clip, face in found.items() if not face])
 
 
 def cached_pictures(crops, root, rule, render, device, suffix, yaws, title):

@@ -1,0 +1,18 @@
+"""What a reader of the results should know of some clips: made, and put into words, in one way."""
+
+
+def remark(what, clips, count=None):
+    """[{"what", "count", "clips"}], or nothing when there is nothing to remark. count: default the clips'."""
+    return [{"what": what, "count": len(clips) if count is None else count, "clips": clips}] if clips else []
+
+
+def line(remark, shown=10):
+    """A remark as a line to print, its first clips named."""
+    more = " ..." if len(remark["clips"]) > shown else ""
+    return f"  {remark['what']} ({remark['count']}): {', '.join(remark['clips'][:shown])}{more}"
+
+
+def listed(names, shown):
+    """The first `shown` of `names`, and how many more there are."""
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return ", ".join(names[:shown]) + more
