@@ -76,7 +76,8 @@ class Network:
     freeze: keep the backbone's first layers as they are, where they hold pretrained weights. logits: the
     baselines' textbook form. quick: a quarter of the channels, 152-pixel input. pretrained: start from
     ImageNet weights where they can be had (never with quick). weights: a state dict's file to start from,
-    by name. joined: the streams' channels side by side, as one stream.
+    by name; it was read once: `origin` is its name and digest, `tensors` what it holds. joined: the streams'
+    channels side by side, as one stream.
     """
 
     name: str
@@ -87,6 +88,7 @@ class Network:
     pretrained: bool = True
     weights: str = ""
     joined: bool = False
+    origin: str = ""
     tensors: dict = field(default_factory=dict, repr=False, compare=False)
 
     @property
@@ -119,8 +121,8 @@ class Network:
     @property
     def asked(self):
         """What the training was told to start from: "ImageNet", "none", or a file's name and digest."""
-        if self.weights:
-            return f"{Path(self.weights).name} {file_digest(self.weights)}"
+        if self.origin:
+            return self.origin
         return IMAGENET if self.pretrained and not self.quick else NONE
 
     def make(self, channels=(3,)):
@@ -160,7 +162,8 @@ def network(name, classes, freeze=False, logits=False, quick=False, pretrained=T
     if name not in NETWORKS:
         raise InputError(f"network {name!r}: no such network; choose from {', '.join(NETWORKS)}")
     tensors = load_tensors(weights) if weights else {}
-    return Network(name, classes, freeze, logits, quick, pretrained, str(weights), joined, tensors)
+    origin = f"{Path(weights).name} {file_digest(weights)}" if weights else ""
+    return Network(name, classes, freeze, logits, quick, pretrained, str(weights), joined, origin, tensors)
 
 
 def start_from(model: nn.Module, tensors):
