@@ -41,7 +41,7 @@ class FLAME(nn.Module):
     """Linear blend skinning of one head model. Holds buffers only; `.to(device)` and `.double()` work."""
 
     def __init__(self, head):
-        """head: `deca.head.HeadModel`, from the official files or the sample head."""
+        """head: `deca.head.HeadModel`, from the official files."""
         super().__init__()
         for name in ("template", "shape_basis", "expression_basis", "pose_basis", "joint_regressor",
                      "skinning", "landmark_bary"):

@@ -14,7 +14,7 @@ class HeadModel:
     V vertices, F triangles, T UV coordinates, J = 5 joints (root, neck, jaw, left eye, right eye).
     """
 
-    name: str                      # "flame" or "sample"
+    name: str                      # "flame"
     template: np.ndarray           # (V, 3) mean head, metres
     faces: np.ndarray              # (F, 3) vertex indices
     shape_basis: np.ndarray        # (V, 3, n_shape) metres per unit coefficient
@@ -29,5 +29,3 @@ class HeadModel:
     uv_faces: np.ndarray           # (F, 3) UV indices of each triangle
     displacement: np.ndarray       # (256, 256) fixed displacement along the normal, metres
     uv_face_mask: np.ndarray       # (256, 256) in [0, 1]: where detail applies (face and eyes)
-    texture: np.ndarray | None = None          # (S, S, 3) painted albedo in [0, 1]; sample head only
-    expression_names: tuple = ()               # action unit of each direction; sample head only

@@ -55,8 +55,7 @@ def make_synthetic(root, progress=False, **settings):
     """Make a synthetic database under `<root>/synthetic/`, or find the same one there.
 
     settings: as `clips.Settings`. progress: show a bar. Returns: the folder (Path). Several processes may
-    call
-    it at once: one works, the others wait for it.
+    call it at once: one works, the others wait for it.
     Raises: InputError for settings out of range, a folder that cannot be written or holds something else.
     """
     settings, root = Settings(**settings), Path(root)

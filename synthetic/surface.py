@@ -219,15 +219,6 @@ def eyeball_depth(x, y, thickness):
     return EYE[2] + radii[2] * (cap - np.maximum(q - 0.94, 0) * 2.0)
 
 
-def lid_distance(x, y):
-    """Rough distance from the eye's opening, mm: negative inside, positive outside."""
-    upper, lower = lid_curves(x)
-    ax = np.abs(x)
-    middle, half = (upper + lower) / 2, np.maximum((upper - lower) / 2, 0)
-    beyond = np.maximum(EYE_INNER[0] - ax, 0) + np.maximum(ax - EYE_OUTER[0], 0)
-    return np.where(beyond > 0, np.hypot(beyond, y - middle), np.abs(y - middle) - half)
-
-
 def _lids(x, y, z):
     """The face's depth with lids laid over the eyeballs."""
     ax = np.abs(x)
