@@ -61,7 +61,7 @@ def _to_rgb(picture):
 def write_image(path, image, quality=95):
     """Write `image`, uint8 (H, W, 3) RGB or (H, W) grey, in the format of the path's ending, whole or not.
 
-    `quality` is JPEG's, 1-100. Raises: InputError when the file cannot be written.
+    PNG takes grey uint16 too. `quality` is JPEG's, 1-100. Raises: InputError when the file cannot be written.
     """
     picture = Image.fromarray(np.ascontiguousarray(image))
     options = {"quality": quality} if Path(path).suffix.lower() in (".jpg", ".jpeg") else {}

@@ -1,9 +1,8 @@
 """Photographs → 3-D faces and thirteen views: `python -m deca PHOTO... --out DIR`.
 
 PHOTO: a picture, a folder of pictures, a video (frames at --fps), or a .txt list of such paths. For each
-picture, in a
-folder of its name: crop.png, views/<yaw>.png, sheet.jpg, textured.png, parameters.json, and what the options
-ask for. `--check` says which official files are there.
+picture, in a folder of its name: crop.png, views/<yaw>.png, sheet.jpg, textured.png, parameters.json, and
+what the options ask for. `--check` says which official files are there.
 Exit codes: 0 all went well, 1 some pictures failed (a line says why), 2 nothing could be done, 130 Ctrl-C.
 """
 
@@ -166,8 +165,8 @@ def process(path, photo, folder, reconstructor, detector, options):
     surfaces = reconstructor.reconstruct(picture)
     if not surfaces.found[0]:
         raise NoFaceError(f"{path}: something like a face was found, but no 3-D face; give a clearer picture")
-    views = reconstructor.views(picture)[0][0].numpy()                              # (13, 224, 224)
-    textured = reconstructor.views(picture, "texture")[0][0, 6].permute(1, 2, 0).numpy()
+    views = reconstructor.painted(surfaces, picture)[0].numpy()                     # (13, 224, 224)
+    textured = reconstructor.painted(surfaces, picture, "texture")[0, 6].permute(1, 2, 0).numpy()
     yaw, pitch, roll = (float(angle) for angle in _angles(surfaces.pose[0].cpu().numpy()))
     write_image(folder / "crop.png", crop)
     write_image(folder / "textured.png", textured)
@@ -192,7 +191,8 @@ def process(path, photo, folder, reconstructor, detector, options):
 
 def _write_more(folder, reconstructor, surfaces, photo, points, center, side, matrix, options):
     """What the options ask for."""
-    depth, normals, _, seen = seen_pixels(reconstructor, surfaces)
+    if options.depth or options.keypoints:
+        depth, normals, _, seen = seen_pixels(reconstructor, surfaces)
     if options.depth:
         write_maps(folder, depth, normals)
     if options.keypoints:

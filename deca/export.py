@@ -1,7 +1,6 @@
 """What other programs ask of a face: textured mesh, depth, normals, points, and the mesh on its
 photograph."""
 
-import cv2
 import numpy as np
 import torch
 
@@ -41,8 +40,7 @@ def write_maps(folder, depth, normals):
     """depth.png (16 bits, nearest 65535, nothing 0) and normals.png (8 bits, (n + 1) / 2) into `folder`."""
     near, far = np.nanmin(depth), np.nanmax(depth)
     levels = np.rint(np.nan_to_num(1 + 65534 * (far - depth) / max(far - near, 1e-9))).astype(np.uint16)
-    folder.mkdir(parents=True, exist_ok=True)
-    cv2.imwrite(str(folder / "depth.png"), levels)
+    write_image(folder / "depth.png", levels)
     lit = np.abs(normals).sum(2, keepdims=True) > 0
     write_image(folder / "normals.png", np.round((normals + 1) / 2 * 255 * lit).astype(np.uint8))
 

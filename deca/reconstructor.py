@@ -57,9 +57,14 @@ class Reconstructor:
         Returns: uint8 (n, 13, 224, 224), or (n, 13, 3, 224, 224) for texture; found (n,) bool; on the CPU.
         Raises: ValueError for another paint, shape or type.
         """
+        surfaces = self.reconstruct(pictures)
+        return self.painted(surfaces, pictures, paint), surfaces.found.cpu()
+
+    @torch.no_grad()
+    def painted(self, surfaces, pictures, paint="shape_detail"):
+        """The pictures of `views`, of `Surfaces` that are there already. Raises: ValueError, see there."""
         if paint not in PAINTS:
             raise ValueError(f"paint is one of {', '.join(PAINTS)}, not {paint!r}")
-        surfaces = self.reconstruct(pictures)
         drawn = []
         for part in self._parts(len(pictures)):
             faces = part_of(surfaces, part)
@@ -68,7 +73,7 @@ class Reconstructor:
                                                         faces.displacement)))
             else:
                 drawn.append(levels(self._carried(as_float(pictures[part], self.device), faces, YAWS)))
-        return torch.cat(drawn), surfaces.found.cpu()
+        return torch.cat(drawn)
 
     @torch.no_grad()
     def motion(self, onset, pictures, yaws=(0,)):
