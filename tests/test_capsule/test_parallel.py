@@ -207,11 +207,16 @@ def test_workers_share_the_gpus_of_the_cluster_evenly(gpus, count, part, data, t
     assert count * part <= (gpus or 1)
 
 
-def _held_until(lost):
-    """A loss that says its node's id in a file, and waits for the file `lost`."""
+def _held_until(lost, doomed):
+    """A loss that says its node's id in a file, and waits for the file `lost`; on the node `doomed` it never
+    ends: a process outlives its node for a moment, and must not finish its fold in it."""
     def loss(outputs, labels):
-        (lost.parent / ray.get_runtime_context().get_node_id()).write_text("at work")
+        node = ray.get_runtime_context().get_node_id()
+        (lost.parent / node).write_text("at work")
         _wait_for(lost)
+        if node == doomed:
+            time.sleep(PATIENCE)
+            raise AssertionError("the doomed node's worker was never ended")
         return me_loss(outputs, labels)
     return loss
 
@@ -235,7 +240,8 @@ def test_the_fold_of_a_lost_machine_is_run_again_on_the_other_and_the_numbers_st
     losing = threading.Thread(target=lose)
     losing.start()
     try:
-        two = _experiment(data, tmp_path / "two", _held_until(tmp_path / "lost"), ray_address=nodes.address)
+        two = _experiment(data, tmp_path / "two", _held_until(tmp_path / "lost", second.node_id),
+                          ray_address=nodes.address)
         assert _train(two, data) == {}
     finally:
         losing.join()
