@@ -1,4 +1,4 @@
-"""Leave-one-subject-out training on motion from onset to apex: STSTNet, the capsule network, or an SVM.
+"""Leave-one-subject-out training on motion from onset to apex: STSTNet, capsule networks, or an SVM.
 
 Inputs    a folder of ready motion pictures, one a clip, named <subject>_<clip> (red u, green v, blue strain),
 with the
@@ -19,7 +19,7 @@ from capsule.run import run_loso
 
 DATASET = "composite"       # casme | smic | samm | composite | synthetic
 PROTOCOL = "megc2019"       # dsnca: the reference's clip list | megc2019: the challenge's
-MODEL = "STSTNet"           # STSTNet | MECapsuleNet | SVM: the row that any network has to beat
+MODEL = "STSTNet"           # STSTNet | MotionCapsuleNet | MECapsuleNet | SVM: the row to beat
 MOTION = "frames"           # frames: onset to apex, on the 3-D face | a folder of ready motion pictures
 RECONSTRUCTOR = "auto"      # deca | mesh | auto: deca where the official files are
 # The authors of STSTNet train 800 epochs of batches of 256 at 5e-5 without decay: hours here. The step size
@@ -43,6 +43,6 @@ def main(options):
 
 if __name__ == "__main__":
     run(main, __doc__, dataset=DATASET, protocol=PROTOCOL, model=MODEL,
-        model_choices=("STSTNet", "MECapsuleNet", "SVM"), motion=MOTION, reconstructor=RECONSTRUCTOR,
-        rasterizer="auto", epochs=EPOCHS, batch_size=BATCH_SIZE, learning_rate=LEARNING_RATE,
-        lr_decay=LR_DECAY, seed=SEED, pretrained=False)
+        model_choices=("STSTNet", "MotionCapsuleNet", "MECapsuleNet", "SVM"), motion=MOTION,
+        reconstructor=RECONSTRUCTOR, rasterizer="auto", epochs=EPOCHS, batch_size=BATCH_SIZE,
+        learning_rate=LEARNING_RATE, lr_decay=LR_DECAY, seed=SEED, pretrained=False)

@@ -11,11 +11,12 @@ import torch
 from torch import nn
 
 from capsule.loss import cross_entropy, me_loss
-from capsule.modules import ststnet
+from capsule.modules import motion_capsule_net, ststnet
 from capsule.modules.backbone import freeze
 from capsule.modules.baseline import VGG, ResNet
 from capsule.modules.capsule_net import MECapsuleNet
 from capsule.modules.dual import MECapsuleNetDual, MECapsuleNetDualCA
+from capsule.modules.motion_capsule_net import MotionCapsuleNet
 from capsule.modules.ststnet import STSTNet
 from capsule.modules.svm import SVM
 from common.cache import file_digest
@@ -65,6 +66,8 @@ NETWORKS = {
     "VGG": _Kind(_plain(VGG), loss=cross_entropy),
     "STSTNet": _Kind(lambda channels, classes, side, **options: STSTNet(classes), loss=cross_entropy,
                      side=ststnet.SIDE, logits=True),
+    "MotionCapsuleNet": _Kind(lambda channels, classes, side, **options: MotionCapsuleNet(classes),
+                              side=motion_capsule_net.SIDE),
     "SVM": _Kind(lambda channels, classes, side, **options: SVM(classes), side=ststnet.SIDE),
 }
 

@@ -179,3 +179,15 @@ def test_normalised_pictures_have_no_common_motion_and_one_spread(tmp_path):
                                                              images) and found.rule != frames.rule
     assert np.abs(np.median(found.images[:, :2].flatten(2), axis=2) - 128).max() <= 1
     assert found.images[:, :2].float().std((2, 3)).sub(32).abs().max() < 2
+
+
+def test_the_small_capsule_network_takes_the_fields_pictures():
+    net = registered("MotionCapsuleNet", 3)
+    torch.manual_seed(0)
+    model, weights = net.make((3,))
+    lengths = model(*net.prepared([torch.rand(4, 3, 28, 28)]))
+    assert weights == "none" and net.side == 28 and lengths.shape == (4, 3)
+    assert ((lengths >= 0) & (lengths < 1)).all()
+    assert model.digitcaps.weight.shape == (3, 8 * 4 * 4, 16, 8)
+    net.loss(lengths, torch.tensor([0, 1, 2, 0])).backward()
+    assert all(parameter.grad.abs().sum() > 0 for parameter in model.parameters())
