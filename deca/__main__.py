@@ -42,7 +42,7 @@ from deca.landmarks import (
 )
 from deca.reconstructor import MESHES
 from deca.renderer import YAWS
-from deca.sheet import contact_sheet
+from deca.sheet import contact_sheet, motion_sheet
 
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm")
 LARGE = 478                 # pixels of the photograph on the sheet
@@ -85,6 +85,8 @@ def _parser():
                        ("keypoints", "68 points, 2-D and 3-D,"),
                        ("overlay", "the face on the photograph, at its size,")):
         parser.add_argument(f"--{name}", action="store_true", help=f"write {text} too")
+    parser.add_argument("--motion", type=Path, metavar="ONSET",
+                        help="write motion.jpg too: what the face did since this earlier frame of the film")
     parser.add_argument("--reconstructor", choices=RECONSTRUCTORS, default="auto",
                         help="deca needs the official files; auto (default): deca where they are, else mesh")
     parser.add_argument("--rasterizer", choices=("auto", "torch", "pytorch3d"), default="auto",
@@ -217,6 +219,8 @@ def _write_more(folder, reconstructor, surfaces, photo, points, center, side, ma
         write_obj(folder, "mesh", surfaces, reconstructor.renderer.faces.cpu().numpy(), texture)
     for level in options.mesh:
         write_obj(folder, f"mesh-{level}", *reconstructor.mesh(surfaces, level), texture)
+    if options.motion:
+        write_image(folder / "motion.jpg", _motion(reconstructor, photo, center, side, options.motion))
     if options.overlay:
         size = max(CROP_SIZE, min(2048, round(side)))
         _, normals, hit, _ = seen_pixels(reconstructor, surfaces, size)
@@ -225,6 +229,23 @@ def _write_more(folder, reconstructor, surfaces, photo, points, center, side, ma
         normals = cv2.warpAffine(normals.astype(np.float32), back, shape)
         hit = cv2.warpAffine(hit.astype(np.float32), back, shape) > 0.5
         write_image(folder / "overlay.png", overlaid(photo, normals, hit))
+
+
+def _motion(reconstructor, photo, center, side, path):
+    """The sheet of what the face did from the frame `path` to `photo`, both cut by one square."""
+    earlier = read_image(path)
+    if earlier.shape != photo.shape:
+        raise InputError(f"{path}: of another size than the photograph; give two frames of one film")
+    onset, apex = (warp_square(image, center, side) for image in (earlier, photo))
+    onset_picture, picture = (torch.from_numpy(image.transpose(2, 0, 1).copy()) for image in (onset, apex))
+    motion, found = reconstructor.motion(onset_picture, picture[None], (YAWS[0], 0, YAWS[-1]))
+    if not found[0]:
+        raise NoFaceError(f"{path}: no 3-D face found; give another onset")
+    first = reconstructor.reconstruct(onset_picture[None])
+    faces = reconstructor.painted(first, onset_picture[None], "texture")[0, [0, 6, 12]]
+    title = f"motion since {path.name}   ·   {reconstructor.name}"
+    return motion_sheet(title, onset, apex, motion[0].numpy(),
+                        faces.permute(0, 2, 3, 1).numpy(), (YAWS[0], 0, YAWS[-1]))
 
 
 def _angles(pose):

@@ -111,6 +111,18 @@ def test_depth_and_normals_are_wishes_of_their_own(face, tmp_path):
             wish == "depth", wish == "normals"]
 
 
+def test_motion_since_an_earlier_frame(face, tmp_path, capsys):
+    Image.fromarray(np.roll(face, 2, 1)).save(tmp_path / "onset.png")
+    Image.fromarray(face).save(tmp_path / "apex.png")
+    Image.fromarray(face[:-2]).save(tmp_path / "small.png")
+    arguments = [str(tmp_path / "apex.png"), "--out", str(tmp_path / "out"), "--reconstructor", "mesh",
+                 "--device", "cpu", "--motion"]
+    assert command.main([*arguments, str(tmp_path / "small.png")]) == 2
+    assert "small.png: of another size than the photograph" in capsys.readouterr().err
+    assert command.main([*arguments, str(tmp_path / "onset.png")]) == 0
+    assert Image.open(tmp_path / "out" / "apex" / "motion.jpg").size == (1192, 360)
+
+
 @pytest.fixture(scope="module")
 def odd(face, tmp_path_factory):
     """A folder of odd pictures, good and bad."""
