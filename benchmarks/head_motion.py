@@ -28,7 +28,7 @@ from deca.motion import strain, symmetric_flow
 from synthetic.database import make_synthetic
 
 DEGREES = (0, 2, 5, 10)
-SETTINGS = {"people": 16, "glasses": 0.4, "intensity": 5.0, "distractors": 0.0}
+SETTINGS = {"people": 12, "glasses": 0.4, "intensity": 2.0, "distractors": 0.0, "frames": (7, 7)}
 
 
 def apexes(crops):
