@@ -32,11 +32,8 @@ def set_arithmetic(device, threads=0, deterministic=False):
     On CUDA, float32 products run in TF32 (10-bit mantissa, as PyTorch's own convolutions do by
     default); `deterministic` asks for repeatable kernels and switches TF32 and tuning off.
     """
-    torch.set_num_threads(
-        threads or len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else threads or os.cpu_count()
-    )
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    torch.set_num_threads(threads or cores)
     if device.type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = not deterministic
         torch.backends.cudnn.allow_tf32 = not deterministic
