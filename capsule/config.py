@@ -59,7 +59,6 @@ class Options:
     batch_size: int = _option(32, "images in a training batch", low=1, high=100_000)
     learning_rate: float = _option(1e-4, "Adam's learning rate in the first epoch", low=1e-12, high=10)
     lr_decay: float = _option(0.9, "factor on the learning rate after each epoch", low=1e-6, high=10)
-    weight_decay: float = _option(0.0, "Adam's L2 penalty", low=0, high=10)
     seed: int = _option(9, "seed of the run; each fold's seed comes from it and the subject",
                         low=0, high=2**32 - 1)
     quick: bool = _option(False, "small network and input, short training, for CPUs and first tries; marked "

@@ -29,8 +29,7 @@ def run_loso(options, clips, streams, network):
                      else choose_precision(device, options.precision))
         training = Training(network, options.epochs, options.batch_size, options.learning_rate,
                             options.lr_decay, options.seed, precision,
-                            options.cpu_threads or int(network.is_small), options.deterministic,
-                            options.weight_decay)
+                            options.cpu_threads or int(network.is_small), options.deterministic)
         experiment = Experiment(options, clips, streams, network, weights, precision)
         experiment.start()
         log = Log(experiment, training.epochs)
