@@ -74,15 +74,11 @@ def apex_feature(grey, landmarks):
     """
     feature = np.zeros(len(grey))
     for t in range(EPSILON, len(grey)):
-        means = [_cell_mean(grey, t, cell) for cell in cells(landmarks[t], grey.shape[1:])]
+        against_ends = abs(grey[t] - grey[0]) + abs(grey[t] - grey[-1]) + 2          # (H, W)
+        change = against_ends / (abs(grey[t] - grey[t - EPSILON]) + 1)
+        means = [float(change[cell].mean()) for cell in cells(landmarks[t], grey.shape[1:])]
         feature[t] = np.mean(means) if means else 0.0
     return feature
-
-
-def _cell_mean(grey, t, cell):
-    """Mean over a cell of (|I_t − I_onset| + 1 + |I_t − I_offset| + 1) / (|I_t − I_{t−ε}| + 1)."""
-    now, before, onset, offset = (grey[i][cell] for i in (t, t - EPSILON, 0, -1))
-    return float(((abs(now - onset) + abs(now - offset) + 2) / (abs(now - before) + 1)).mean())
 
 
 def cells(points, shape):
@@ -138,8 +134,8 @@ def _in_processes(jobs, todo, workers):
     def spot(i):
         for _ in range(2):
             if not hasattr(own, "process"):
-                spawn = multiprocessing.get_context("spawn")
-                own.process = ProcessPoolExecutor(1, spawn, _ignore_interrupts)
+                spawn = multiprocessing.get_context("spawn")        # Ctrl-C is the parent's to handle
+                own.process = ProcessPoolExecutor(1, spawn, signal.signal, (signal.SIGINT, signal.SIG_IGN))
             try:
                 return i, own.process.submit(_spot, jobs[i]).result()
             except BrokenProcessPool:
@@ -149,11 +145,6 @@ def _in_processes(jobs, todo, workers):
 
     with ThreadPoolExecutor(max(1, workers)) as threads:
         yield from tqdm(threads.map(spot, todo), "clips", total=len(todo), unit="clip", disable=None)
-
-
-def _ignore_interrupts():
-    """In a worker: Ctrl-C is the parent's to handle."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _job(row, folders, folder):

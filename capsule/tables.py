@@ -131,7 +131,7 @@ def _cells(scores):
 
 
 def _rows(run):
-    """One run's rows, an evaluation each, UF1 with its interval."""
+    """One run's rows, an evaluation each, UF1 with its 95 % bootstrap interval over subjects."""
     done, count = len(run.finished), len(run.folds)
     start = {"result": _marked(run.name, run), "seed": str(run.facts["seed"]),
              "folds": f"{done}/{count}" + (f" ({count - done} missing)" if run.missing else ""),
@@ -141,17 +141,11 @@ def _rows(run):
         table = predictions(run, evaluation)
         if len(table):
             cells = _cells(_scores(run, table))
-            cells["UF1"] += _interval(table, run.classes)
+            if table["data_sub"].nunique() >= FEWEST_SUBJECTS:
+                low, high = bootstrap_uf1(table["y_true"], table["y_pred"], table["data_sub"], run.classes)
+                cells["UF1"] += f" [{low:.3f}, {high:.3f}]"
             rows.append({**start, "evaluation": name, **cells})
     return rows or [start]
-
-
-def _interval(table, classes):
-    """95 % bootstrap interval over subjects of UF1 as text; "" for too few subjects to say anything."""
-    if table["data_sub"].nunique() < FEWEST_SUBJECTS:
-        return ""
-    low, high = bootstrap_uf1(table["y_true"], table["y_pred"], table["data_sub"], classes)
-    return f" [{low:.3f}, {high:.3f}]"
 
 
 def _mean_rows(family):
