@@ -168,7 +168,7 @@ def run(main, doc, model_choices=(), **constants):
 
 
 def run_main(main):
-    """Call `main()` and exit with its return value; print errors that carry `exit_code` as one line.
+    """Call `main()` and exit with its return value; print an InputError as one line.
 
     Ctrl-C and SIGTERM end with one line that says how to go on, exit code 130.
     """
@@ -179,10 +179,8 @@ def run_main(main):
     except KeyboardInterrupt:
         print("\nstopped; what is finished is kept: run the same command again to go on", file=sys.stderr)
         code = 130
-    except Exception as error:
-        code = getattr(error, "exit_code", None)
-        if code is None:
-            raise
+    except InputError as error:
+        code = error.exit_code
         print(f"{Path(sys.argv[0]).name}: {' '.join(str(error).split())}", file=sys.stderr)
     sys.exit(code)
 

@@ -94,7 +94,7 @@ class Cluster:
         """
         count = min(experiment.options.workers, len(todo))
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        mail = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})    # not lost with another
+        mail = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})    # no other machine's loss
         shared = ray.put(_portable(experiment, self.streams, training))
         kind = _Worker.options(runtime_env={"env_vars": PASSIVE}, **self.share(count))
         make_worker = functools.partial(kind.remote, shared, mail, bool(self.gpus))

@@ -161,11 +161,10 @@ def _check_facts(facts, path):
     Raises: InputError or one of OTHER_SHAPE when it is no such value.
     """
     _need(all(type(facts[name]) is list for name in ("class_names", "folds")), "has no lists of names")
-    for name in (facts["experiment"], facts["script"], facts["dataset"], *facts["class_names"],
-                 *facts["folds"]):
-        plain_name(name, path)
     clips = pd.DataFrame(facts["clips"])[[*KEY, "data_sub", "label"]]
-    for name in pd.unique(clips[[*KEY, "data_sub"]].to_numpy().ravel()):
+    names = (facts["experiment"], facts["script"], facts["dataset"], *facts["class_names"], *facts["folds"],
+             *clips[[*KEY, "data_sub"]].to_numpy().ravel())
+    for name in dict.fromkeys(names):
         plain_name(name, path)
     classes = facts["classes"]
     _need(type(classes) is int and classes == len(facts["class_names"]) > 1, "classes and class_names differ")
