@@ -5,23 +5,22 @@
 
 Training is measured in whole epochs of capsule.fold (sampling, augmentation, steps, evaluation), data in
 memory, beside a plain loop (DataLoader with one worker, JPEGs, PIL, fp32, no evaluation) that takes turns
-with it. The share of the peak counts every convolution as a direct one; on a CPU it can pass 100 %: the
-largest one is computed by spectra there, with far fewer products. The estimate of the full run is for folds
-one after the other. Views: face crop to thirteen views with the face mesh.
+with it. The estimate of the full run is for folds one after the other. Views: face crop to thirteen views
+with the face mesh.
 """
 
 import argparse
 import platform
 import resource
 import tempfile
-import time
 
 import numpy as np
 import torch
 from skimage.data import astronaut
+from torch.utils.benchmark import Timer
 from tqdm import tqdm
 
-from benchmarks.training import COMPOSITE_PASSES, TASKS, growth, matmul_peak, race, wait
+from benchmarks.training import TASKS, growth, race
 from capsule.config import run_main
 from capsule.device import choose_device, choose_precision, set_arithmetic
 from capsule.inputs.crops import clip_square
@@ -31,46 +30,52 @@ from deca.landmarks import LandmarkDetector, warp_square
 # 39 batches of 32: an epoch of the composite
 STEPS, TURNS = {"cpu": 1, "cuda": 39}, {"cpu": 2, "cuda": 3}
 MATRIX, FRAMES = {"cpu": 2048, "cuda": 8192}, {"cpu": 5, "cuda": 100}
+# epochs · images a clip · classes · clips of the rarest · subjects − 1
+COMPOSITE_PASSES = 30 * 5 * 3 * 83 * 67
 
 
-def views_speed(device, frames, repeats=3):
+def seconds_of(statement, **names):
+    """Seconds of a statement about these names, on the device and threads in use, after one to warm up."""
+    return Timer(statement, globals=names, num_threads=torch.get_num_threads()).timeit(5).mean
+
+
+def matmul_peak(device, kind, side):
+    """FLOP/s of the product of two square matrices, in "fp32" (on a GPU TF32) or "bf16"."""
+    dtype = torch.bfloat16 if kind == "bf16" else torch.float32
+    left, right = torch.randn(2, side, side, device=device, dtype=dtype)
+    return 2 * side**3 / seconds_of("left @ right", left=left, right=right)
+
+
+def views_speed(device, frames):
     """{paint: views/s} of the face mesh on crops of scikit-image's astronaut, crop to pictures."""
     center, side, _ = clip_square(astronaut(), LandmarkDetector())
     crop = warp_square(astronaut(), center, side).transpose(2, 0, 1)
-    pictures = torch.from_numpy(np.stack([crop] * frames))
-    maker, found = make_reconstructor("mesh", str(device)), {}
-    for paint in ("shape_detail", "texture"):
-        seconds = []
-        for _ in range(1 + repeats):
-            wait(device)
-            started = time.perf_counter()
-            maker.views(pictures, paint)
-            wait(device)
-            seconds.append(time.perf_counter() - started)
-        found[paint] = 13 * frames / min(seconds[1:])
-    return found
+    pictures, maker = torch.from_numpy(np.stack([crop] * frames)), make_reconstructor("mesh", str(device))
+    return {paint: 13 * frames / seconds_of("maker.views(pictures, paint)", maker=maker, pictures=pictures,
+                                            paint=paint) for paint in ("shape_detail", "texture")}
 
 
 def first_table(results, peaks, precision, views):
-    """The lines of the first table."""
+    """The lines of the first table. results: what `race` gives for each of TASKS."""
+    ours, plain, flops, memory = zip(*results, strict=True)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss    # KiB
     rows = {
-        "": [r.task.name for r in results],
-        "batch": [r.task.batch_size for r in results],
-        f"images/s of training, ours ({precision})": [f"{r.ours:.2f}" for r in results],
-        "images/s of training, plain loop (fp32)": [f"{r.plain:.2f}" for r in results],
-        "ratio": [f"{r.ours / r.plain:.2f}" for r in results],
-        "GFLOP an image": [f"{r.flops / 1e9:.1f}" for r in results],
-        f"share of the {precision} matmul peak": [f"{100 * r.ours * r.flops / peaks[precision]:.0f} %"
-                                                  for r in results],
-        "composite, 68 folds of 30 epochs": [f"{COMPOSITE_PASSES / r.ours / 3600:.1f} h" for r in results],
-        "GPU memory in an epoch, GiB": [f"{r.memory / 2**30:.2f}" for r in results if r.memory],
+        "": [task.name for task in TASKS],
+        "batch": [task.batch_size for task in TASKS],
+        f"images/s of training, ours ({precision})": [f"{speed:.2f}" for speed in ours],
+        "images/s of training, plain loop (fp32)": [f"{speed:.2f}" for speed in plain],
+        "ratio": [f"{a / b:.2f}" for a, b in zip(ours, plain, strict=True)],
+        "GFLOP an image": [f"{count / 1e9:.1f}" for count in flops],
+        f"share of the {precision} matmul peak": [f"{100 * speed * count / peaks[precision]:.0f} %"
+                                                  for speed, count in zip(ours, flops, strict=True)],
+        "composite, 68 folds of 30 epochs": [f"{COMPOSITE_PASSES / speed / 3600:.1f} h" for speed in ours],
+        "GPU memory in an epoch, GiB": [f"{most / 2**30:.2f}" for most in memory if most],
         "matmul peak, TFLOP/s": [f"{kind} {most / 1e12:.3g}" for kind, most in peaks.items()],
         "views/s of the face mesh": [f"{paint.split('_')[0]} {speed:.0f}" for paint, speed in views.items()],
         "peak memory of this process, GiB": [f"{peak / 2**20:.2f}"],
     }
-    lines = [f"{name:<42}" + "".join(f"{value:>13}" for value in values) for name, values in rows.items()]
-    return [line for line, values in zip(lines, rows.values(), strict=True) if values]
+    return [f"{name:<42}" + "".join(f"{value:>13}" for value in values)
+            for name, values in rows.items() if values]
 
 
 def second_table(runs):
@@ -91,23 +96,19 @@ def main(arguments=None):
                         help="of our loop [auto]")
     parser.add_argument("--quick", action="store_true", help="small networks, inputs and matrices")
     options = parser.parse_args(arguments)
-    device = choose_device(options.device)
+    device, quick = choose_device(options.device), options.quick
     set_arithmetic(device, options.threads)
-    precision = choose_precision(device, options.precision)
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine() + " CPU"
+    precision, kind = choose_precision(device, options.precision), device.type
+    name = torch.cuda.get_device_name(device) if kind == "cuda" else platform.machine() + " CPU"
     print(f"{name}, {torch.get_num_threads()} CPU threads, torch {torch.__version__}"
-          + (", --quick: small networks" if options.quick else ""), flush=True)
-    side = 512 if options.quick else MATRIX[device.type]
-    peaks = {kind: matmul_peak(device, kind, side) for kind in ("bf16", "fp32")}
-    views = views_speed(device, 1 if options.quick else FRAMES[device.type])
-    results = []
-    for task in tqdm(TASKS, unit="network", disable=None):
-        with tempfile.TemporaryDirectory() as folder:
-            results.append(race(task, folder, device, precision, STEPS[device.type], TURNS[device.type],
-                                options.quick, options.threads))
+          + (", --quick: small networks" if quick else ""), flush=True)
+    peaks = {kind_: matmul_peak(device, kind_, 512 if quick else MATRIX[kind]) for kind_ in ("bf16", "fp32")}
+    views = views_speed(device, 1 if quick else FRAMES[kind])
+    with tempfile.TemporaryDirectory() as folder:
+        results = [race(task, folder, device, precision, STEPS[kind], TURNS[kind], quick, options.threads)
+                   for task in tqdm(TASKS, unit="network", disable=None)]
     print("\n" + "\n".join(first_table(results, peaks, precision, views)), flush=True)
-    runs = growth(device, precision, 1 if options.quick else 3)
-    print("\n" + "\n".join(second_table(runs)))
+    print("\n" + "\n".join(second_table(growth(device, precision, 1 if quick else 3))))
 
 
 if __name__ == "__main__":

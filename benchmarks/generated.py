@@ -12,15 +12,14 @@ from capsule.inputs.crops import FrameImages
 
 NAMES = ("negative", "positive", "surprise")
 OFFSETS = np.array([-2, -1, 0, 1, 2])    # every neighbour is there
-COARSE, CHUNK = 14, 32
+COARSE = 14
 
 
-def generated(clips_of, channels=(3,), size=224, strength=0.5, seed=9):
+def generated(clips_of, channels=(3,), size=224):
     """A clip table and its pictures.
 
     clips_of: how many clips each subject has; a subject's labels go round the three classes. channels: of
-    each stream (3: crops, 13: views). size: pixels. strength: how much of a picture is its class's pattern;
-    the rest is its own.
+    each stream (3: crops, 13: views). size: pixels. Half of a picture is its class's pattern, half its own.
     Returns: Clips, list of FrameImages, uint8 (5·clips, C, size, size), the five frames of a clip alike.
     """
     rows = [{"data": "synthetic", "subject": f"sub{s:02d}", "clip": f"EP{c:02d}", "label": c % len(NAMES),
@@ -29,23 +28,19 @@ def generated(clips_of, channels=(3,), size=224, strength=0.5, seed=9):
     clips = Clips(pd.DataFrame(rows), "synthetic", NAMES, Path("data"), {"said": []})
     names = [f"{key}/{10 + offset}" for key in clips.keys for offset in OFFSETS]
     index = np.repeat(np.arange(len(rows)), len(OFFSETS)), np.tile(OFFSETS, len(rows)), names
-    draws = torch.Generator().manual_seed(seed)
+    draws = torch.Generator().manual_seed(9)
     streams = []
     for count in channels:
-        pictures = _pictures(clips.labels, count, size, strength, draws).repeat_interleave(len(OFFSETS), 0)
+        pictures = _pictures(clips.labels, count, size, draws).repeat_interleave(len(OFFSETS), 0)
         kind = "crop" if count == 3 else "views"
         streams.append(FrameImages(clips, pictures, *index, kind, {"rule": f"generated {kind}",
                                                                    "version": 1}))
     return clips, streams
 
 
-def _pictures(labels, channels, size, strength, draws):
+def _pictures(labels, channels, size, draws):
     """A smooth random picture for each label, uint8 (n, channels, size, size)."""
     patterns = torch.rand(len(NAMES), 1, COARSE, COARSE, generator=draws)    # grey: a change of hue keeps it
     own = torch.rand(len(labels), channels, COARSE, COARSE, generator=draws)
-    coarse = strength * patterns[torch.from_numpy(labels)] + (1 - strength) * own
-    pictures = torch.empty(len(labels), channels, size, size, dtype=torch.uint8)
-    for part, pixels in zip(coarse.split(CHUNK), pictures.split(CHUNK), strict=True):
-        large = F.interpolate(part, (size, size), mode="bicubic", align_corners=False)
-        pixels.copy_(large.clamp_(0, 1).mul_(255))
-    return pictures
+    coarse = (127.5 * (patterns[torch.from_numpy(labels)] + own)).byte()
+    return F.interpolate(coarse, (size, size), mode="bicubic", align_corners=False)

@@ -13,6 +13,7 @@ from collections import Counter
 from itertools import product
 
 import numpy as np
+from sklearn.model_selection import LeaveOneGroupOut, PredefinedSplit, cross_val_predict
 from sklearn.svm import SVC
 from tqdm import tqdm
 
@@ -30,18 +31,14 @@ GROUPS = 5
 def predictions(kernel, labels, subjects, groups, c):
     """Class numbers of all clips: outer (n,), each from the others' subjects; inner (subjects, n), row i
     without subject i, each clip from the other groups (-1 for subject i's own)."""
-    def predict(train, test):
-        machine = SVC(C=c, kernel="precomputed", class_weight="balanced", break_ties=True)
-        return machine.fit(kernel[np.ix_(train, train)], labels[train]).predict(kernel[np.ix_(test, train)])
-
+    machine = SVC(C=c, kernel="precomputed", class_weight="balanced", break_ties=True)
+    outer = cross_val_predict(machine, kernel, labels, groups=subjects, cv=LeaveOneGroupOut())
     names = np.unique(subjects)
-    outer, inner = np.empty_like(labels), np.full((len(names), len(labels)), -1)
+    inner = np.full((len(names), len(labels)), -1)
     for row, name in enumerate(names):
-        test, rest = np.flatnonzero(subjects == name), np.flatnonzero(subjects != name)
-        outer[test] = predict(rest, test)
-        for group in range(GROUPS):
-            held_out = rest[groups[rest] == group]
-            inner[row, held_out] = predict(rest[groups[rest] != group], held_out)
+        rest = np.flatnonzero(subjects != name)
+        inner[row, rest] = cross_val_predict(machine, kernel[np.ix_(rest, rest)], labels[rest],
+                                             cv=PredefinedSplit(groups[rest]))
     return outer, inner
 
 

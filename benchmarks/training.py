@@ -21,8 +21,6 @@ TEST_CLIPS = 7      # of the subject that is left out; the composite has 440 cli
 PER_CLASS = len(NAMES) * len(OFFSETS)       # training images that one clip of each class brings
 ON_DISK = 64        # clips whose pictures the plain loop reads again and again
 PLAIN_STEPS = 8     # batches of the plain loop's turn at most: on a GPU it is slower by far
-# epochs · images a clip · classes · clips of the rarest · subjects − 1
-COMPOSITE_PASSES = 30 * 5 * 3 * 83 * 67
 
 
 @dataclass(frozen=True)
@@ -34,24 +32,13 @@ class Task:
     channels: tuple
     batch_size: int
 
-    @property
-    def network_channels(self):
-        return [3 if count == 3 else 3 * count for count in self.channels]
+    def make(self, network, device):
+        """A fresh network, training, for RGB pictures."""
+        return network.make([3 if count == 3 else 3 * count for count in self.channels])[0].to(device).train()
 
 
 TASKS = (Task("2-D", "resnet", (3,), 32), Task("3-D", "resnet", (13,), 16),
          Task("dual", "MECapsuleNetDualCA", (3, 13), 16))
-
-
-@dataclass(frozen=True)
-class Result:
-    """images/s of both loops, each in its fastest turn; FLOP an image; peak bytes on a GPU in one epoch."""
-
-    task: Task
-    ours: float
-    plain: float
-    flops: float
-    memory: int
 
 
 class PlainData(Dataset):
@@ -67,10 +54,7 @@ class PlainData(Dataset):
         return self.length
 
     def __getitem__(self, i):
-        pictures = []
-        for path in self.samples[i % len(self.samples)]:
-            with Image.open(path) as picture:
-                pictures.append(picture.convert("RGB"))
+        pictures = [Image.open(path).convert("RGB") for path in self.samples[i % len(self.samples)]]
         planes = [to_tensor(picture) for picture in self.transform(pictures)]
         streams = torch.stack(planes).split(self.counts)                 # (pictures, 3, side, side)
         return [stream.flatten(0, 1) for stream in streams], i % len(NAMES)
@@ -84,21 +68,17 @@ def write_pictures(folder, streams):
         for stream in streams:
             image = stream.images[row]                                   # (C, H, W)
             pictures += [image.permute(1, 2, 0)] if len(image) == 3 else list(image)
-        paths = [Path(folder) / f"{row}_{i}.jpg" for i in range(len(pictures))]
-        for path, picture in zip(paths, pictures, strict=True):
+        samples.append([Path(folder) / f"{row}_{i}.jpg" for i in range(len(pictures))])
+        for path, picture in zip(samples[-1], pictures, strict=True):
             write_image(path, picture.numpy())
-        samples.append(paths)
     return samples
 
 
 def plain_turn(task, network, samples, device, steps):
-    """Seconds of `steps` batches after one to warm up: DataLoader with one worker, fp32, contiguous layout,
-    direct convolutions, Adam."""
+    """images/s of `steps` batches after one to warm up: DataLoader with one worker, fp32, contiguous layout,
+    Adam."""
     torch.manual_seed(9)
-    model, _ = network.make(task.network_channels)
-    ours = model.conv1
-    model.conv1 = torch.nn.Conv2d(ours.in_channels, ours.out_channels, ours.kernel_size)
-    model.to(device).train()
+    model = task.make(network, device)
     optimiser = torch.optim.Adam(model.parameters(), lr=1e-4)
     data = PlainData(samples, task.channels, network.side, task.batch_size * (1 + steps))
     for i, (streams, labels) in enumerate(DataLoader(data, task.batch_size, num_workers=1)):
@@ -109,15 +89,16 @@ def plain_turn(task, network, samples, device, steps):
         loss.backward()
         optimiser.step()
         loss.item()    # waits for the device
-    return time.perf_counter() - started
+    return task.batch_size * steps / (time.perf_counter() - started)
 
 
-def race(task, folder, device, precision, steps, turns, quick=False, threads=0):
+def race(task, folder, device, precision, steps, turns, quick, threads):
     """Measure one task, epochs of about `steps` batches of ours (the first warms up) in turn with the plain
     loop's.
 
     Ours include the two evaluations of TEST_CLIPS clips after each epoch; the plain loop has none. Returns:
-    Result.
+    (images/s of ours, of the plain loop, each in its fastest turn; FLOP an image; peak bytes on a GPU in one
+    epoch).
     """
     network = Network(task.model, len(NAMES), quick=quick, pretrained=False)
     per_class = max(1, round(steps * task.batch_size / PER_CLASS))
@@ -131,55 +112,32 @@ def race(task, folder, device, precision, steps, turns, quick=False, threads=0):
         if epoch.number > 1:
             ours.append(epoch.images_per_second)
         if epoch.number <= turns:
-            plain.append(task.batch_size * plain_steps / plain_turn(task, network, samples, device,
-                                                                    plain_steps))
+            plain.append(plain_turn(task, network, samples, device, plain_steps))
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
 
     training = Training(network, 1 + turns, task.batch_size, 1e-4, 0.9, 9, precision, threads)
     train_fold(Pictures(clips, streams, network, device), clips.subjects[0], training, turn)
-    return Result(task, max(ours), max(plain), flops_of_image(task, network, device), max(memory))
+    return max(ours), max(plain), flops_of_image(task, network, device), max(memory)
 
 
 def flops_of_image(task, network, device):
-    """FLOPs of training on one image, forward and backward, every convolution counted as a direct one."""
-    model = network.make(task.network_channels)[0].to(device).train()
-    # One image is below the batch at which the large convolution is done by spectra.
+    """FLOPs of training on one image, forward and backward."""
+    model = task.make(network, device)
     inputs = [torch.rand(1, count, network.side, network.side, device=device) for count in task.channels]
     with FlopCounterMode(display=False) as counter:
         network.loss(model(*inputs), torch.zeros(1, dtype=torch.int64, device=device)).backward()
     return counter.get_total_flops()
 
 
-def matmul_peak(device, precision, side, repeats=5):
-    """FLOP/s of the fastest of some products of two square matrices, in "fp32" (on a GPU TF32) or "bf16"."""
-    kind = torch.bfloat16 if precision == "bf16" else torch.float32
-    left, right = torch.randn(2, side, side, device=device, dtype=kind)
-    products, seconds = 10 if device.type == "cuda" else 1, []
-    for _ in range(1 + repeats):    # the first one warms up
-        wait(device)
-        started = time.perf_counter()
-        for _ in range(products):
-            torch.matmul(left, right)
-        wait(device)
-        seconds.append(time.perf_counter() - started)
-    return 2 * side**3 * products / min(seconds[1:])
-
-
-def wait(device):
-    """Return when the device has done all it was given."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def growth(device, precision, steps, threads=1):
+def growth(device, precision, steps):
     """What a small run costs and one with twice the folds, clips, epochs: {name: (images trained on,
     seconds)}.
 
-    The 2-D --quick network on generated data, 3·`steps` batches of 15 an epoch.
+    The 2-D --quick network on generated data, 3·`steps` batches of 15 an epoch, one thread.
     """
     network, found = Network("resnet", len(NAMES), quick=True, pretrained=False), {}
-    base = Training(network, 1, 15, 1e-4, 0.9, 9, precision, threads)
+    base = Training(network, 1, 15, 1e-4, 0.9, 9, precision, threads=1)
     sizes = {"warm-up": (1, steps, 1), "base": (1, steps, 1), "folds doubled": (2, steps, 1),
              "clips doubled": (1, 2 * steps, 1), "epochs doubled": (1, steps, 2)}
     for name, (folds, clips_each, epochs) in sizes.items():

@@ -30,17 +30,20 @@ from deca import assets
 # Name of the distribution → what is imported from it.
 PACKAGES = {"torch": "torch", "torchvision": "torchvision", "numpy": "numpy", "scipy": "scipy",
             "pandas": "pandas", "opencv-python-headless": "cv2", "dlib-bin": "dlib",
-            "scikit-image": "skimage",
-            "scikit-learn": "sklearn", "grad-cam": "pytorch_grad_cam", "mediapipe": "mediapipe", "ray": "ray"}
-OPTIONAL_PACKAGES = ("pytorch3d",)
+            "scikit-image": "skimage", "scikit-learn": "sklearn", "grad-cam": "pytorch_grad_cam",
+            "mediapipe": "mediapipe", "ray": "ray"}
 WEIGHTS = {"resnet18": "resnet18-f37072fd.pth", "vgg11": "vgg11-8a719046.pth"}    # torchvision's file names
 BYTES_PER_CLIP = 5 * (3 * 224 * 224 + 13 * 12_000)    # five frames: the crop, and thirteen views as JPEG
 GOOD, NOTE, BAD = "ok", "--", "!!"
 
 
 def main():
-    """Print every section of the check. Returns: the exit code."""
-    choice = _options()
+    """Print every section of the check, each of rows (mark, text). Returns: the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m capsule.check", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data-root", default="data", help="folder of the databases [data]")
+    parser.add_argument("--result-root", default="result", help="folder of the results [result]")
+    choice = parser.parse_args()
     sections = {
         "versions": versions(), "device": device(),
         "databases": databases(choice.data_root),
@@ -57,44 +60,38 @@ def main():
 
 
 def versions():
-    """Rows (mark, text): Python and the packages."""
-    rows = [(GOOD if (3, 10) <= tuple(map(int, platform.python_version_tuple()[:2])) < (3, 13) else BAD,
-             f"Python {platform.python_version()} (3.10 to 3.12 are tested)")]
-    found, missing = [], []
-    for name, module in PACKAGES.items():
-        if importlib.util.find_spec(module) is None:
-            missing.append(name)
-            continue
+    """Python and the packages."""
+    good = (3, 10) <= tuple(map(int, platform.python_version_tuple()[:2])) < (3, 13)
+    rows = [(GOOD if good else BAD, f"Python {platform.python_version()} (3.10 to 3.12 are tested)")]
+    missing = [name for name, module in PACKAGES.items() if importlib.util.find_spec(module) is None]
+    found = []
+    for name in (name for name in PACKAGES if name not in missing):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):      # another build of the same
             name = f"{name} {importlib.metadata.version(name)}"
         found.append(name)
     rows.append((GOOD, ", ".join(found)))
     if missing:
         rows.append((BAD, f"not installed: {', '.join(missing)}; run make install, or pip as README.md says"))
-    for name in OPTIONAL_PACKAGES:
-        there = importlib.util.find_spec(name) is not None
-        rows.append((GOOD, f"{name}: installed") if there else (NOTE, f"{name}: not installed, not needed"))
+    there = importlib.util.find_spec("pytorch3d") is not None
+    rows.append((GOOD, "pytorch3d: installed") if there else (NOTE, "pytorch3d: not installed, not needed"))
     return rows
 
 
 def device():
-    """Rows (mark, text): what trains, and in which arithmetic."""
-    cores = f"{os.cpu_count()} CPU cores, {choose_precision(torch.device('cpu'), 'auto')}"
-    if not torch.cuda.is_available():
-        return [(GOOD, cores), (NOTE, "no CUDA GPU: use --quick, few epochs, few folds")]
-    rows = [(GOOD, cores)]
+    """What trains, and in which arithmetic."""
+    rows = [(GOOD, f"{os.cpu_count()} CPU cores, {choose_precision(torch.device('cpu'), 'auto')}")]
     for i in range(torch.cuda.device_count()):
         facts = torch.cuda.get_device_properties(i)
         precision = choose_precision(torch.device("cuda", i), "auto")
         rows.append((GOOD, f"cuda:{i} {facts.name}, {facts.total_memory / 2**30:.0f} GiB, {precision}"))
-    return rows
+    return rows if len(rows) > 1 else [*rows, (NOTE, "no CUDA GPU: use --quick, few epochs, few folds")]
 
 
 def databases(data_root):
-    """Rows (mark, text): each database's counts against the protocol, and its apex frames on disk."""
+    """Each database's counts against the protocol, and its apex frames on disk."""
     if not os.path.isdir(data_root):
         return [(BAD, f"{data_root}: no such folder; make it, or give --data-root")]
-    return [_database(data, data_root) for data in ("casme", "smic", "samm", "synthetic")]
+    return [_database(data, data_root) for data in BLOCKS]
 
 
 def _database(data, data_root):
@@ -115,7 +112,7 @@ def _database(data, data_root):
 
 
 def official_files(folder):
-    """Rows (mark, text): DECA's files; without them the face mesh makes the views."""
+    """DECA's files; without them the face mesh makes the views."""
     files = assets.check(folder)
     bad = [(BAD, file.problem) for file in files if file.status == "bad"]
     if assets.has_official(folder) and not bad:
@@ -126,38 +123,26 @@ def official_files(folder):
 
 
 def pretrained_weights():
-    """Rows (mark, text): torchvision's weight files in its cache; they are fetched on first use elsewhere."""
+    """torchvision's weight files in its cache; they are fetched on first use elsewhere."""
     folder = Path(torch.hub.get_dir()) / "checkpoints"
-    rows = []
-    for network, file in WEIGHTS.items():
-        there = (folder / file).is_file()
-        rows.append((GOOD if there else NOTE, f"{network}: " + (f"in {folder}" if there else
-                     f"{file} not in {folder}; fetched on first use, or copy it there, or --no-pretrained")))
-    return rows
+    return [(GOOD, f"{network}: in {folder}") if (folder / file).is_file() else
+            (NOTE, f"{network}: {file} not in {folder}; fetched on first use, or copy it there, or "
+                   "--no-pretrained") for network, file in WEIGHTS.items()]
 
 
 def disk(data_root, result_root):
-    """Rows (mark, text): free space for the caches and the results."""
+    """Free space for the caches and the results."""
     rows = []
-    needs = (("crops and views", data_root, 440 * BYTES_PER_CLIP), ("results", result_root, 2e8))
-    for name, folder, need in needs:
+    for name, folder, need in (("crops and views", data_root, 440 * BYTES_PER_CLIP),
+                               ("results", result_root, 2e8)):
         existing = next(p for p in (Path(folder).resolve(), *Path(folder).resolve().parents) if p.exists())
         free = shutil.disk_usage(existing).free
-        writable = os.access(existing, os.W_OK)
         text = f"{name} in {folder}: {free / 1e9:.1f} GB free, the composite needs about {need / 1e9:.1f} GB"
-        if not writable:
+        if not os.access(existing, os.W_OK):
             rows.append((BAD, f"{text}; {existing} may not be written to: choose another folder"))
         else:
             rows.append((GOOD, text) if free > need else (BAD, f"{text}: free some space"))
     return rows
-
-
-def _options():
-    parser = argparse.ArgumentParser(prog="python -m capsule.check", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data-root", default="data", help="folder of the databases [data]")
-    parser.add_argument("--result-root", default="result", help="folder of the results [result]")
-    return parser.parse_args()
 
 
 if __name__ == "__main__":

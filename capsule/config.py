@@ -1,12 +1,10 @@
-"""The options of the training scripts: constants of the script, overridden from the command line,
-checked here.
+"""The options of the training scripts: a script's constants, overridden from the command line, checked here.
 
 Nothing is trained, written or read with an option that has not passed this gate.
 """
 
 import argparse
 import dataclasses
-import math
 import os
 import re
 import signal
@@ -26,15 +24,18 @@ OF_A_SCRIPT = ("model", "freeze", "reconstructor", "paint", "views_root", "raste
                "motion")      # options that exist only in scripts that give a value for them
 
 
-def _option(default, text, choices=None, identity=True, low=None, high=None):
+def _option(default, text, choices=(), identity=True, between=()):
     """A field that is also a command-line option. `identity`: a change of it changes the numbers."""
     return field(default=default, metadata={"help": text, "choices": choices, "identity": identity,
-                                            "low": low, "high": high})
+                                            "between": between})
 
 
 @dataclass(frozen=True)
 class Options:
-    """Everything a run is told. `script` names the program; the rest are options of the same name."""
+    """Everything a run is told. `script` names the program; the rest are options of the same name.
+
+    Raises: InputError for option values that no run could use.
+    """
 
     script: str = field(default="", metadata={"identity": True})
     dataset: str = _option("composite", f"{', '.join(DATABASES)}, as people write them (CASME2, SMIC, ...)")
@@ -42,7 +43,7 @@ class Options:
     protocol: str = _option("dsnca", "clip list: dsnca (the reference's own), megc2019, or a .csv file")
     subset: str = _option("all", "all clips, or only the subjects filmed with glasses", ("all", "glasses"))
     frames: str = _option("", "part of the name of the folder to take frames from, where there are several",
-                          None, False)
+                          identity=False)
     model: str = _option("", "network to train")
     freeze: bool = _option(False, "keep the first layers as they are, where they hold pretrained weights")
     streams: str = _option("", "what the network sees", ("views", "crop+views", "pictures"))
@@ -55,13 +56,12 @@ class Options:
     rasterizer: str = _option("auto", "what draws the views", ("auto", "torch", "pytorch3d"))
     views_root: str = _option("", "folder of thirteen views made elsewhere")
     logits: bool = _option(False, "cross-entropy on logits, the textbook way, not on the softmax output")
-    epochs: int = _option(30, "epochs of each fold", low=1, high=100_000)
-    batch_size: int = _option(32, "images in a training batch", low=1, high=100_000)
-    learning_rate: float = _option(1e-4, "Adam's learning rate in the first epoch", low=1e-12, high=10)
-    lr_decay: float = _option(0.9, "factor on the learning rate after each epoch", low=1e-6, high=10)
-    weight_decay: float = _option(0.0, "Adam's L2 penalty", low=0, high=10)
+    epochs: int = _option(30, "epochs of each fold", between=(1, 100_000))
+    batch_size: int = _option(32, "images in a training batch", between=(1, 100_000))
+    learning_rate: float = _option(1e-4, "Adam's learning rate in the first epoch", between=(1e-12, 10))
+    lr_decay: float = _option(0.9, "factor on the learning rate after each epoch", between=(1e-6, 10))
     seed: int = _option(9, "seed of the run; each fold's seed comes from it and the subject",
-                        low=0, high=2**32 - 1)
+                        between=(0, 2**32 - 1))
     quick: bool = _option(False, "small network and input, short training, for CPUs and first tries; marked "
                           "in the results")
     pretrained: bool = _option(True, "start from ImageNet weights where they can be had")
@@ -73,9 +73,9 @@ class Options:
     folds: str = _option("", "only folds a to b-1 of the subject list, as a:b (job arrays)", identity=False)
     device: str = _option("auto", "auto, cpu, cuda or cuda:N", identity=False)
     threads: int = _option(0, "CPU threads (0: all cores, 1 for --quick); the same number, the same results",
-                           identity=False, low=0, high=256)
+                           identity=False, between=(0, 256))
     workers: int = _option(1, "folds trained at the same time (Ray tasks when more than one)", identity=False,
-                           low=1, high=1024)
+                           between=(1, 1024))
     ray_address: str = _option("", "address of a running Ray cluster", identity=False)
     save_models: bool = _option(False, "keep each fold's state dict, for predict.py and grad_cam_visual.py",
                                 identity=False)
@@ -86,12 +86,21 @@ class Options:
 
     def __post_init__(self):
         object.__setattr__(self, "dataset", database_name(self.dataset))
-        _check(self)
-
-    @property
-    def cpu_threads(self):
-        """CPU threads of the training process, 0 for all cores; a small network gains nothing from two."""
-        return self.threads or (1 if self.quick else 0)
+        for option in dataclasses.fields(self):
+            value, choices = getattr(self, option.name), option.metadata.get("choices")
+            low, high = option.metadata.get("between") or (value, value)
+            if not low <= value <= high:
+                raise InputError(f"{_flag(option.name)} {value}: must be from {low:g} to {high:g}")
+            if choices and value not in choices and value != option.default:
+                raise InputError(f"{_flag(option.name)} {value}: choose from {', '.join(map(str, choices))}")
+        check_list(self.dataset, self.classes, self.protocol, self.subset)
+        if not re.fullmatch(r"|[0-9]{0,9}:[0-9]{0,9}", self.folds, re.ASCII):
+            raise InputError(f"--folds {self.folds}: write a range of fold numbers as a:b, such as 0:8")
+        if not is_plain_name(self.experiment_name):
+            raise InputError(f"--experiment {self.experiment_name!r}: must be a plain folder name")
+        if not os.path.isdir(self.data_root):
+            raise InputError(f"--data-root {self.data_root}: no such folder; put the databases there as "
+                             "data/README.md says, or make it for --dataset synthetic")
 
     @property
     def identity(self):
@@ -101,43 +110,15 @@ class Options:
     @property
     def experiment_name(self):
         """Name of the result folder: what tells this run from its siblings, the seed last."""
-        return self.experiment or "-".join(part for part in _name_parts(self) if part)
-
-
-def _name_parts(options):
-    yield options.script.removeprefix("train_")
-    yield options.model
-    yield options.streams.replace("+", "-")
-    yield options.paint if options.paint != "shape_detail" else ""
-    yield options.dataset
-    yield "5class" if options.classes == 5 else ""
-    yield protocol_name(options.protocol) if options.protocol != "dsnca" else ""
-    yield options.subset if options.subset != "all" else ""
-    yield "logits" if options.logits else ""
-    yield "quick" if options.quick else ""
-    yield "weights" if options.weights else "scratch" if not (options.pretrained or options.quick) else ""
-    yield f"seed{options.seed}"
-
-
-def _check(options):
-    """Raise InputError for option values that no run could use."""
-    for option in dataclasses.fields(options):
-        value, bounds = getattr(options, option.name), option.metadata
-        if bounds.get("low") is not None and not (math.isfinite(value)
-                                                  and bounds["low"] <= value <= bounds["high"]):
-            raise InputError(f"{_flag(option.name)} {value}: must be from {bounds['low']:g} "
-                             f"to {bounds['high']:g}")
-        if bounds.get("choices") and value not in bounds["choices"] and value != option.default:
-            raise InputError(f"{_flag(option.name)} {value}: choose from "
-                             f"{', '.join(map(str, bounds['choices']))}")
-    check_list(options.dataset, options.classes, options.protocol, options.subset)
-    if not re.fullmatch(r"|[0-9]{0,9}:[0-9]{0,9}", options.folds, re.ASCII):
-        raise InputError(f"--folds {options.folds}: write a range of fold numbers as a:b, such as 0:8")
-    if not is_plain_name(options.experiment_name):
-        raise InputError(f"--experiment {options.experiment_name!r}: must be a plain folder name")
-    if not os.path.isdir(options.data_root):
-        raise InputError(f"--data-root {options.data_root}: no such folder; put the databases there as "
-                         "data/README.md says, or make it for --dataset synthetic")
+        parts = [self.script.removeprefix("train_"), self.model, self.streams.replace("+", "-"),
+                 self.paint if self.paint != "shape_detail" else "", self.dataset,
+                 "5class" if self.classes == 5 else "",
+                 protocol_name(self.protocol) if self.protocol != "dsnca" else "",
+                 self.subset if self.subset != "all" else "", "logits" if self.logits else "",
+                 "quick" if self.quick else "",
+                 "weights" if self.weights else "scratch" if not (self.pretrained or self.quick) else "",
+                 f"seed{self.seed}"]
+        return self.experiment or "-".join(filter(None, parts))
 
 
 def _flag(name):
@@ -169,11 +150,11 @@ def parse(doc, argv=None, model_choices=(), **constants):
             arguments["action"] = argparse.BooleanOptionalAction
         else:
             arguments["type"] = type(option.default)
-            arguments["choices"] = model_choices if option.name == "model" else option.metadata["choices"]
+            choices = model_choices if option.name == "model" else option.metadata["choices"]
+            arguments["choices"] = choices or None
         parser.add_argument(_flag(option.name), **arguments)
     if parser.parse_args(argv).quick:
-        parser.set_defaults(**constants.pop("quick_training", QUICK_TRAINING))
-    constants.pop("quick_training", None)
+        parser.set_defaults(**QUICK_TRAINING)
     return Options(**{**constants, **vars(parser.parse_args(argv))})
 
 
@@ -187,7 +168,7 @@ def run(main, doc, model_choices=(), **constants):
 
 
 def run_main(main):
-    """Call `main()` and exit with its return value; print errors that carry `exit_code` as one line.
+    """Call `main()` and exit with its return value; print an InputError as one line.
 
     Ctrl-C and SIGTERM end with one line that says how to go on, exit code 130.
     """
@@ -198,10 +179,8 @@ def run_main(main):
     except KeyboardInterrupt:
         print("\nstopped; what is finished is kept: run the same command again to go on", file=sys.stderr)
         code = 130
-    except Exception as error:
-        code = getattr(error, "exit_code", None)
-        if code is None:
-            raise
+    except InputError as error:
+        code = error.exit_code
         print(f"{Path(sys.argv[0]).name}: {' '.join(str(error).split())}", file=sys.stderr)
     sys.exit(code)
 

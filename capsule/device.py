@@ -32,11 +32,8 @@ def set_arithmetic(device, threads=0, deterministic=False):
     On CUDA, float32 products run in TF32 (10-bit mantissa, as PyTorch's own convolutions do by
     default); `deterministic` asks for repeatable kernels and switches TF32 and tuning off.
     """
-    torch.set_num_threads(
-        threads or len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else threads or os.cpu_count()
-    )
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    torch.set_num_threads(threads or cores)
     if device.type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = not deterministic
         torch.backends.cudnn.allow_tf32 = not deterministic
@@ -57,10 +54,8 @@ def choose_precision(device, precision):
     """"fp32" or "bf16" for a device; `precision` "auto" takes bf16 where the device computes it fast.
 
     In bf16 the convolutions and matrix products read bf16 numbers and add in float32; weights, optimiser and
-    capsules stay float32. Raises: InputError for an unknown precision, or bf16 on a GPU without it.
+    capsules stay float32. Raises: InputError for bf16 on a GPU without it.
     """
-    if precision not in ("auto", "fp32", "bf16"):
-        raise InputError(f"--precision {precision}: unknown; use auto, fp32 or bf16")
     if precision == "fp32":
         return "fp32"
     if device.type == "cuda":

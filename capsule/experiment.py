@@ -37,7 +37,10 @@ class Experiment:
         if len(self.folds) < 2:
             raise InputError(f"{options.dataset}: the clip list has {len(self.folds)} subject(s); leaving "
                              "one subject out needs at least two: add subjects or choose another --dataset")
-        self.chosen = _chosen(self.folds, options.folds)
+        first, _, last = options.folds.partition(":")
+        self.chosen = self.folds[int(first or 0):int(last or len(self.folds))]
+        if not self.chosen:
+            raise InputError(f"--folds {options.folds}: selects no fold; there are {len(self.folds)}, from 0")
         self.said = [*clips.notes.get("said", ()), *(remark for stream in streams for remark in stream.said)]
         self.reconstructor = next((s.rule["reconstructor"] for s in streams if "reconstructor" in s.rule),
                                   None)
@@ -59,15 +62,14 @@ class Experiment:
 
     def _description(self):
         """The value of experiment.json: everything get_result_log.py needs besides the folds."""
-        rows = [{**row, "label": int(row["label"])}
-                for row in self.clips.table[CLIP_COLUMNS].to_dict("records")]
         return {"experiment": self.name, "script": self.options.script, "dataset": self.options.dataset,
                 "synthetic": self.options.dataset == "synthetic", "classes": self.clips.n_classes,
                 "class_names": list(self.clips.class_names), "seed": self.options.seed,
                 "quick": self.options.quick, "reconstructor": self.reconstructor,
                 "pretrained": self.weights != "none",
                 "weights": {"asked": self.network.asked, "found": self.weights}, "notes": self.said,
-                "config": self.identity, "clips": rows, "folds": self.folds}
+                "config": self.identity, "clips": self.clips.table[CLIP_COLUMNS].to_dict("records"),
+                "folds": self.folds}
 
     def _compare(self, stored, path):
         """Raise InputError when `stored`, a configuration on disk, is not this run's."""
@@ -129,9 +131,9 @@ class Experiment:
 
         The operating system drops the lock of a process that dies.
         """
-        lock = self._lock(data_sub, timeout=0)
+        lock = self._lock(data_sub)
         try:
-            lock.acquire()
+            lock.acquire(timeout=0)
         except filelock.Timeout:
             yield False
             return
@@ -142,23 +144,14 @@ class Experiment:
         finally:
             lock.release()
 
-    def _lock(self, name, timeout=-1):
+    def _lock(self, name):
         folder = self.folder / "locks"
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(f"{folder}: cannot be made ({error.strerror}); choose a --result-root "
                              "that you may write to") from error
-        return filelock.FileLock(folder / f"{name}.lock", timeout=timeout)
-
-
-def _chosen(folds, text):
-    """The folds that --folds a:b selects, in order. Raises: InputError for an empty range."""
-    first, _, last = text.partition(":")
-    chosen = folds[int(first or 0):int(last or len(folds))]
-    if not chosen:
-        raise InputError(f"--folds {text}: selects no fold; there are {len(folds)}, from 0")
-    return chosen
+        return filelock.FileLock(folder / f"{name}.lock")
 
 
 def _short(value):
@@ -178,12 +171,9 @@ def environment(device):
 
 def _git_commit():
     """Commit of this checkout, with "+" when files differ from it; None outside one."""
-
-    def git(*arguments):
-        return subprocess.run(["git", "-C", str(Path(__file__).parent), *arguments], capture_output=True,
-                              text=True, timeout=20, check=True).stdout.strip()
-
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=40", "--exclude=*",
+               "--dirty=+"]
     try:
-        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
+        return subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None

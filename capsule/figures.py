@@ -3,7 +3,6 @@
 Colours are from the Okabe-Ito palette, which colour-blind readers can tell apart; lines differ in style too.
 """
 
-import functools
 import io
 from pathlib import Path
 
@@ -22,24 +21,24 @@ STYLE = {"font.size": 9, "axes.titlesize": 9, "axes.labelsize": 9, "xtick.labels
          "axes.spines.right": False, "pdf.fonttype": 42, "text.parse_math": False}
 PIXELS_PER_INCH = 200
 FULL_WIDTH = 7.1    # inches: two columns of a conference paper
+_styled = matplotlib.rc_context(STYLE)    # decorator: sizes and fonts, and all text as it is written
 YAWS_SHOWN = ((0, -30), (3, -15), (6, 0), (9, 15), (12, 30))    # place in the stack of views, degrees
 MAP_COLOURS = "inferno"
 
 
+@_styled
 def save_figure(figure, path):
     """Write `figure` to `path` + ".png" and ".pdf", the same bytes for the same figure. Returns both paths.
 
     Nothing is clipped: the page grows to what is drawn. Raises: InputError when they cannot be written.
     """
-    written = []
-    for suffix, metadata in ((".png", {"Software": None}), (".pdf", {"CreationDate": None})):
+    paths = [Path(path).with_name(Path(path).name + suffix) for suffix in (".png", ".pdf")]
+    for target, metadata in zip(paths, ({"Software": None}, {"CreationDate": None}), strict=True):
         data = io.BytesIO()
-        with matplotlib.rc_context(STYLE):
-            figure.savefig(data, format=suffix[1:], dpi=PIXELS_PER_INCH, bbox_inches="tight",
-                           metadata=metadata)
-        written.append(Path(path).with_name(Path(path).name + suffix))
-        write_bytes(written[-1], data.getvalue())
-    return written
+        figure.savefig(data, format=target.suffix[1:], dpi=PIXELS_PER_INCH, bbox_inches="tight",
+                       metadata=metadata)
+        write_bytes(target, data.getvalue())
+    return paths
 
 
 def run_figures(run, folder):
@@ -53,15 +52,6 @@ def heading(run):
     done, count = len(run.finished), len(run.folds)
     marks = [*run.labels, *([f"{done} of {count} folds"] if run.missing else [])]
     return cut(run.name, 80) + (("\n" if len(run.name) > 40 else " · ") + " · ".join(marks) if marks else "")
-
-
-def _styled(draw):
-    """Decorator: `draw` runs with the project's sizes and fonts, and takes all text as it is written."""
-    @functools.wraps(draw)
-    def styled(*arguments):
-        with matplotlib.rc_context(STYLE):
-            return draw(*arguments)
-    return styled
 
 
 def _new_figure(width, height):

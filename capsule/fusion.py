@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import numpy as np
 
-from capsule.results import Run
 from common.errors import InputError
 
 
@@ -31,8 +30,8 @@ def fuse(runs):
              "quick": any(run.facts["quick"] for run in runs)}
     given = [_by_clip(run) for run in runs]
     finished = {data_sub: _fold(first.finished[data_sub], given) for data_sub in first.folds}
-    return Run(name, None, facts, first.clips, first.folds, finished, {}, (), first.clip_list,
-               family=f"fused {name}", remarks=())
+    return replace(first, name=name, folder=None, facts=facts, finished=finished, failed={}, notes=(),
+                   family=f"fused {name}", remarks=())
 
 
 def fused_name(names):

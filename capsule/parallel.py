@@ -21,6 +21,7 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # read when ray is import
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # as Ray will do; else it warns each time
 import ray
 from ray.exceptions import RayError, RayTaskError
+from ray.util.queue import Queue
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 # Each worker has as many threads as a run in turn would (that keeps the numbers), together more than the
@@ -75,8 +76,8 @@ class Cluster:
 
     def precision(self):
         """The arithmetic of --precision on the device where folds will run: "fp32" or "bf16"."""
-        asked = ray.remote(_precision).options(**self.share(1))
-        return ray.get(asked.remote(bool(self.gpus), self.options.precision))
+        asked = ray.remote(choose_precision).options(**self.share(1))
+        return ray.get(asked.remote(torch.device("cuda" if self.gpus else "cpu"), self.options.precision))
 
     def share(self, count):
         """What one of `count` workers claims of the cluster: a fraction of a GPU, or next to nothing."""
@@ -93,7 +94,7 @@ class Cluster:
         """
         count = min(experiment.options.workers, len(todo))
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        mail = _Mail.options(num_cpus=0, scheduling_strategy=here).remote()    # not lost with another machine
+        mail = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})    # no other machine's loss
         shared = ray.put(_portable(experiment, self.streams, training))
         kind = _Worker.options(runtime_env={"env_vars": PASSIVE}, **self.share(count))
         make_worker = functools.partial(kind.remote, shared, mail, bool(self.gpus))
@@ -103,10 +104,6 @@ class Cluster:
             raise InputError(f"Ray at {self.options.ray_address or 'this machine'} is lost "
                              f"({type(error).__name__}); start it and this command again: finished folds stay"
                              ) from error
-
-
-def _precision(gpu, precision):
-    return choose_precision(torch.device("cuda" if gpu else "cpu"), precision)
 
 
 def _portable(experiment, streams, training):
@@ -127,7 +124,7 @@ def _distribute(todo, make_worker, count, mail, experiment, log):
             worker, data_sub = free.pop(), waiting.pop(0)
             running[worker.train.remote(data_sub)] = worker, data_sub
         ready, _ = ray.wait(list(running), timeout=POLL)
-        for epoch in ray.get(mail.take.remote()):
+        for epoch in mail.get_nowait_batch(mail.qsize()):
             log.epoch(epoch)
         outcomes = {reference: _outcome(reference) for reference in ready}
         for reference, outcome in outcomes.items():
@@ -161,23 +158,9 @@ def _outcome(reference):
 
 
 @ray.remote
-class _Mail:
-    """The epochs that workers report, until the driver takes them."""
-
-    def __init__(self):
-        self.epochs = []
-
-    def add(self, epoch):
-        self.epochs.append(epoch)
-
-    def take(self):
-        taken, self.epochs = self.epochs, []
-        return taken
-
-
-@ray.remote
 class _Worker:
-    """A process that trains one fold at a time, its images on its device from fold to fold."""
+    """A process that trains one fold at a time, its images on its device from fold to fold; it sends the
+    epochs to the driver by `mail`."""
 
     def __init__(self, shared, mail, gpu):
         self.shared, self.mail, self.gpu, self.pictures = shared, mail, gpu, None
@@ -195,7 +178,7 @@ class _Worker:
                     streams = [dataclasses.replace(a, images=torch.from_numpy(a.images)) for a in arrays]
                 device = choose_device("cuda" if self.gpu else "cpu")
                 self.pictures = Pictures(experiment.clips, streams, training.network, device)
-            return train_one(experiment, data_sub, self.pictures, training, self.mail.add.remote)
+            return train_one(experiment, data_sub, self.pictures, training, self.mail.put_nowait)
         except torch.OutOfMemoryError as error:
             raise InputError(f"fold {data_sub}: the GPU's memory is full with --workers "
                              f"{experiment.options.workers}; use fewer, or a smaller --batch-size") from error

@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from capsule.data.databases import DATABASES
 from capsule.metrics import Meter, uf1_of_rounds
 from common.errors import InputError
 from common.files import read_json
 from common.names import plain_name
 
 EVALUATIONS = ("strict", "paper")     # strict first: it is the default wherever one number is shown
-DATABASES = ("casme", "smic", "samm")
 LOG_COLUMNS = ["experiment", "dataset", "evaluation", "subject", "clips", "accuracy", "uf1", "uar"]
 PREDICTION_COLUMNS = ["experiment", "evaluation", "data", "subject", "clip", "y_true", "y_pred", "epoch"]
 CLASS_COLUMNS = ["experiment", "dataset", "evaluation", "class", "clips", "predicted", "precision", "recall",
@@ -75,8 +75,7 @@ class Run:
     @property
     def labels(self):
         """Words that must stand beside each number and figure of this run: SYNTHETIC, quick."""
-        marks = (("SYNTHETIC", self.facts["synthetic"]), ("quick", self.facts["quick"]))
-        return tuple(word for word, there in marks if there)
+        return ("SYNTHETIC",) * bool(self.facts["synthetic"]) + ("quick",) * bool(self.facts["quick"])
 
 
 def read_runs(root):
@@ -162,15 +161,14 @@ def _check_facts(facts, path):
     Raises: InputError or one of OTHER_SHAPE when it is no such value.
     """
     _need(all(type(facts[name]) is list for name in ("class_names", "folds")), "has no lists of names")
-    for name in (facts["experiment"], facts["script"], facts["dataset"], *facts["class_names"],
-                 *facts["folds"]):
-        plain_name(name, path)
     clips = pd.DataFrame(facts["clips"])[[*KEY, "data_sub", "label"]]
-    for name in pd.unique(clips[[*KEY, "data_sub"]].to_numpy().ravel()):
+    names = (facts["experiment"], facts["script"], facts["dataset"], *facts["class_names"], *facts["folds"],
+             *clips[[*KEY, "data_sub"]].to_numpy().ravel())
+    for name in dict.fromkeys(names):
         plain_name(name, path)
     classes = facts["classes"]
     _need(type(classes) is int and classes == len(facts["class_names"]) > 1, "classes and class_names differ")
-    _labels(clips["label"].to_list(), (len(clips),), classes, "label")
+    _array(clips["label"].to_list(), (len(clips),), "label", classes)
     _need(type(facts["seed"]) is int, "seed is not a whole number")
     _need(not clips.duplicated(KEY).any(), "names a clip twice")
     _need(sorted(facts["folds"]) == sorted(set(clips["data_sub"])), "its folds are not its clips' subjects")
@@ -192,9 +190,7 @@ def _remarks(facts):
 def _failure(path):
     """The reason that a failed fold's file gives, as one line. Raises: InputError when it is not JSON."""
     value = read_json(path)
-    reason, seed = value.get("reason"), value.get("fold_seed")
-    text = one_line(reason) if isinstance(reason, str) else "no reason given"
-    return f"{text} (fold seed {seed})" if isinstance(seed, int) else text
+    return f"{one_line(value.get('reason'))} (fold seed {one_line(value.get('fold_seed'))})"
 
 
 def read_fold(path, data_sub, facts, clips):
@@ -205,26 +201,22 @@ def read_fold(path, data_sub, facts, clips):
     Raises: InputError, naming the file, for anything that is not a whole fold of this very experiment.
     """
     value = read_json(path)
+    labels = clips[clips["data_sub"] == data_sub].set_index(KEY)["label"]
     try:
-        return _fold(value, data_sub, facts, clips[clips["data_sub"] == data_sub].set_index(KEY)["label"])
+        _need(value["config"] == facts["config"], "made with another configuration than experiment.json's")
+        _need((value["experiment"], value["data_sub"]) == (facts["experiment"], data_sub),
+              "of another experiment or subject")
+        keys = tuple(tuple(clip[part] for part in KEY) for clip in value["clips"])
+        _need(sorted(keys) == sorted(labels.index), "its clips are not this subject's")
+        n, epochs, classes = len(keys), len(value["loss"]), facts["classes"]
+        y_true = _array(value["y_true"], (n,), "y_true", classes)
+        _need(y_true.tolist() == [labels[key] for key in keys], "its labels are not the experiment's")
+        rounds = {name: _array(value[name], (epochs, n), name, classes) for name in EVALUATIONS}
+        return Fold(data_sub, keys, y_true, rounds, _array(value["loss"], (max(epochs, 1),), "loss"),
+                    _array(value["lengths"], (n, classes), "lengths"))
     except OTHER_SHAPE as error:
         raise InputError(f"{path}: not a fold of {facts['experiment']} ({_reason(error)}); remove it or run "
                          "the experiment again") from error
-
-
-def _fold(value, data_sub, facts, labels):
-    """A fold file's value as a Fold; `labels`: the subject's labels by clip. Raises: one of OTHER_SHAPE."""
-    _need(value["config"] == facts["config"], "made with another configuration than experiment.json's")
-    _need((value["experiment"], value["data_sub"]) == (facts["experiment"], data_sub),
-          "of another experiment or subject")
-    keys = tuple(tuple(clip[part] for part in KEY) for clip in value["clips"])
-    _need(sorted(keys) == sorted(labels.index), "its clips are not this subject's")
-    n, epochs, classes = len(keys), len(value["loss"]), facts["classes"]
-    y_true = _labels(value["y_true"], (n,), classes, "y_true")
-    _need(y_true.tolist() == [labels[key] for key in keys], "its labels are not the experiment's")
-    predictions = {name: _labels(value[name], (epochs, n), classes, name) for name in EVALUATIONS}
-    return Fold(data_sub, keys, y_true, predictions, _numbers(value["loss"], (max(epochs, 1),), "loss"),
-                _numbers(value["lengths"], (n, classes), "lengths"))
 
 
 def _need(holds, what):
@@ -232,20 +224,19 @@ def _need(holds, what):
         raise ValueError(what)
 
 
-def _labels(values, shape, classes, what):
-    """`values` as int64 of `shape`, each from 0 to classes − 1. Raises: ValueError."""
-    found = np.array(values)
+def _array(values, shape, what, classes=0):
+    """`values` of `shape`: int64 labels from 0 to classes − 1, or without `classes` finite float64 numbers.
+
+    Raises: one of OTHER_SHAPE.
+    """
+    found, size = np.array(values), " × ".join(map(str, shape))
+    if not classes:
+        _need(found.shape == shape and found.dtype.kind in "if" and np.isfinite(found).all(),
+              f"{what} is not {size} finite numbers")
+        return found.astype(float)
     _need(found.shape == shape and found.dtype == np.int64 and ((found >= 0) & (found < classes)).all(),
-          f"{what} is not {' × '.join(map(str, shape))} labels from 0 to {classes - 1}")
+          f"{what} is not {size} labels from 0 to {classes - 1}")
     return found
-
-
-def _numbers(values, shape, what):
-    """`values` as float64 of `shape`, finite. Raises: ValueError, TypeError, OverflowError."""
-    found = np.array(values)
-    _need(found.shape == shape and found.dtype.kind in "if" and np.isfinite(found).all(),
-          f"{what} is not {' × '.join(map(str, shape))} finite numbers")
-    return found.astype(float)
 
 
 def one_line(text):
@@ -278,26 +269,32 @@ def predictions(run, evaluation):
     for fold in run.finished.values():
         if evaluation in fold.predictions:
             epoch = epoch_used(fold, evaluation, run.classes)
-            labels = zip(fold.clips, fold.y_true.tolist(), fold.predictions[evaluation][epoch - 1].tolist(),
-                         strict=True)
-            rows += [(run.name, evaluation, *clip, true, predicted, epoch, fold.data_sub)
-                     for clip, true, predicted in labels]
+            predicted = fold.predictions[evaluation][epoch - 1].tolist()
+            rows += [(run.name, evaluation, *clip, true, label, epoch, fold.data_sub) for clip, true, label
+                     in zip(fold.clips, fold.y_true.tolist(), predicted, strict=True)]
     return pd.DataFrame(rows, columns=[*PREDICTION_COLUMNS, "data_sub"])
 
 
 def parts(run, table):
     """The totals of SPEC section 8: list of (name, rows of `table`); "ALL", then each database of a composite
     that has a row."""
-    whole = [("ALL", table)]
-    if run.facts["dataset"] != "composite":
-        return whole
-    there = [name for name in DATABASES if (table["data"] == name).any()]
-    return whole + [(name, table[table["data"] == name]) for name in there]
+    databases = DATABASES["composite"] if run.facts["dataset"] == "composite" else ()
+    own = [(name, table[table["data"] == name]) for name in databases]
+    return [("ALL", table), *((name, rows) for name, rows in own if len(rows))]
 
 
 def meter(table, classes):
     """The Meter of a table with y_true and y_pred."""
     return Meter(classes, table["y_true"].to_numpy(int), table["y_pred"].to_numpy(int))
+
+
+def _evaluated(runs):
+    """(run, evaluation, predictions) of each evaluation that has any."""
+    for run in runs:
+        for evaluation in EVALUATIONS:
+            table = predictions(run, evaluation)
+            if len(table):
+                yield run, evaluation, table
 
 
 def result_log(runs):
@@ -306,17 +303,14 @@ def result_log(runs):
     A subject's UF1 and UAR are over the classes that occur, those of the totals over all classes.
     """
     rows = []
-    for run in runs:
-        for evaluation in EVALUATIONS:
-            table = predictions(run, evaluation)
-            start = (run.name, run.dataset, evaluation)
-            for data_sub, own in table.groupby("data_sub", sort=False):
-                one = meter(own, run.classes)
-                rows.append((*start, data_sub, len(own), one.accuracy, one.subject_uf1, one.subject_uar))
-            for name, own in parts(run, table):
-                pooled = meter(own, run.classes)
-                if len(own):
-                    rows.append((*start, name, len(own), pooled.accuracy, pooled.uf1, pooled.uar))
+    for run, evaluation, table in _evaluated(runs):
+        start = (run.name, run.dataset, evaluation)
+        for data_sub, own in table.groupby("data_sub", sort=False):
+            one = meter(own, run.classes)
+            rows.append((*start, data_sub, len(own), one.accuracy, one.subject_uf1, one.subject_uar))
+        for name, own in parts(run, table):
+            pooled = meter(own, run.classes)
+            rows.append((*start, name, len(own), pooled.accuracy, pooled.uf1, pooled.uar))
     return pd.DataFrame(rows, columns=LOG_COLUMNS).round(6)
 
 
@@ -330,16 +324,12 @@ def class_log(runs):
     """class_log.csv: DataFrame with CLASS_COLUMNS, one row a run, evaluation and class; `clips` are those of
     the class, `predicted` those that were taken for it, both among the finished folds."""
     rows = []
-    for run in runs:
-        for evaluation in EVALUATIONS:
-            table = predictions(run, evaluation)
-            if table.empty:
-                continue
-            pooled = meter(table, run.classes)
-            counts = pooled.confusion()
-            values = zip(run.facts["class_names"], counts.sum(1).tolist(), counts.sum(0).tolist(),
-                         pooled.precision, *pooled.value(), strict=True)
-            rows += [(run.name, run.dataset, evaluation, *row) for row in values]
+    for run, evaluation, table in _evaluated(runs):
+        pooled = meter(table, run.classes)
+        counts = pooled.confusion()
+        values = zip(run.facts["class_names"], counts.sum(1).tolist(), counts.sum(0).tolist(),
+                     pooled.precision, *pooled.value(), strict=True)
+        rows += [(run.name, run.dataset, evaluation, *row) for row in values]
     return pd.DataFrame(rows, columns=CLASS_COLUMNS).round(6)
 
 

@@ -1,5 +1,4 @@
-"""Leave one subject out: which folds there are, which are finished, who trains the others,
-and what is said."""
+"""Leave one subject out: which folds are finished, who trains the others, and what is said."""
 
 import contextlib
 import sys
@@ -27,10 +26,9 @@ def run_loso(options, clips, streams, network):
         small = network.is_small and options.precision == "auto"
         precision = ("fp32" if small else cluster.precision() if cluster
                      else choose_precision(device, options.precision))
+        threads = options.threads or int(options.quick or network.is_small)    # two gain it nothing
         training = Training(network, options.epochs, options.batch_size, options.learning_rate,
-                            options.lr_decay, options.seed, precision,
-                            options.cpu_threads or int(network.is_small), options.deterministic,
-                            options.weight_decay)
+                            options.lr_decay, options.seed, precision, threads, options.deterministic)
         experiment = Experiment(options, clips, streams, network, weights, precision)
         experiment.start()
         log = Log(experiment, training.epochs)
@@ -63,17 +61,18 @@ def train_in_turn(experiment, todo, pictures, training, log):
     """
     waiting, failed = list(todo), {}
     while waiting:
-        before = len(waiting)
-        for data_sub in list(waiting):
+        busy = []
+        for data_sub in waiting:
             outcome = train_one(experiment, data_sub, pictures, training, log.epoch)
             if outcome.state is State.BUSY:
+                busy.append(data_sub)
                 continue
-            waiting.remove(data_sub)
             if outcome.state is State.FAILED:
                 failed[data_sub] = outcome.reason
             log.fold(data_sub, experiment.finished(data_sub))
-        if len(waiting) == before:
+        if busy == waiting:
             time.sleep(1.0)
+        waiting = busy
     return failed
 
 
@@ -86,9 +85,8 @@ class Log:
         self.number = {data_sub: i + 1 for i, data_sub in enumerate(experiment.folds)}
         self.meter, self.seen = Meter(experiment.clips.n_classes), 0
         self.path = experiment.folder / "log.txt"
-        self.bar = None
-        if sys.stderr.isatty() and sys.stdout.isatty():
-            self.bar = tqdm(total=len(experiment.chosen), unit="fold", dynamic_ncols=True)
+        self.bar = tqdm(total=len(experiment.chosen), unit="fold", dynamic_ncols=True,
+                        disable=not (sys.stderr.isatty() and sys.stdout.isatty()))
 
     def say(self, line, screen=True):
         """A line for the log and the screen."""
@@ -99,7 +97,8 @@ class Log:
             raise InputError(f"{self.path}: cannot be written ({error.strerror}); free some disk space or "
                              "choose a --result-root that you may write to") from error
         if screen:
-            tqdm.write(line) if self.bar is not None else print(line, flush=True)
+            tqdm.write(line)
+            sys.stdout.flush()
 
     def begin(self, device, model):
         """What is trained, on what, from what."""
@@ -119,22 +118,20 @@ class Log:
                  f"train UF1 {epoch.train_uf1:.3f}  strict UF1 {epoch.uf1['strict']:.3f}  "
                  f"{epoch.images_per_second:.1f} images/s")
         line = f"fold {self.number[epoch.data_sub]}/{len(self.number)} {epoch.data_sub}  {facts}"
-        self.say(line, screen=self.bar is None)
-        if self.bar is not None:
-            self.bar.set_postfix_str(f"{epoch.data_sub} {facts}")
+        self.say(line, screen=self.bar.disable)
+        self.bar.set_postfix_str(f"{epoch.data_sub} {facts}")
 
     def count(self, fold):
         """Add a finished fold (or None) to the pooled figures. Returns: `fold`."""
         if fold is not None:
             self.meter.add(fold.y_true, fold.predictions["strict"][-1])
             self.seen += 1
-            if self.bar is not None:
-                self.bar.update()
+            self.bar.update()
         return fold
 
     def fold(self, data_sub, fold):
-        """A line about a fold that has just ended, with the pooled figures so far."""
-        if self.count(fold) is not None:
+        """A line about a fold that has just ended (None: failed), with the pooled figures so far."""
+        if self.count(fold):
             hits = int((fold.y_true == fold.predictions["strict"][-1]).sum())
             self.say(f"fold {self.number[data_sub]}/{len(self.number)} {data_sub} done: {hits} of "
                      f"{len(fold.y_true)} right; pooled over {self.seen} folds (strict): "
@@ -142,8 +139,7 @@ class Log:
 
     def end(self, failed):
         """Say how the folds ended. Returns: 1 when any failed, else 0."""
-        if self.bar is not None:
-            self.bar.close()
+        self.bar.close()
         for data_sub, reason in sorted(failed.items()):
             self.say(f"fold {data_sub} failed: {reason}")
         root = self.experiment.options.result_root

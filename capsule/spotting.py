@@ -4,16 +4,17 @@ Quang, Chun, Tokuyama, FG 2019; Li, Huang, Zhao, "Can micro-expression be recogn
 frame?", ICIP 2018. First the rule, then its run over a database: clips in parallel, each kept when done.
 """
 
-import concurrent.futures
 import multiprocessing
-import queue
 import signal
+import threading
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from capsule.data.folders import ClipFolders
@@ -73,15 +74,11 @@ def apex_feature(grey, landmarks):
     """
     feature = np.zeros(len(grey))
     for t in range(EPSILON, len(grey)):
-        means = [_cell_mean(grey, t, cell) for cell in cells(landmarks[t], grey.shape[1:])]
+        against_ends = abs(grey[t] - grey[0]) + abs(grey[t] - grey[-1]) + 2          # (H, W)
+        change = against_ends / (abs(grey[t] - grey[t - EPSILON]) + 1)
+        means = [float(change[cell].mean()) for cell in cells(landmarks[t], grey.shape[1:])]
         feature[t] = np.mean(means) if means else 0.0
     return feature
-
-
-def _cell_mean(grey, t, cell):
-    """Mean over a cell of (|I_t − I_onset| + 1 + |I_t − I_offset| + 1) / (|I_t − I_{t−ε}| + 1)."""
-    now, before, onset, offset = (grey[i][cell] for i in (t, t - EPSILON, 0, -1))
-    return float(((abs(now - onset) + abs(now - offset) + 2) / (abs(now - before) + 1)).mean())
 
 
 def cells(points, shape):
@@ -101,13 +98,8 @@ def cells(points, shape):
         (x[8] - half, y[8] - w),
         (x[31] - w, left_lip - w), (x[35], right_lip - w),
         (x[36] - w, y[36] - half), (x[45], y[45] - half)]
-    found = []
-    for left, top in corners:
-        rows = slice(max(0, top), min(shape[0], top + w))
-        columns = slice(max(0, left), min(shape[1], left + w))
-        if rows.stop > rows.start and columns.stop > columns.start:
-            found.append((rows, columns))
-    return found
+    return [(slice(max(0, top), top + w), slice(max(0, left), left + w)) for left, top in corners
+            if -w < top < shape[0] and -w < left < shape[1]]
 
 
 def spot_clips(table, data_root, folder, workers, frames=""):
@@ -119,66 +111,44 @@ def spot_clips(table, data_root, folder, workers, frames=""):
     """
     jobs = []
     for data, part in table.groupby("data", sort=False):
-        pairs = list(zip(part["subject"], part["clip"], strict=True))
-        folders = ClipFolders(data, pairs, data_root, frames)
+        folders = ClipFolders(data, zip(part["subject"], part["clip"], strict=True), data_root, frames)
         jobs += [_job(row, folders, Path(folder)) for row in part.itertuples()]
     problems = [job["problem"] for job in jobs if job["problem"]]
     apexes = [None if job["problem"] else _finished(job) for job in jobs]
     todo = [i for i, job in enumerate(jobs) if apexes[i] is None and not job["problem"]]
     print(f"{len(jobs)} clips: {len(jobs) - len(todo) - len(problems)} spotted already, {len(todo)} to do, "
           f"{len(problems)} without frames", flush=True)
-    for i, (apex, problem) in _in_processes(jobs, todo, max(1, min(workers, len(todo)))):
+    for i, (apex, problem) in _in_processes(jobs, todo, workers):
         apexes[i] = apex
         problems += [problem] if problem else []
     return apexes, sorted(problems)
 
 
 def _in_processes(jobs, todo, workers):
-    """Yield (index, what `_spot` returns) as the clips `todo` of `jobs` are finished, under a progress bar.
+    """Yield (index, what `_spot` returns) for each of the clips `todo` of `jobs`, under a progress bar.
 
-    A worker process that dies takes only its own clip with it: it is replaced, and the clip tried once more.
+    Each thread has a process of its own: one that dies takes only its clip with it, which is tried once more.
     """
-    pools = queue.SimpleQueue()         # pools of one process each, so that it is known which clip it had
-    for _ in range(workers):
-        pools.put(_pool())
+    own = threading.local()
 
-    def spot(job):
-        pool = pools.get()
-        try:
-            for _ in range(2):
-                try:
-                    return pool.submit(_spot, job).result()
-                except BrokenProcessPool:
-                    pool = _pool()
-            return None, (f"{job['clip']}: its process was killed twice; run again with fewer --workers, or "
-                          f"look at the pictures in {job['paths'][0].parent}")
-        finally:
-            pools.put(pool)
+    def spot(i):
+        for _ in range(2):
+            if not hasattr(own, "process"):
+                spawn = multiprocessing.get_context("spawn")        # Ctrl-C is the parent's to handle
+                own.process = ProcessPoolExecutor(1, spawn, signal.signal, (signal.SIGINT, signal.SIG_IGN))
+            try:
+                return i, own.process.submit(_spot, jobs[i]).result()
+            except BrokenProcessPool:
+                del own.process
+        return i, (None, f"{jobs[i]['clip']}: its process was killed twice; run again with fewer --workers, "
+                         f"or look at the pictures in {jobs[i]['paths'][0].parent}")
 
-    threads = concurrent.futures.ThreadPoolExecutor(workers)
-    try:
-        futures = {threads.submit(spot, jobs[i]): i for i in todo}
-        for future in tqdm(concurrent.futures.as_completed(futures), "clips", total=len(todo), unit="clip",
-                           disable=None):
-            yield futures[future], future.result()
-    finally:
-        threads.shutdown(wait=True, cancel_futures=True)
-        while not pools.empty():
-            pools.get().shutdown()
-
-
-def _pool():
-    spawn = multiprocessing.get_context("spawn")
-    return concurrent.futures.ProcessPoolExecutor(1, spawn, _ignore_interrupts)
-
-
-def _ignore_interrupts():
-    """In a worker: Ctrl-C is the parent's to handle."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with ThreadPoolExecutor(max(1, workers)) as threads:
+        yield from tqdm(threads.map(spot, todo), "clips", total=len(todo), unit="clip", disable=None)
 
 
 def _job(row, folders, folder):
-    """What one clip needs: its frames from onset to offset, its files, or the problem that it has."""
+    """What one clip needs: its frames from onset to offset, its result file, or the problem that it has."""
     name, key = f"{row.data}_{row.subject}_{row.clip}", f"{row.data}/{row.subject}/{row.clip}"
     frames = folders.frames(row.subject, row.clip, row.onset_frame)
     chosen = {n: path for n, path in frames.items() if row.onset_frame <= n <= row.offset_frame}
@@ -192,20 +162,17 @@ def _job(row, folders, folder):
     status = [(path.name, path.stat()) for path in chosen.values()]
     signature = [RULE, [(file, stat.st_size, stat.st_mtime_ns) for file, stat in status]]
     return {"name": name, "clip": key, "numbers": list(chosen), "paths": list(chosen.values()),
-            "problem": problem, "json": folder / f"{name}.json", "plot": folder / f"{name}.png",
-            "key": digest(signature)}
+            "problem": problem, "json": folder / f"{name}.json", "key": digest(signature)}
 
 
 def _finished(job):
     """The apex of a clip that is done already, else None (a broken or foreign file is done again)."""
-    if not (job["json"].exists() and job["plot"].exists()):
-        return None
     try:
         stored = read_json(job["json"])
     except InputError:
         return None
     same = stored.get("key") == job["key"] and stored.get("apex") in job["numbers"]
-    return stored["apex"] if same else None
+    return stored["apex"] if same and job["json"].with_suffix(".png").exists() else None
 
 
 def _spot(job):
@@ -223,18 +190,14 @@ def _spot(job):
 
 def _plot(job, apex, feature):
     """The feature curve with a line at the apex, as PNG."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     figure = Figure(figsize=(6, 3), layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.subplots()
     axes.plot(job["numbers"][1:], feature[1:], marker="o", markersize=3)
     axes.axvline(apex, color="tab:red", linestyle="--", label=f"apex: frame {apex}")
     axes.set(title=job["name"], xlabel="frame", ylabel="change against onset and offset")
     axes.ticklabel_format(useOffset=False, axis="x", style="plain")
     axes.legend()
-    with whole_file(job["plot"]) as temporary:
+    with whole_file(job["json"].with_suffix(".png")) as temporary:
         figure.savefig(temporary, dpi=100, format="png")
 
 
@@ -257,17 +220,15 @@ def merged_table(path, table, apexes, data_root, frames=""):
             raise InputError(f"{path}: not a table of apexes ({error}); move it away") from error
     order = {clip.casefold(): i for i, clip in enumerate(table["clip"])}
     both = pd.concat([new.reindex(columns=COLUMNS), kept.reindex(columns=COLUMNS, fill_value="")])
-    rank = both["clip"].str.casefold().map(order).fillna(len(order)).to_numpy()
-    return both.iloc[rank.argsort(kind="stable")], len(kept)
+    ordered = both.sort_values("clip", key=lambda clips: clips.str.casefold().map(order), kind="stable")
+    return ordered, len(kept)
 
 
 def judge(table, apexes):
-    """How far spotted apexes lie from the coded ones, for databases that code them.
+    """How far spotted apexes, as `spot_clips` gives them, lie from the coded ones (`apex_frame` of `table`).
 
-    `table` with `apex_frame`; `apexes` as `spot_clips` gives them. Returns: dict with clips, mean_error
-    (frames) and within_2 (share), over the clips that were spotted.
+    Returns: dict with clips, mean_error (frames) and within_2 (share), over the clips that were spotted.
     """
     errors = np.array([abs(apex - true) for apex, true in zip(apexes, table["apex_frame"], strict=True)
                        if apex is not None], dtype=float)
-    return {"clips": len(errors), "mean_error": float(errors.mean()) if len(errors) else float("nan"),
-            "within_2": float((errors <= 2).mean()) if len(errors) else float("nan")}
+    return {"clips": len(errors), "mean_error": float(errors.mean()), "within_2": float((errors <= 2).mean())}

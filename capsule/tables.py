@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import binom
 
+from capsule.data.remarks import listed
 from capsule.metrics import bootstrap_uf1
 from capsule.results import meter, one_line, parts, predictions, stem
 
@@ -47,16 +48,19 @@ def report(runs, problems=()):
 
     `problems`: lines about folders that could not be read; they become notes of the last table.
     """
-    tables, lists = [], {}
-    for run in runs:
-        lists.setdefault(run.clip_list, []).append(run)
-    for members in lists.values():
-        families = {}
-        for run in members:
-            families.setdefault(run.family, []).append(run)
-        families = [sorted(family, key=lambda run: run.facts["seed"]) for family in families.values()]
+    tables = []
+    for members in _grouped(runs, "clip_list"):
+        families = [sorted(one, key=lambda run: run.facts["seed"]) for one in _grouped(members, "family")]
         tables += [_score_table(families), _class_table([run for family in families for run in family])]
     return [*tables[:-1], replace(tables[-1], notes=(*tables[-1].notes, *problems))]
+
+
+def _grouped(runs, name):
+    """Lists of the runs whose attribute `name` is the same, in order."""
+    groups = {}
+    for run in runs:
+        groups.setdefault(getattr(run, name), []).append(run)
+    return groups.values()
 
 
 def render(tables, form="text"):
@@ -127,7 +131,7 @@ def _cells(scores):
 
 
 def _rows(run):
-    """One run's rows, an evaluation each, UF1 with its interval."""
+    """One run's rows, an evaluation each, UF1 with its 95 % bootstrap interval over subjects."""
     done, count = len(run.finished), len(run.folds)
     start = {"result": _marked(run.name, run), "seed": str(run.facts["seed"]),
              "folds": f"{done}/{count}" + (f" ({count - done} missing)" if run.missing else ""),
@@ -137,17 +141,11 @@ def _rows(run):
         table = predictions(run, evaluation)
         if len(table):
             cells = _cells(_scores(run, table))
-            cells["UF1"] += _interval(table, run.classes)
+            if table["data_sub"].nunique() >= FEWEST_SUBJECTS:
+                low, high = bootstrap_uf1(table["y_true"], table["y_pred"], table["data_sub"], run.classes)
+                cells["UF1"] += f" [{low:.3f}, {high:.3f}]"
             rows.append({**start, "evaluation": name, **cells})
     return rows or [start]
-
-
-def _interval(table, classes):
-    """95 % bootstrap interval over subjects of UF1 as text; "" for too few subjects to say anything."""
-    if table["data_sub"].nunique() < FEWEST_SUBJECTS:
-        return ""
-    low, high = bootstrap_uf1(table["y_true"], table["y_pred"], table["data_sub"], classes)
-    return f" [{low:.3f}, {high:.3f}]"
 
 
 def _mean_rows(family):
@@ -227,14 +225,8 @@ def _remarks(runs):
     for run in runs:
         for remark in run.remarks:
             told.setdefault(remark, {})[stem(run)] = None    # seeds of one name say it together
-    return [f"{what}{f': {count}' if count else ''} ({_names(list(names))})"
+    return [f"{what}{f': {count}' if count else ''} ({listed(list(names), NAMES_IN_A_NOTE)})"
             for (what, count), names in told.items()]
-
-
-def _names(names):
-    """A list of names, the first few."""
-    more = len(names) - NAMES_IN_A_NOTE
-    return ", ".join(names[:NAMES_IN_A_NOTE]) + (f" and {more} more" if more > 0 else "")
 
 
 def _notes(run):
@@ -242,7 +234,7 @@ def _notes(run):
     notes = [f"{run.name}: fold {name} failed: {reason}" for name, reason in run.failed.items()]
     if run.missing:
         notes.append(f"{run.name}: incomplete, {len(run.missing)} of {len(run.folds)} folds missing: "
-                     f"{_names(run.missing)}")
+                     f"{listed(run.missing, NAMES_IN_A_NOTE)}")
     if run.facts["dataset"] == "composite" and not run.facts["synthetic"] and not _is_megc(run):
         notes.append(f"{run.name}: no published row is about this clip list; "
                      "train with --protocol megc2019 to compare")

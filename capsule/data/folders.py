@@ -1,8 +1,10 @@
 """Frames on disk: one walk finds a database's clips, however they lie there (SPEC section 1)."""
 
 import difflib
+import itertools
 import os
 import re
+from collections import Counter
 from pathlib import Path
 
 from capsule.data.databases import BLOCKS, squeeze
@@ -12,7 +14,6 @@ from common.images import IMAGE_SUFFIXES
 from common.names import plain_name
 
 OURS = ("annotations", "crops", "views", "motion", "result")    # what the programs write under the data root
-DEEPEST = 12        # folders below the data root
 SHOWN = 8           # folders that a message names
 
 
@@ -40,7 +41,7 @@ class ClipFolders:
         sources = set()
         for places in _places(data, self.root):
             for place in places:
-                self._walk(place, frozenset(), ())
+                self._walk(place)
             sources |= {source for candidates in self._found.values() for source, _ in candidates}
             self._choose(prefer)
             if self._found:
@@ -66,11 +67,8 @@ class ClipFolders:
     @property
     def sources(self):
         """{folder above the subjects: clips found there}, in the order of preference."""
-        counts = {}
-        everything = [candidate for candidates in self._found.values() for candidate in candidates]
-        for source, _ in sorted(everything, key=self._preference):
-            counts[source] = counts.get(source, 0) + 1
-        return counts
+        everything = sorted(itertools.chain(*self._found.values()), key=self._preference)
+        return dict(Counter(source for source, _ in everything))
 
     def explain(self, subject, clip, number):
         """One line on a clip whose frame `number` was not found: what was looked for, seen and nearest."""
@@ -108,36 +106,29 @@ class ClipFolders:
             self._pictures[folder] = list_frames(folder)
         return self._pictures[folder]
 
-    def _walk(self, folder, subjects, above):
-        """Note the wanted clips below `folder`. subjects: numbers of the folders above that may be a subject;
-        above: identities of the folders above, against links that lead back."""
-        try:
-            status = os.stat(folder)
-            entries = sorted(entry.name for entry in os.scandir(folder) if _is(entry, "dir"))
-        except OSError:
-            self._unreadable.append(self.relative(folder))
-            return
-        identity = (status.st_dev, status.st_ino)
-        if identity in above or len(above) > DEEPEST:
-            return
-        number = subject_number(folder.name)
-        subjects = subjects if number is None or folder == self.root else subjects | {number}
-        for name in entries:
-            path = folder / name
-            owners = subjects & self._wanted.get(name.casefold(), {}).keys()
-            for owner in owners:
-                pair = self._wanted[name.casefold()][owner]
-                self._found.setdefault(pair, []).append((self._above_subject(path, owner), path))
-            other = re.fullmatch(BLOCKS[self.data].other_parts, squeeze(name))
-            if not name.startswith("."):
-                self._seen.append(path.relative_to(self.root))
-                if not (owners or other or (folder == self.root and _claimed(self.data, name))):
-                    self._walk(path, subjects, (*above, identity))
+    def _walk(self, place):
+        """Note the wanted clips below the folder `place`."""
+        def closed(error):
+            self._unreadable.append(self.relative(Path(error.filename)))
 
-    def _above_subject(self, path, number):
-        parts = path.relative_to(self.root).parts
-        depth = next(i for i, part in enumerate(parts) if subject_number(part) == number)
-        return "/".join(parts[:depth]) or "."
+        for folder, names, _ in os.walk(place, followlinks=True, onerror=closed):
+            folder, entries = Path(folder), sorted(names)
+            names.clear()           # os.walk goes down into what is put here
+            if os.path.realpath(folder) in map(os.path.realpath, folder.parents):
+                continue            # a link that leads back
+            parts = folder.relative_to(self.root).parts
+            numbers = [subject_number(part) for part in parts]
+            for name in entries:
+                path, wanted = folder / name, self._wanted.get(name.casefold(), {})
+                owners = wanted.keys() & numbers
+                for owner in owners:
+                    source = "/".join(parts[:numbers.index(owner)]) or "."
+                    self._found.setdefault(wanted[owner], []).append((source, path))
+                other = re.fullmatch(BLOCKS[self.data].other_parts, squeeze(name))
+                if not name.startswith("."):
+                    self._seen.append(path.relative_to(self.root))
+                    if not (owners or other or (folder == self.root and _claimed(self.data, name))):
+                        names.append(name)
 
     def _choose(self, prefer):
         """Keep the candidates that fit `prefer`, the best first."""
@@ -162,7 +153,8 @@ def list_frames(folder):
     """
     folder, found = Path(folder), {}
     try:
-        names = sorted(entry.name for entry in os.scandir(folder) if _is(entry, "file"))
+        names = sorted(entry.name for entry in os.scandir(folder)
+                       if entry.is_file(follow_symlinks=False) or os.path.isfile(entry))
     except OSError as error:
         raise InputError(f"{folder}: cannot be listed ({error.strerror}); check its permissions") from error
     for name in names:
@@ -186,11 +178,8 @@ def subject_number(name):
 
 def _places(data, root):
     """Lists of folders to walk, in order, until one list has clips: by name, then the data root itself."""
-    try:
-        names = sorted(entry.name for entry in os.scandir(root) if _is(entry, "dir"))
-    except OSError:
-        names = []
-    named = [[root / name for name in names if re.match(pattern, squeeze(name))]
+    _, names, _ = next(os.walk(root), ("", [], []))
+    named = [[root / name for name in sorted(names) if re.match(pattern, squeeze(name))]
              for pattern in BLOCKS[data].folders]
     return [*named, [] if data == "synthetic" else [root]]
 
@@ -200,9 +189,3 @@ def _claimed(data, name):
     others = [pattern for other, block in BLOCKS.items() if other != data for pattern in block.folders]
     return name.casefold() in OURS or any(re.match(pattern, squeeze(name)) for pattern in others)
 
-
-def _is(entry, kind):
-    """Whether a directory entry is, or links to, a folder (kind "dir") or a file ("file")."""
-    if entry.is_symlink():
-        return getattr(os.path, f"is{kind}")(entry.path)
-    return getattr(entry, f"is_{kind}")(follow_symlinks=False)

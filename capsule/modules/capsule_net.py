@@ -6,7 +6,6 @@ from torch import nn
 
 from capsule.modules.backbone import Backbone, scaled
 from capsule.modules.layers import MECapsule, PrimaryCapsule
-from capsule.modules.spectral import SpectralConv2d
 from common.errors import InputError
 
 KERNEL, STRIDE, DIM_PRIMARY, DIM_DIGIT = 9, 2, 8, 16
@@ -27,7 +26,7 @@ class CapsuleHead(nn.Module):
         if min(rows, columns) < 1:
             raise InputError("input too small: it leaves no primary capsule; use at least 136x136 pixels")
         channels = scaled(256, width)
-        self.conv1 = SpectralConv2d(in_channels, channels, KERNEL)
+        self.conv1 = nn.Conv2d(in_channels, channels, KERNEL)
         self.primarycaps = PrimaryCapsule(channels, channels, DIM_PRIMARY, KERNEL, STRIDE)
         n_primary = rows * columns * channels // DIM_PRIMARY
         self.digitcaps = MECapsule(n_primary, DIM_PRIMARY, classes, DIM_DIGIT, routings)

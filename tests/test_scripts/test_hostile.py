@@ -33,7 +33,7 @@ NUMBERS = ["-1", "0", "2", "inf", "-inf", "nan", "1e308", "1e309", "-0.0", "0" *
 VALUES = [None, True, 0, -1, 1.5, 1e308, 10**30, 2**64, "", "x", "..", "a/b", "$x_$", "é" * 300, "\ud800",
           "\x1b[31m", "a\nb", [], {}, [[]], [None], {"a": None}, [[[[1]]]], float("nan")]
 FLAGS = ("dataset", "classes", "protocol", "subset", "frames", "model", "epochs", "batch-size",
-         "learning-rate", "lr-decay", "weight-decay", "seed", "weights", "precision", "folds", "device",
+         "learning-rate", "lr-decay", "seed", "weights", "precision", "folds", "device",
          "threads", "workers", "experiment", "data-root")
 
 
