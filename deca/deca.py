@@ -30,7 +30,7 @@ class DECA(Reconstructor):
     """
 
     name = "deca"
-    version = 2
+    version = 3
 
     def __init__(self, head, weights, device="cpu", rasterizer="torch"):
         """head: FLAME's `HeadModel`. weights: a state dict for each network, as `load_checkpoint` gives.

@@ -129,7 +129,7 @@ def as_float(pictures, device):
 
 def levels(values):
     """Values in [0, 1] → uint8 on the CPU."""
-    return values.mul(255).round().clamp(0, 255).to(torch.uint8).cpu()
+    return values.mul(255).round_().clamp_(0, 255).to(torch.uint8).cpu()
 
 
 def usable_device(device):
