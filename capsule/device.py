@@ -4,26 +4,10 @@ import os
 
 import torch
 
+from common.device import choose_device as choose_device
 from common.errors import InputError
 
 BF16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16")    # CPUs without them are slower in bf16 than in fp32
-
-
-def choose_device(name):
-    """torch.device for "auto" (CUDA where there is one), "cpu", "cuda" or "cuda:N".
-
-    Raises: InputError when the device is unknown or not there.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    kind, _, number = name.partition(":")
-    if kind not in ("cpu", "cuda") or (number and not number.isdigit()):
-        raise InputError(f"--device {name}: unknown; use auto, cpu, cuda or cuda:N")
-    if kind == "cuda":
-        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if int(number or 0) >= count:
-            raise InputError(f"--device {name}: this machine shows {count} CUDA device(s); use --device cpu")
-    return torch.device(name)
 
 
 def set_arithmetic(device, threads=0, deterministic=False):

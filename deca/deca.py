@@ -8,10 +8,11 @@ import torch
 from torch.nn import functional
 
 from common.cache import file_digest
+from common.device import choose_device
 from deca.assets import FLAME_FILES, NETWORKS, load_checkpoint, load_flame
 from deca.flame import FLAME, rotation_matrices
 from deca.networks import split_codes
-from deca.reconstructor import CHUNK, Reconstructor, Surfaces, as_float, usable_device
+from deca.reconstructor import CHUNK, Reconstructor, Surfaces, as_float
 from deca.renderer import VIEW_CAMERA, YAWS, Renderer
 
 
@@ -31,14 +32,14 @@ class DECA(Reconstructor):
     """
 
     name = "deca"
-    version = 2
+    version = 3
 
     def __init__(self, head, weights, device="cpu", rasterizer="torch"):
         """head: FLAME's `HeadModel`. weights: a state dict for each network, as `load_checkpoint` gives.
 
         rasterizer: "auto", "torch" or "pytorch3d". Raises: InputError for no such device or rasteriser.
         """
-        self.head, self.device, self.model = head, usable_device(device), {}
+        self.head, self.device, self.model = head, choose_device(device), {}
         self.flame = FLAME(head).to(self.device)
         self.renderer = Renderer(head, rasterizer=rasterizer, device=self.device)
         self.networks = {}
@@ -54,7 +55,7 @@ class DECA(Reconstructor):
 
         Raises: InputError, naming the file, when one is missing, broken, of another shape, or asks for code.
         """
-        device = usable_device(device)          # before minutes of reading
+        device = choose_device(device)          # before minutes of reading
         made = cls(load_flame(folder), load_checkpoint(folder), device, rasterizer)
         made.model = {file: file_digest(Path(folder) / file) for file in (*FLAME_FILES, "deca_model.tar")}
         return made

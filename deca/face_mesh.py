@@ -16,8 +16,9 @@ import torch
 from scipy.sparse import csr_matrix
 
 from common.cache import file_digest
+from common.device import choose_device
 from common.errors import InputError
-from deca.reconstructor import Reconstructor, Surfaces, as_float, usable_device
+from deca.reconstructor import Reconstructor, Surfaces, as_float
 from deca.renderer import VIEW_CAMERA, SurfaceRenderer
 
 MODEL = "modules/face_landmark/face_landmark.tflite"        # within the package mediapipe
@@ -133,11 +134,11 @@ class FaceMesh(Reconstructor):
     """Pictures → surfaces by the face mesh network; the interface is `Reconstructor`'s."""
 
     name = "mesh"
-    version = 2
+    version = 3
 
     def __init__(self, device="auto", rasterizer="auto"):
         """Raises: InputError for no such device or rasteriser, or when the network is not installed."""
-        self.device = usable_device(device)
+        self.device = choose_device(device)
         data = np.load(TOPOLOGY)
         self.mirror, self.faces = data["mirror"].astype(np.int64), data["fine_triangles"].astype(np.int64)
         self.coarse = data["triangles"].astype(np.int64)

@@ -27,7 +27,7 @@ class Canvas:
         """surface: `Surfaces` of one picture, which is `grey` (1, 1, H, W), 0 to 255."""
         self._renderer, self._surface = renderer, surface
         self._seen = renderer.frontal(surface.vertices, surface.root)
-        hit = self._seen.face_index[0] >= 0
+        hit = self._seen.hit[0]
         ends = [(int(line.min()), int(line.max())) for line in hit.nonzero(as_tuple=True)]
         self._window = tuple(slice(max(0, first - MARGIN), last + MARGIN + 1) for first, last in ends)
         self._hit = hit[self._window].cpu().numpy()
@@ -68,7 +68,7 @@ class Canvas:
 
     def _at_pixels(self, values):
         """Per-vertex values (1, V, C) at the window's pixels: float64 (C, h, w)."""
-        pixels = self._renderer.at_pixels(self._seen, values)[0]
+        pixels = self._seen.at_pixels(self._renderer.faces, values)[0]
         return pixels[(slice(None), *self._window)].double().cpu().numpy()
 
 

@@ -6,9 +6,11 @@ candidates' keys, depth in the high 32 bits and face index in the low 32, so the
 order of the work.
 """
 
+import math
 from typing import NamedTuple
 
 import torch
+from torch.nn import functional
 
 from common.errors import InputError
 
@@ -26,6 +28,25 @@ class Fragments(NamedTuple):
     face_index: torch.Tensor    # (B, H, W) int64, -1 = nothing
     bary: torch.Tensor          # (B, H, W, 3) float32, weights of the face's corners; 0 where nothing is seen
     depth: torch.Tensor         # (B, H, W) float32, z of the point that is seen; +inf where nothing is seen
+
+    @property
+    def hit(self):
+        """(B, H, W) bool: where something is seen."""
+        return self.face_index >= 0
+
+    def at_pixels(self, faces, values):
+        """Values (B, V, C) at vertices, interpolated: (B, C, H, W), 0 where nothing is seen.
+
+        faces (F, 3): the triangles that were drawn, or the rows of `values` that their corners have. Fewer
+        values than images: each for as many images, one after another.
+        """
+        values = values.repeat_interleave(len(self.hit) // len(values), 0)
+        hit = self.hit.flatten().nonzero()[:, 0]                                       # (n,)
+        index = faces.index_select(0, _take(self.face_index, hit))                     # (n, 3)
+        index = index + hit.div(self.hit[0].numel(), rounding_mode="floor")[:, None] * values.shape[1]
+        pixels = values.new_zeros(self.hit.numel(), values.shape[2])
+        pixels[hit] = blend(values.flatten(0, 1), index, self.bary.reshape(-1, 3)[hit])
+        return pixels.reshape(*self.hit.shape, -1).permute(0, 3, 1, 2)
 
 
 def choose_rasterizer(name, device):
@@ -77,6 +98,11 @@ def rasterize(vertices, faces, height, width, backend="torch"):
     if len(parts) == 1:
         return parts[0]
     return Fragments(*(torch.cat(field) for field in zip(*parts, strict=True)))      # (B, ...) each
+
+
+def blend(values, index, weight):
+    """Weighted sums of rows: values (R, C), index (n, k), weight (n, k) → (n, C); deterministic."""
+    return functional.embedding_bag(index, values, per_sample_weights=weight, mode="sum")
 
 
 def pixel_centres(count, device=None):
@@ -233,8 +259,8 @@ def _candidates(part, centres, left, top, rows, columns):
 def _key(depth, face):
     """int64 keys in the order of (depth, face): a float's bits, read as an integer, keep its order."""
     bits = (depth + 0.0).view(torch.int32)                      # + 0.0 makes -0.0 equal to 0.0
-    ordered = bits ^ ((bits >> 31) & 0x7FFFFFFF)                # negative floats: reverse their order
-    return (ordered.long() << 32) | face
+    ordered = (bits >> 31).bitwise_and_(0x7FFFFFFF).bitwise_xor_(bits)      # negative: in reverse order
+    return ordered.long().bitwise_left_shift_(32).bitwise_or_(face)
 
 
 def _fragments(keys, corners, origins, count, height, width):
@@ -268,95 +294,123 @@ def rasterize_turned(vertices, faces, turns, axis, height, width, backend="torch
 
     vertices, faces, height, width, backend: as for `rasterize`. turns: (Y, 2, 2) what turns (x, z) to each
     view, about axis (B, 2): its x and z.
-    Returns: Fragments of B*Y images, mesh by mesh.
+    Returns: `Turned` (by pytorch3d `Fragments`) of B*Y images, mesh by mesh.
     """
     count, views = len(vertices), len(turns)
+    points = vertices.float().permute(2, 0, 1)                                         # (3, B, V)
     if backend != "torch":
-        x, z = _turned(turns[:, :, :, None, None], axis.t()[:, :, None], vertices[..., 0], vertices[..., 2])
-        points = torch.stack([x, vertices[..., 1].expand_as(x), z], 3).transpose(0, 1)      # (B, Y, V, 3)
+        x, z = _turned(turns, points[0], points[2], axis.t()[..., None])               # (Y, B, V) each
+        points = torch.stack([x, points[1].expand_as(x), z], 3).transpose(0, 1)        # (B, Y, V, 3)
         return rasterize(points.flatten(0, 1), faces, height, width, backend)
-    segments = _segments(vertices.float(), faces, height)
-    x, z = _turned(turns[:, :, :, None, None], axis.t()[:, None, segments.mesh], segments.x, segments.z)
-    x = ((x + 1) * width - 1) / 2                                                      # (Y, 2, N) pixels
-    first = x.amin(1).ceil().clamp(min=0)                                              # (Y, N)
-    number = (x.amax(1).floor().clamp(max=width - 1) - first + 1).clamp(min=0).nan_to_num(0).int()
-    slope = torch.where(x[:, 1] == x[:, 0], 0, 1 / (x[:, 1] - x[:, 0]))
-    lines = torch.stack([first, x[:, 0], slope, z[:, 0], z[:, 1] - z[:, 0]], 2).flatten(0, 1)      # (Y*N, 5)
-    image = segments.mesh * views + torch.arange(views, device=x.device)[:, None]      # (Y, N)
-    start = (image * height + segments.row) * width
-    cell, place = _runs(number.flatten())                                              # (M,) each
-    first, origin, slope, near, rise = lines.index_select(0, cell).unbind(1)
-    column = first + place
-    along = (column - origin) * slope
-    depth = near + along * rise
-    pixel = start.flatten().index_select(0, cell) + column.long()
+    row, edges = _segments(points[1], faces, height)
+    x, z = _at_ends(edges, faces, points[::2])                                         # (2, N) each
+    x, z = _turned(turns, x, z, axis.t()[:, None, edges.mesh])                         # (Y, 2, N) each
+    x, z = x.add_(1).mul_(width).sub_(1).div_(2).unbind(1), z.unbind(1)                # 2 x (Y, N); x: pixels
+    first = torch.minimum(*x).ceil_().clamp_(min=0)
+    number = torch.maximum(*x).floor_().clamp_(max=width - 1).sub_(first).add_(1).clamp_(min=0)
+    slope = (x[1] - x[0]).reciprocal_().nan_to_num_(0, 0, 0)
+    start, rise = (first - x[0]).mul_(slope), z[1] - z[0]
+    cell, place = _runs(number.nan_to_num_(0).int().flatten())                         # (M,) each
+    depth = _take(torch.addcmul(z[0], start, rise), cell)
+    depth.addcmul_(place.float(), _take(rise.mul_(slope), cell))
+    line = ((edges.mesh * (views * height) + row) * width).int()                       # (N,) of view 0
+    view = torch.arange(views, dtype=torch.int32, device=line.device)[:, None]
+    pixel = (view * (height * width) + line).add_(first.int())                         # (Y, N) the first ones
     keys = torch.full((count * views * height * width,), NOTHING, dtype=torch.int64, device=cell.device)
-    keys.scatter_reduce_(0, pixel, _key(depth, torch.arange(len(cell), device=cell.device)), "amin")
-    return _segment_fragments(keys, segments, cell, along, depth, (count * views, height, width))
+    keys.scatter_reduce_(0, _take(pixel, cell).add_(place).long(), _key(depth, cell), "amin")
+    seen = (keys != NOTHING).nonzero()[:, 0]
+    cell = _take(keys, seen) & 0xFFFFFFFF
+    place = (seen - _take(pixel, cell)).float()
+    return Turned((count * views, height, width), seen, cell, place, start, slope, edges)
+
+
+def _turned(turns, x, z, axis):
+    """x and z, (m, n) each, turned by (Y, 2, 2) about axis (2, ...): x, z of the views, (Y, m, n)."""
+    x, z, turns = x - axis[0], z - axis[1], turns[..., None, None]
+    return (torch.addcmul(axis[k], turns[:, k, 0], x).addcmul_(turns[:, k, 1], z) for k in range(2))
+
+
+def _take(table, index):
+    """table.flatten()[index], the fast way."""
+    return table.flatten().index_select(0, index)
 
 
 def _runs(number):
-    """Counts (n,) → which of them each of their sum of things belongs to, and its place there from 0 on."""
-    owner = torch.repeat_interleave(number).long()
-    starts = (number.cumsum(0) - number).index_select(0, owner)
-    return owner, torch.arange(len(owner), device=number.device) - starts
+    """int32 counts (n,) → which of them each of their sum of things belongs to, and its place there; int32.
+
+    `repeat_interleave` takes several times as long where most counts are 0, 1 and 2.
+    """
+    ends = number.cumsum(0, dtype=torch.int32)
+    starts, total = ends - number, int(ends[-1:].sum())
+    owner = torch.bincount(starts, minlength=total + 1)[:total].cumsum(0, dtype=torch.int32).sub_(1)
+    return owner, torch.arange(total, dtype=torch.int32, device=owner.device).sub_(_take(starts, owner))
 
 
-class _Segments(NamedTuple):
-    """Where triangles cut the pixel rows; N of them, from the edge of the first end to that of the second."""
+class _Edges(NamedTuple):
+    """The edges on which the two ends of each of N segments lie."""
 
     mesh: torch.Tensor      # (N,)
-    face: torch.Tensor      # (N,)
-    row: torch.Tensor       # (N,)
-    x: torch.Tensor         # (2, N) of both ends
-    z: torch.Tensor         # (2, N)
-    bary: torch.Tensor      # (2, N, 3) of both ends
+    corner: torch.Tensor    # (2, 2, N) an end's upper and lower corner, as places in faces.flatten()
+    share: torch.Tensor     # (2, N) how far down the edge the end is
 
 
-def _turned(turns, axis, x, z):
-    """x and z, (m, n) each, turned by (Y, 2, 2, 1, 1) about axis (2, ...): x, z of the views, (Y, m, n)."""
-    x, z = x - axis[0], z - axis[1]
-    return (turns[:, k, 0] * x + turns[:, k, 1] * z + axis[k] for k in range(2))
+def _segments(y, faces, height):
+    """Triangles of meshes, y (B, V), cut at the centres of the pixel rows: rows (N,) and `_Edges`.
 
-
-def _segments(vertices, faces, height):
-    """Meshes (B, V, 3) cut at the centres of the pixel rows. Neighbours cut their edge at the same point."""
-    y = ((vertices[..., 1] + 1) * height - 1) / 2                                      # (B, V) pixels
-    order = y[:, faces].argsort(dim=2)                             # (B, F, 3) top to bottom
-    corner = faces.expand(len(y), -1, -1).gather(2, order)
-    tall = y[:, faces].gather(2, order)
+    Neighbours cut their edge at the same point.
+    """
+    y = ((y + 1) * height - 1) / 2                                                     # (B, V) pixels
+    tall, order = y[:, faces].sort(dim=2)                          # (B, F, 3) top to bottom
     first = tall[..., 0].ceil().clamp(min=0)
     last = tall[..., 2].floor().clamp(max=height - 1)
     number = (last - first + 1).clamp(min=0).nan_to_num(0).int()
     cut, place = _runs(number.flatten())                                               # (N,) in B*F
-    row = first.flatten()[cut] + place
-    heights = tall.flatten(0, 1)[cut]                                                  # (N, 3)
-    low = (row > heights[:, 1]).long()              # the second end lies on the upper or the lower short edge
-    ends = torch.stack([torch.stack([0 * low, 0 * low + 2], 1), torch.stack([low, low + 1], 1)])   # (2, N, 2)
-    above, below = heights.expand(2, -1, -1).gather(2, ends).unbind(2)                 # (2, N) each
+    row = _take(first, cut).long() + place
+    tall = tall.flatten(0, 1).index_select(0, cut).t()                                 # (3, N)
+    low = (row > tall[1]).long()                # the second end lies on the upper or the lower short edge
+    own = torch.stack([0 * low, low, 0 * low + 2, low + 1])                            # (4, N) of (3, N)
+    above, below = tall.gather(0, own).unflatten(0, (2, 2))                            # (2, N) each
     share = torch.where(below == above, 0, (row - above) / (below - above))
-    mesh = cut.div(len(faces), rounding_mode="floor")
-    index = corner.flatten(0, 1)[cut].expand(2, -1, -1).gather(2, ends) + (mesh * y.shape[1])[:, None]
-    points = vertices.reshape(-1, 3)[index]                                            # (2, N, 2, 3)
-    x, _, z = torch.lerp(points[:, :, 0], points[:, :, 1], share[..., None]).unbind(2)
-    bary = x.new_zeros(2, len(cut), 3)
-    own = order.flatten(0, 1)[cut].expand(2, -1, -1).gather(2, ends)                   # (2, N, 2) of the face
-    bary.scatter_(2, own, torch.stack([1 - share, share], 2))
-    return _Segments(mesh, cut % len(faces), row.long(), x, z, bary)
+    corner = order.flatten(0, 1).index_select(0, cut).t().gather(0, own) + cut % len(faces) * 3
+    return row, _Edges(cut.div(len(faces), rounding_mode="floor"), corner.unflatten(0, (2, 2)), share)
 
 
-def _segment_fragments(keys, segments, cell, along, depth, shape):
-    """Keys (B*Y*H*W,) of candidates (M,), pixels `along` the segment of a `cell` → Fragments of `shape`."""
-    hit = (keys != NOTHING).nonzero()[:, 0]                                            # (n,)
-    winner = keys.index_select(0, hit) & 0xFFFFFFFF
-    own = cell.index_select(0, winner) % len(segments.row)
-    ends = segments.bary.index_select(1, own)                                          # (2, n, 3)
-    bary, face_index = along.new_zeros(len(keys), 3), torch.full_like(keys, -1)
-    bary[hit] = torch.lerp(ends[0], ends[1], along.index_select(0, winner)[:, None])
-    face_index[hit] = segments.face.index_select(0, own)
-    nearest = along.new_full((len(keys),), torch.inf)
-    nearest[hit] = depth.index_select(0, winner)
-    return Fragments(face_index.reshape(shape), bary.reshape(*shape, 3), nearest.reshape(shape))
+def _at_ends(edges, faces, values):
+    """values (K, B or 1, V) at the vertices of `faces` → (K, 2, N) at the ends of segments."""
+    index = faces.flatten()[edges.corner] + edges.mesh * (values.shape[2] if values.shape[1] > 1 else 0)
+    upper, lower = (values.flatten(1).index_select(1, part.flatten()) for part in index)
+    return torch.lerp(upper, lower, edges.share.flatten()).unflatten(1, (2, -1))
+
+
+class Turned(NamedTuple):
+    """What each pixel of images of turned meshes sees; n pixels see something."""
+
+    shape: tuple            # (images, H, W)
+    pixel: torch.Tensor     # (n,) of all images' pixels
+    cell: torch.Tensor      # (n,) the segment it sees, of the (Y, N) segments in the views
+    place: torch.Tensor     # (n,) float, how many pixels from the segment's first
+    start: torch.Tensor     # (Y, N) how far along a segment its first pixel is, of the whole
+    slope: torch.Tensor     # (Y, N) and each further pixel; 0 where the segment is upright
+    edges: _Edges
+
+    @property
+    def hit(self):
+        """(images, H, W) bool: where something is seen."""
+        hit = torch.zeros(self.shape, dtype=torch.bool, device=self.pixel.device)
+        hit.view(-1)[self.pixel] = True
+        return hit
+
+    def at_pixels(self, faces, values):
+        """See `Fragments.at_pixels`."""
+        meshes = self.shape[0] // len(self.start) if len(values) > 1 else 1
+        table = values.unflatten(0, (meshes, -1)).permute(1, 3, 0, 2)                  # (Y|1, C, B|1, V)
+        ends = _at_ends(self.edges, faces, table.flatten(0, 1)).unflatten(0, table.shape[:2])
+        pixels = values.new_zeros(values.shape[2], math.prod(self.shape))
+        for channel, (near, far) in zip(pixels, ends.permute(1, 2, 0, 3), strict=True):    # (Y|1, N) each
+            first = torch.lerp(near, far, self.start)
+            found = _take(first, self.cell).addcmul_(self.place, _take((far - near) * self.slope, self.cell))
+            channel.scatter_(0, self.pixel, found)
+        return pixels.unflatten(1, self.shape).transpose(0, 1)                         # (images, C, H, W)
 
 
 def _rasterize_pytorch3d(vertices, faces, height, width):

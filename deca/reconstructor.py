@@ -4,7 +4,6 @@ from typing import NamedTuple
 
 import torch
 
-from common.errors import InputError
 from deca.motion import Canvas
 from deca.renderer import VIEW_CAMERA, YAWS
 
@@ -135,20 +134,4 @@ def as_float(pictures, device):
 
 def levels(values):
     """Values in [0, 1] → uint8 on the CPU."""
-    return values.mul(255).round().clamp(0, 255).to(torch.uint8).cpu()
-
-
-def usable_device(device):
-    """`device` ("auto", "cpu", "cuda:1", ...) → torch.device. Raises: InputError when it is not there."""
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        chosen = torch.device(device)
-    except RuntimeError as error:
-        raise InputError(f"device {device!r}: no such device; choose cpu or cuda") from error
-    if chosen.type not in CHUNK:
-        raise InputError(f"device {device!r}: not supported; choose cpu or cuda")
-    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
-        raise InputError(f"device {device!r}: PyTorch finds {torch.cuda.device_count()} CUDA devices; "
-                         "choose cpu, or install a driver and a PyTorch built for it")
-    return chosen
+    return values.mul(255).round_().clamp_(0, 255).to(torch.uint8).cpu()

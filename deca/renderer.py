@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from deca.rasterizer import choose_rasterizer, rasterize, rasterize_turned
+from deca.rasterizer import blend, choose_rasterizer, rasterize, rasterize_turned
 
 YAWS = tuple(range(-30, 31, 5))            # degrees, SPEC section 5
 VIEW_CAMERA = (8.0, 0.0, 0.0)
@@ -72,11 +72,6 @@ def _turn(points, matrices):
     return (matrices * points[..., None, :]).sum(-1)
 
 
-def _blend(values, index, weight):
-    """Weighted sums of rows: values (R, C), index (n, k), weight (n, k) → (n, C); deterministic."""
-    return functional.embedding_bag(index, values, per_sample_weights=weight, mode="sum")
-
-
 class SurfaceRenderer(nn.Module):
     """Renders surfaces of one topology, without UV maps. Holds buffers only."""
 
@@ -108,17 +103,6 @@ class SurfaceRenderer(nn.Module):
         total = functional.embedding_bag(self.fan_faces, cross.flatten(1), self.fan_starts, mode="sum")
         total = total.reshape(len(total), -1, 3).transpose(0, 1)                       # (V, B*3) → (B, V, 3)
         return functional.normalize(total, dim=2, eps=SHORTEST)
-
-    def at_pixels(self, seen, values):
-        """Per-vertex values (B, V, C) interpolated at the pixels: (B, C, H, W), 0 where nothing is seen."""
-        _, total, channels = values.shape
-        size = seen.face_index[0].numel()
-        hit = (seen.face_index.flatten() >= 0).nonzero()[:, 0]                         # (n,)
-        index = _rows(self.faces, seen.face_index.flatten()[hit])                      # (n, 3)
-        index = index + hit.div(size, rounding_mode="floor")[:, None] * total
-        pixels = values.new_zeros(seen.face_index.numel(), channels)
-        pixels[hit] = _blend(values.reshape(-1, channels), index, seen.bary.reshape(-1, 3)[hit])
-        return pixels.reshape(*seen.face_index.shape, channels).permute(0, 3, 1, 2)
 
     @staticmethod
     def _shade(normals, lights, keep):
@@ -168,9 +152,8 @@ class SurfaceRenderer(nn.Module):
             lights = _turn(self.lights, rotations.transpose(1, 2)[:, None])            # (Y, 5, 3)
             lit = torch.einsum("bvc,ylc->byvl", self.vertex_normals(vertices[part]), lights).clamp(0, 1)
             shade = lit.mean(-1, keepdim=True).flatten(0, 1) * (LIGHT_INTENSITY * GREY)        # (B*Y, V, 1)
-            shade, facing = self.at_pixels(seen, torch.cat([shade, facing], 2)).unbind(1)
-            shade = shade * ((facing < LIMIT_NORMAL_Z) & (seen.face_index >= 0))
-            parts.append(shade.unflatten(0, (-1, len(rotations))))
+            shade, facing = seen.at_pixels(self.faces, torch.cat([shade, facing], 2)).unbind(1)
+            parts.append(shade.masked_fill_(facing >= LIMIT_NORMAL_Z, 0).unflatten(0, (-1, len(rotations))))
         return torch.cat(parts)                                                        # (B, Y, H, W)
 
     @torch.no_grad()
@@ -187,11 +170,9 @@ class SurfaceRenderer(nn.Module):
         carried, lights = [], []
         for part in self._chunks(len(vertices), len(rotations)):
             seen, facing = self._turned_views(vertices[part], root[part], rotations, cam)
-            values = torch.cat([posed[part, :, :2], light[part, :, None]], 2)          # (B, V, 3)
-            values = torch.cat([values.repeat_interleave(len(rotations), 0), facing], 2)
-            found = self.at_pixels(seen, values)                                      # (B*Y, 4, H, W)
-            keep = (seen.face_index >= 0) & (found[:, 3] < LIMIT_NORMAL_Z)
-            where = found[:, :2].permute(0, 2, 3, 1)
+            found = seen.at_pixels(self.faces, torch.cat([posed[part, :, :2], light[part, :, None]], 2))
+            keep = seen.hit & (seen.at_pixels(self.faces, facing)[:, 0] < LIMIT_NORMAL_Z)
+            where = found[:, :2].permute(0, 2, 3, 1)                                   # (B*Y, H, W, 2)
             sampled = functional.grid_sample(images[part].repeat_interleave(len(rotations), 0), where,
                                              align_corners=False, padding_mode="border")
             inside = (where.abs().amax(3) <= 1) & keep             # off the picture: unseen
@@ -279,7 +260,7 @@ class Renderer(SurfaceRenderer):
         """Per-vertex values (B, V, C) → their UV map (B, C, S, S), 0 outside the islands."""
         count, _, channels = values.shape
         rows = values.transpose(0, 1).flatten(1)                                       # (V, B*C)
-        pixels = _blend(rows, self.uv_vertices, self.uv_weights)                       # (S*S, B*C)
+        pixels = blend(rows, self.uv_vertices, self.uv_weights)                        # (S*S, B*C)
         pixels = pixels.reshape(self.uv_size, self.uv_size, count, channels)
         return pixels.permute(2, 3, 0, 1).contiguous()                                 # → (B, C, S, S)
 
@@ -322,8 +303,7 @@ class Renderer(SurfaceRenderer):
 
     def _uv_at_pixels(self, seen):
         """(B, H, W, 2): where in the UV maps each pixel looks, as `grid_sample` wants it."""
-        index = _rows(self.uv_faces, seen.face_index.clamp(min=0)).reshape(-1, 3)      # (B*H*W, 3)
-        return _blend(self.uv, index, seen.bary.reshape(-1, 3)).reshape(*seen.face_index.shape, 2)
+        return seen.at_pixels(self.uv_faces, self.uv[None]).permute(0, 2, 3, 1)
 
     def _check(self, vertices, displacement):
         if vertices.ndim != 3 or vertices.shape[1:] != (self.n_vertices, 3):
@@ -356,7 +336,7 @@ class Renderer(SurfaceRenderer):
     def _render(self, vertices, cam, mode, displacement, images):
         projected = project(vertices, cam)
         seen = rasterize(projected, self.faces, self.image_size, self.image_size, self.backend)
-        hit = seen.face_index >= 0
+        hit = seen.hit
         if mode == "texture":
             where = self.uv_map(projected[..., :2]).permute(0, 2, 3, 1)                # (B, S, S, 2)
             colours = functional.grid_sample(images, where, align_corners=False)
@@ -364,9 +344,9 @@ class Renderer(SurfaceRenderer):
             return pixels * hit[:, None]
         normals = self.vertex_normals(vertices)
         facing = self.vertex_normals(projected)[..., 2:]                               # (B, V, 1)
-        keep = hit & (self.at_pixels(seen, facing)[:, 0] < LIMIT_NORMAL_Z)
+        keep = hit & (seen.at_pixels(self.faces, facing)[:, 0] < LIMIT_NORMAL_Z)
         if mode == "shape":
-            normals = self.at_pixels(seen, normals)
+            normals = seen.at_pixels(self.faces, normals)
         else:
             normals = functional.grid_sample(self.detail_normals(vertices, normals, displacement),
                                              self._uv_at_pixels(seen), align_corners=False)
@@ -395,7 +375,7 @@ class Renderer(SurfaceRenderer):
         normals = self.vertex_normals(vertices)
         maps = self._turned_maps(vertices, normals, displacement, root, rotations).flatten(0, 1)
         seen, facing = self._turned_views(vertices, root, rotations, cam)
-        keep = (seen.face_index >= 0) & (self.at_pixels(seen, facing)[:, 0] < LIMIT_NORMAL_Z)
+        keep = seen.hit & (seen.at_pixels(self.faces, facing)[:, 0] < LIMIT_NORMAL_Z)
         pixels = functional.grid_sample(maps, self._uv_at_pixels(seen), align_corners=False)
         # n' · l = (R n) · l = n · (Rᵀ l): the lights are turned back, not the map forward.
         lights = _turn(self.lights, rotations.transpose(1, 2)[:, None])                # (Y, 5, 3)

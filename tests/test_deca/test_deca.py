@@ -9,11 +9,12 @@ import pytest
 import torch
 
 import deca
+from common.device import choose_device
 from common.errors import InputError
 from deca import deca as model
 from deca.deca import DECA, check_images
 from deca.networks import CODE_SIZES
-from deca.reconstructor import Reconstructor, usable_device
+from deca.reconstructor import Reconstructor
 from deca.renderer import YAWS, project
 
 
@@ -213,9 +214,9 @@ def test_a_device_that_is_not_there_is_named(official, device):
 
 
 def test_devices_that_are_there():
-    assert usable_device("cpu") == usable_device(torch.device("cpu")) == torch.device("cpu")
+    assert choose_device("cpu") == choose_device(torch.device("cpu")) == torch.device("cpu")
     if torch.cuda.is_available():
-        assert usable_device("cuda").type == "cuda"
+        assert choose_device("cuda").type == "cuda"
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

@@ -153,14 +153,21 @@ def test_turned_meshes_are_seen_as_if_each_were_drawn_alone():
     plane = (vertices[:, None, :, [0, 2]] - axis[:, None, None]) @ turns.transpose(1, 2) + axis[:, None, None]
     turned = torch.stack([plane[..., 0], vertices[:, None, :, 1].expand(-1, 3, -1), plane[..., 1]], 3)
     alone = rasterize(turned.flatten(0, 1), faces, 90, 120)
-    same = found.face_index == alone.face_index
-    assert same.float().mean() > 0.999 and (alone.face_index >= 0).float().mean() > 0.3
-    hit = same & (alone.face_index >= 0)
-    assert (found.bary - alone.bary)[hit].abs().max() < 2e-3
-    assert (found.depth - alone.depth)[hit].abs().max() < 1e-3
-    assert (found.bary[~hit & same] == 0).all() and torch.isinf(found.depth[~hit & same]).all()
+    corners = torch.arange(faces.numel()).reshape(-1, 3)               # each corner has a row of its own
+    number = torch.arange(len(faces)).repeat_interleave(3)[:, None]
+    names = torch.cat([torch.eye(3).repeat(len(faces), 1), number], 1)
+    bary, face = found.at_pixels(corners, names[None]).split([3, 1], 1)
+    assert torch.equal(found.hit, bary.any(1)) and (found.hit == alone.hit).float().mean() > 0.9995
+    same = found.hit & (face[:, 0].round() == alone.face_index)
+    assert same.sum() / alone.hit.sum() > 0.999 and alone.hit.float().mean() > 0.3
+    assert (bary.permute(0, 2, 3, 1) - alone.bary)[same].abs().max() < 2e-3
+    for values in (vertices, turned.flatten(0, 1)):                     # of each mesh, of each view
+        error = found.at_pixels(faces, values) - alone.at_pixels(faces, values)
+        assert error.abs().amax(1)[same].max() < 2e-3
+    assert not found.at_pixels(faces, vertices + 9).amax(1)[~found.hit].any()
     bad = torch.full((1, 3, 3), float("nan"))
-    assert (rasterize_turned(bad, torch.tensor([[0, 1, 2]]), turns, axis[:1], 8, 8).face_index == -1).all()
+    nothing = rasterize_turned(bad, torch.tensor([[0, 1, 2]]), turns, axis[:1], 8, 8)
+    assert not nothing.hit.any() and not nothing.at_pixels(torch.tensor([[0, 1, 2]]), bad).any()
 
 
 def test_which_rasterizer(monkeypatch):

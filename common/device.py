@@ -1,0 +1,25 @@
+"""The one check of the device that a person names."""
+
+import re
+
+import torch
+
+from common.errors import InputError
+
+
+def choose_device(name):
+    """torch.device for "auto" (CUDA where there is one), "cpu", "cuda", "cuda:N" or a torch.device.
+
+    Raises: InputError when the device is unknown or not there.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    name = str(name)
+    kind, _, number = name.partition(":")
+    if not re.fullmatch("(cpu|cuda)(:(0|[1-9][0-9]{0,2}))?", name):
+        raise InputError(f"--device {name!r}: unknown; use auto, cpu, cuda or cuda:N")
+    if kind == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if int(number or 0) >= count:
+            raise InputError(f"--device {name!r}: PyTorch finds {count} CUDA devices; use --device cpu")
+    return torch.device(name)
