@@ -11,9 +11,10 @@ from common.cache import file_digest
 from common.device import choose_device
 from deca.assets import FLAME_FILES, NETWORKS, load_checkpoint, load_flame
 from deca.flame import FLAME, rotation_matrices
+from deca.head_renderer import Renderer
 from deca.networks import split_codes
-from deca.reconstructor import CHUNK, Reconstructor, Surfaces, as_float
-from deca.renderer import VIEW_CAMERA, YAWS, Renderer
+from deca.reconstructor import Reconstructor, Surfaces, as_float
+from deca.renderer import VIEW_CAMERA, YAWS
 
 
 class Mesh(NamedTuple):
@@ -160,9 +161,8 @@ class DECA(Reconstructor):
         lengths = {len(value) for value in tensors.values()}
         if len(lengths) != 1 or lengths == {0}:
             raise ValueError(f"codes: expected one and the same number of pictures in each, found {lengths}")
-        size = CHUNK[self.device.type]
-        for start in range(0, lengths.pop(), size):
-            yield {name: value[start:start + size].to(self.device) for name, value in tensors.items()}
+        for part in self._parts(lengths.pop()):
+            yield {name: value[part].to(self.device) for name, value in tensors.items()}
 
     def _displacement(self, codes):
         jaw = codes["pose"][:, 3:]

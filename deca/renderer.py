@@ -1,19 +1,16 @@
-"""Posed heads → pictures: grey shape, shape with detail, texture, thirteen views (SPEC sections 4 and 5).
+"""Surfaces → pictures: turned grey views, pictures carried to other views (SPEC section 5).
 
-What depends on the topology alone (the UV raster, the fans of triangles round each vertex) is computed once,
-when the renderer is made. The thirteen views of a frame share one map of detail normals: turning the head
-turns the map, and instead of the map the five lights are turned the other way.
+What depends on the topology alone is computed once, when the renderer is made.
 """
 
 import torch
 from torch import nn
 from torch.nn import functional
 
-from deca.rasterizer import blend, choose_rasterizer, rasterize, rasterize_turned
+from deca.rasterizer import choose_rasterizer, rasterize, rasterize_turned
 
 YAWS = tuple(range(-30, 31, 5))            # degrees, SPEC section 5
 VIEW_CAMERA = (8.0, 0.0, 0.0)
-MODES = ("shape", "shape_detail", "texture")
 GREY = 180 / 255
 LIGHTS = ((-1, 1, 1), (1, 1, 1), (-1, -1, 1), (1, -1, 1), (0, 0, 1))
 LIGHT_INTENSITY = 1.7
@@ -21,7 +18,6 @@ LIMIT_NORMAL_Z = 0.15                      # a pixel is kept where the transform
 HIDDEN = 0.12                              # image space: a vertex so far behind what is seen is hidden
 GRAZING = 0.2                              # colours fade where the normal's z in the picture is less
 SHORTEST = 1e-6                            # sums of cross products below this (metres²) stay short
-MARGIN_COLUMNS, MARGIN_ROWS = 2, 5         # rim of the UV grid mesh that has no cells
 # Images rendered together: what bounds the memory.
 AT_ONCE = {"cpu": 13, "cuda": 104}
 
@@ -42,31 +38,12 @@ def yaw_rotations(yaws_degrees, device=None):
     return torch.stack([cos, zero, sin, zero, one, zero, -sin, zero, cos], 1).reshape(-1, 3, 3).float()
 
 
-def grid_normals(points, cells):
-    """Normals of a grid mesh (SPEC section 4, Detail normals): each cell is two triangles.
-
-    points (N, 3, h, w); cells (1 or N, 1, h-1, w-1), 1 where the cell exists, else 0.
-    Returns (N, 3, h, w), of unit length; 0 where no triangle meets the point.
-    """
-    a, b = points[..., :-1, :-1], points[..., :-1, 1:]
-    c, d = points[..., 1:, :-1], points[..., 1:, 1:]
-    upper = torch.linalg.cross(c - a, b - a, dim=1) * cells                # triangle (a, c, b)
-    lower = torch.linalg.cross(c - b, d - b, dim=1) * cells                # triangle (b, c, d)
-    total = torch.zeros_like(points)
-    total[..., :-1, :-1] += upper
-    total[..., 1:, 1:] += lower
-    both = upper + lower
-    total[..., :-1, 1:] += both
-    total[..., 1:, :-1] += both
-    return functional.normalize(total, dim=1, eps=SHORTEST)
-
-
 def _rows(table, index):
     """table[index], the fast way: table (R, ...), index (...) → (index's shape, row's shape)."""
     return table.index_select(0, index.flatten()).reshape(*index.shape, *table.shape[1:])
 
 
-def _turn(points, matrices):
+def turn(points, matrices):
     """Row vectors (..., 3) by matrices (..., k, 3) → (..., k). Not a matrix product: full precision (no TF32)
     and the same bits in any batch."""
     return (matrices * points[..., None, :]).sum(-1)
@@ -133,7 +110,7 @@ class SurfaceRenderer(nn.Module):
                                 self.image_size, self.image_size, self.backend)
         # Projection negates y and z, so the transformed normal's z is minus the turned normal's.
         scaled = self.vertex_normals(vertices * cam[0])
-        return seen, -_turn(scaled[:, None], rotations[:, None, 2:]).flatten(0, 1)
+        return seen, -turn(scaled[:, None], rotations[:, None, 2:]).flatten(0, 1)
 
     @torch.no_grad()
     def views(self, vertices, root, yaws_degrees=YAWS, cam=VIEW_CAMERA, displacement=None):
@@ -149,7 +126,7 @@ class SurfaceRenderer(nn.Module):
         for part in self._chunks(len(vertices), len(rotations)):
             seen, facing = self._turned_views(vertices[part], root[part], rotations, cam)
             # n' · l = (R n) · l = n · (Rᵀ l): the lights are turned back.
-            lights = _turn(self.lights, rotations.transpose(1, 2)[:, None])            # (Y, 5, 3)
+            lights = turn(self.lights, rotations.transpose(1, 2)[:, None])            # (Y, 5, 3)
             lit = torch.einsum("bvc,ylc->byvl", self.vertex_normals(vertices[part]), lights).clamp(0, 1)
             shade = lit.mean(-1, keepdim=True).flatten(0, 1) * (LIGHT_INTENSITY * GREY)        # (B*Y, V, 1)
             shade, facing = seen.at_pixels(self.faces, torch.cat([shade, facing], 2)).unbind(1)
@@ -191,193 +168,3 @@ class SurfaceRenderer(nn.Module):
         front = functional.grid_sample(depth, posed[:, :, None, :2], mode="nearest", align_corners=False)
         open_ = posed[..., 2] < front[:, 0, :, 0] + HIDDEN
         return (-self.vertex_normals(posed)[..., 2] / GRAZING).clamp(0, 1) * open_
-
-
-class Renderer(SurfaceRenderer):
-    """Renders one head model's meshes with their UV maps of detail. Holds buffers only."""
-
-    def __init__(self, head, image_size=224, uv_size=256, rasterizer="torch", device="cpu"):
-        """head: `deca.head.HeadModel`. uv_size: side of the UV maps. The rest as `SurfaceRenderer`."""
-        super().__init__(head.faces, len(head.template), image_size, rasterizer, device)
-        self.uv_size = uv_size
-        uv_faces = torch.as_tensor(head.uv_faces, dtype=torch.int64)
-        uv = torch.as_tensor(head.uv, dtype=torch.float32) * 2 - 1
-        uv = uv * uv.new_tensor([1.0, -1.0])                               # image coordinates of the UV map
-        self._keep("uv_faces", uv_faces.to(device))
-        self._keep("uv", uv.to(device))
-        self._rasterize_uv()
-        self._keep("fixed", self._resized(head.displacement).to(device))
-        self._keep("mask", self._resized(head.uv_face_mask).to(device))    # (1, 1, S, S)
-        self._find_border()
-
-    def _resized(self, uv_map):
-        """A UV map (s, s) array or (B, 1, s, s) tensor → (B, 1, uv_size, uv_size)."""
-        if not torch.is_tensor(uv_map):
-            uv_map = torch.as_tensor(uv_map, dtype=torch.float32)[None, None]
-        if uv_map.shape[-1] == self.uv_size:
-            return uv_map
-        return functional.interpolate(uv_map, size=(self.uv_size, self.uv_size), mode="bilinear",
-                                      align_corners=False)
-
-    def _rasterize_uv(self):
-        """Which vertices, with which weights, make each pixel of a UV map; 0 where no triangle lies."""
-        corners = functional.pad(self.uv, (0, 1), value=1.0)[None]         # z = 1: (1, T, 3)
-        seen = rasterize(corners, self.uv_faces, self.uv_size, self.uv_size, self.backend)
-        face = seen.face_index.flatten()
-        self._keep("uv_inside", seen.face_index[0] >= 0)                   # (S, S)
-        self._keep("uv_vertices", self.faces[face.clamp(min=0)])           # (S*S, 3)
-        self._keep("uv_weights", seen.bary.reshape(-1, 3))                 # (S*S, 3)
-
-    def _find_border(self):
-        """The points of the UV grid mesh whose normal depends on where the origin of the axes is.
-
-        Outside the UV islands a map is 0, so triangles over an island's border reach to the origin, and this
-        point does not turn with the head. Their normals are computed anew for each yaw (`_turned_maps`).
-        """
-        size = self.uv_size
-        cells = torch.zeros(1, 1, size - 1, size - 1, device=self.mask.device)
-        cells[..., MARGIN_ROWS:size - 1 - MARGIN_ROWS, MARGIN_COLUMNS:size - 1 - MARGIN_COLUMNS] = 1
-        self._keep("cells", cells)
-        inside = self.uv_inside
-        a, b, c, d = inside[:-1, :-1], inside[:-1, 1:], inside[1:, :-1], inside[1:, 1:]
-        upper = ((a | b | c) & ~(a & b & c)) & (cells[0, 0] > 0)           # partly inside
-        lower = ((b | c | d) & ~(b & c & d)) & (cells[0, 0] > 0)
-        border = torch.zeros_like(inside)
-        border[:-1, :-1] |= upper
-        border[1:, 1:] |= lower
-        border[:-1, 1:] |= upper | lower
-        border[1:, :-1] |= upper | lower
-        row, column = (border & (self.mask[0, 0] > 0)).nonzero(as_tuple=True)          # (n,), (n,)
-        near = torch.arange(-1, 2, device=row.device)
-        around = (row[:, None, None] + near[:, None]) * size + column[:, None, None] + near
-        self._keep("border", row * size + column)
-        self._keep("border_around", around)                                            # (n, 3, 3)
-        corner = around[:, :2, :2]                                                     # top left of cells
-        last = torch.cat([cells[0, 0], cells.new_zeros(size - 1, 1)], 1)               # (S-1, S)
-        self._keep("border_cells", last.flatten()[corner][:, None])                    # (n, 1, 2, 2)
-
-    def uv_map(self, values):
-        """Per-vertex values (B, V, C) → their UV map (B, C, S, S), 0 outside the islands."""
-        count, _, channels = values.shape
-        rows = values.transpose(0, 1).flatten(1)                                       # (V, B*C)
-        pixels = blend(rows, self.uv_vertices, self.uv_weights)                        # (S*S, B*C)
-        pixels = pixels.reshape(self.uv_size, self.uv_size, count, channels)
-        return pixels.permute(2, 3, 0, 1).contiguous()                                 # → (B, C, S, S)
-
-    def _displaced(self, vertices, normals, displacement):
-        """The grid mesh's points and the coarse normals, both (B, 3, S, S)."""
-        points, coarse = self.uv_map(torch.cat([vertices, normals], 2)).split(3, 1)    # (B, 6, S, S) → 2
-        height = self.fixed
-        if displacement is not None:
-            height = height + self._resized(displacement) * self.mask
-        return points + height * coarse, coarse
-
-    def detail_normals(self, vertices, normals, displacement=None):
-        """The UV map of detail normals (B, 3, S, S) of posed meshes (SPEC section 4).
-
-        vertices, normals (B, V, 3); displacement (B, 1, S, S) metres along the normal, or None for 0.
-        """
-        points, coarse = self._displaced(vertices, normals, displacement)
-        return torch.lerp(coarse, grid_normals(points, self.cells), self.mask)
-
-    def _turned_maps(self, vertices, normals, displacement, root, rotations):
-        """Detail normals of each yaw, (B, Y, 3, S, S), in the axes of the unturned head."""
-        points, coarse = self._displaced(vertices, normals, displacement)
-        maps = torch.lerp(coarse, grid_normals(points, self.cells), self.mask)
-        maps = maps[:, None].expand(-1, len(rotations), -1, -1, -1)
-        if not len(self.border):
-            return maps
-        # The origin, seen from the turned head: v with R (v - root) + root = 0.
-        origin = root[:, None] - _turn(root[:, None], rotations.transpose(1, 2))       # (B, Y, 3)
-        near = points.flatten(2)[:, None, :, self.border_around]                       # (B, 1, 3, n, 3, 3)
-        inside = self.uv_inside.flatten()[self.border_around]                          # (n, 3, 3)
-        near = torch.where(inside, near, origin[..., None, None, None])                # (B, Y, 3, n, 3, 3)
-        near = near.permute(0, 1, 3, 2, 4, 5).flatten(0, 1)                            # (B*Y, n, 3, 3, 3)
-        cells = self.border_cells.repeat(len(near), 1, 1, 1)                           # (B*Y*n, 1, 2, 2)
-        middle = grid_normals(near.flatten(0, 1), cells)[..., 1, 1]                    # (B*Y*n, 3)
-        middle = middle.reshape(*origin.shape[:2], -1, 3).transpose(2, 3)              # (B, Y, 3, n)
-        maps = maps.flatten(3).clone()                                                 # (B, Y, 3, S*S)
-        flat = coarse.flatten(2)[:, None, :, self.border]                              # (B, 1, 3, n)
-        maps[..., self.border] = torch.lerp(flat, middle, self.mask.flatten()[self.border])
-        return maps.unflatten(3, (self.uv_size, self.uv_size))
-
-    def _uv_at_pixels(self, seen):
-        """(B, H, W, 2): where in the UV maps each pixel looks, as `grid_sample` wants it."""
-        return seen.at_pixels(self.uv_faces, self.uv[None]).permute(0, 2, 3, 1)
-
-    def _check(self, vertices, displacement):
-        if vertices.ndim != 3 or vertices.shape[1:] != (self.n_vertices, 3):
-            raise ValueError(f"vertices must be (B, {self.n_vertices}, 3), not {tuple(vertices.shape)}")
-        if displacement is not None and displacement.shape[:2] != (len(vertices), 1):
-            raise ValueError(f"displacement must be ({len(vertices)}, 1, S, S), "
-                             f"not {tuple(displacement.shape)}")
-
-    @torch.no_grad()
-    def render(self, vertices, cam, mode="shape", displacement=None, images=None):
-        """Pictures (B, 3, H, W) in [0, 1], background 0 (SPEC section 4).
-
-        vertices (B, V, 3): posed meshes, metres. cam (B, 3): scale, tx, ty.
-        mode: "shape" grey; "shape_detail" grey with the detail normals, displacement (B, 1, S, S) metres
-        (None is 0); "texture" the colours of `images` (B, 3, h, w) in [0, 1], which the camera projects onto.
-        Raises: ValueError for another mode or shape, or texture without images.
-        """
-        self._check(vertices, displacement)
-        if mode not in MODES:
-            raise ValueError(f"mode is one of {', '.join(MODES)}, not {mode!r}")
-        if (mode == "texture") != (images is not None):
-            raise ValueError("images are for the texture mode, which needs them")
-        parts = []
-        for part in self._chunks(len(vertices)):
-            extra = [None if x is None else x[part] for x in (displacement, images)]
-            parts.append(self._render(vertices[part], cam[part], mode, *extra))
-        empty = vertices.new_zeros(0, 3, self.image_size, self.image_size)
-        return torch.cat(parts or [empty])                                             # (B, 3, H, W)
-
-    def _render(self, vertices, cam, mode, displacement, images):
-        projected = project(vertices, cam)
-        seen = rasterize(projected, self.faces, self.image_size, self.image_size, self.backend)
-        hit = seen.hit
-        if mode == "texture":
-            where = self.uv_map(projected[..., :2]).permute(0, 2, 3, 1)                # (B, S, S, 2)
-            colours = functional.grid_sample(images, where, align_corners=False)
-            pixels = functional.grid_sample(colours, self._uv_at_pixels(seen), align_corners=False)
-            return pixels * hit[:, None]
-        normals = self.vertex_normals(vertices)
-        facing = self.vertex_normals(projected)[..., 2:]                               # (B, V, 1)
-        keep = hit & (seen.at_pixels(self.faces, facing)[:, 0] < LIMIT_NORMAL_Z)
-        if mode == "shape":
-            normals = seen.at_pixels(self.faces, normals)
-        else:
-            normals = functional.grid_sample(self.detail_normals(vertices, normals, displacement),
-                                             self._uv_at_pixels(seen), align_corners=False)
-        return self._shade(normals, self.lights[None], keep)[:, None].expand(-1, 3, -1, -1)
-
-    @torch.no_grad()
-    def views(self, vertices, root, yaws_degrees=YAWS, cam=VIEW_CAMERA, displacement=None):
-        """The `shape_detail` pictures of heads turned about the vertical axis (SPEC section 5).
-
-        vertices (B, V, 3): meshes posed with global rotation 0, metres. root (B, 3): the point that the
-        global rotation turns about. yaws_degrees: Y angles. cam (3,): scale, tx, ty of every view.
-        displacement (B, 1, S, S) metres, or None for 0.
-        Returns: (B, Y, H, W) in [0, 1], the grey channel (red = green = blue), background 0.
-        """
-        self._check(vertices, displacement)
-        rotations = yaw_rotations(yaws_degrees, vertices.device)
-        cam = torch.as_tensor(cam, dtype=vertices.dtype, device=vertices.device)
-        parts = []
-        for part in self._chunks(len(vertices), len(rotations)):
-            detail = None if displacement is None else displacement[part]
-            parts.append(self._views(vertices[part], root[part], rotations, cam, detail))
-        empty = vertices.new_zeros(0, len(rotations), self.image_size, self.image_size)
-        return torch.cat(parts or [empty])                                             # (B, Y, H, W)
-
-    def _views(self, vertices, root, rotations, cam, displacement):
-        normals = self.vertex_normals(vertices)
-        maps = self._turned_maps(vertices, normals, displacement, root, rotations).flatten(0, 1)
-        seen, facing = self._turned_views(vertices, root, rotations, cam)
-        keep = seen.hit & (seen.at_pixels(self.faces, facing)[:, 0] < LIMIT_NORMAL_Z)
-        pixels = functional.grid_sample(maps, self._uv_at_pixels(seen), align_corners=False)
-        # n' · l = (R n) · l = n · (Rᵀ l): the lights are turned back, not the map forward.
-        lights = _turn(self.lights, rotations.transpose(1, 2)[:, None])                # (Y, 5, 3)
-        lights = lights.repeat(len(vertices), 1, 1)                                    # → (B*Y, 5, 3)
-        return self._shade(pixels, lights, keep).reshape(len(vertices), len(rotations), *keep.shape[1:])

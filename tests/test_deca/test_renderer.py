@@ -9,8 +9,9 @@ import torch
 
 from deca import renderer as renderer_module
 from deca.head import HeadModel
+from deca.head_renderer import Renderer, grid_normals
 from deca.rasterizer import rasterize
-from deca.renderer import YAWS, Renderer, grid_normals, project, yaw_rotations
+from deca.renderer import YAWS, project, yaw_rotations
 
 
 def ball_head(rows=72, columns=70, uv_holes=True):
