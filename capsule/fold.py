@@ -58,7 +58,6 @@ class Training:
     precision: str = "auto"
     threads: int = 0
     deterministic: bool = False
-    weight_decay: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -140,8 +139,7 @@ def train_fold(pictures, data_sub, training, report=lambda epoch: None):
         return _fit_fold(model, pictures, data_sub, training, report, started)
     model = _laid_out(model.to(device))
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimiser = torch.optim.Adam(trained, lr=training.learning_rate, weight_decay=training.weight_decay,
-                                 fused=True)
+    optimiser = torch.optim.Adam(trained, lr=training.learning_rate, fused=True)
     schedule = torch.optim.lr_scheduler.ExponentialLR(optimiser, gamma=training.lr_decay)
     train_clips, test_clips = sampling.data_split(clips, data_sub)
     test_rows = sampling.apex_rows(pictures.index, test_clips)
