@@ -43,14 +43,6 @@ def ensure(data_root):
     return folder if (folder / MANIFEST).is_file() else make_synthetic(data_root, progress=True)
 
 
-def read_truth(data_root):
-    """The manifest of the database under `data_root`: dict with "settings", "subjects", "clips".
-
-    For tests and for judging apex spotting; training must not read it. Raises: InputError when not there.
-    """
-    return read_json(Path(data_root) / FOLDER / MANIFEST)
-
-
 def make_synthetic(root, progress=False, **settings):
     """Make a synthetic database under `<root>/synthetic/`, or find the same one there.
 
@@ -108,20 +100,20 @@ def _film(folder, seed, number, index, person, clip):
     """Write the frames of one clip into `<folder>/<subject>/<clip>/`."""
     rng = np.random.default_rng([seed, 4, number, index])
     images = scene.film(person, clip.actions, clip.turns, clip.shift, clip.lamp, rng, clip.uneven)
-    for frame, image in zip(clip.frames, images, strict=True):
+    for frame, image in enumerate(images, clip.onset):
         write_image(folder / clip.subject / clip.name / f"img{frame}.jpg", image, quality=90)
 
 
 def _write_papers(folder, about, plan):
     """Annotation sheet, README and manifest."""
     clips = [clip for _, clips in plan for clip in clips]
-    rows = [{"Subject": int(clip.subject[3:]), "Filename": clip.name, "OnsetFrame": clip.frames[0],
-             "ApexFrame": clip.apex, "OffsetFrame": clip.frames[-1],
+    rows = [{"Subject": int(clip.subject[3:]), "Filename": clip.name, "OnsetFrame": clip.onset,
+             "ApexFrame": clip.apex, "OffsetFrame": clip.offset,
              "Action Units": "+".join(name.removeprefix("AU") for name in clip.action_units),
              "Estimated Emotion": clip.emotion} for clip in clips]
     truth = [{"subject": clip.subject, "clip": clip.name, "label": clip.label, "emotion": clip.emotion,
-              "action_units": clip.action_units, "movement_px_at_224": clip.movement, "onset": clip.frames[0],
-              "apex": clip.apex, "offset": clip.frames[-1], "intensity": clip.intensity.tolist(),
+              "action_units": clip.action_units, "movement_px_at_224": clip.movement, "onset": clip.onset,
+              "apex": clip.apex, "offset": clip.offset, "intensity": clip.intensity.tolist(),
               "turn_radians": clip.turns.tolist(), "shift_pixels": clip.shift.tolist()} for clip in clips]
     subjects = {clips[0].subject: {"glasses": person.glasses is not None} for person, clips in plan}
     write_bytes(folder / SHEET, _workbook(pd.DataFrame(rows)))
@@ -131,7 +123,7 @@ def _write_papers(folder, about, plan):
 
 
 def _workbook(table):
-    """`table` as the bytes of an .xlsx file that carries no date, so that they are the same each time."""
+    """`table` as the bytes of an .xlsx file that carries no date."""
     raw, fixed = io.BytesIO(), io.BytesIO()
     table.to_excel(raw, index=False, engine="openpyxl")
     with zipfile.ZipFile(raw) as source, zipfile.ZipFile(fixed, "w") as target:

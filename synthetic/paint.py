@@ -54,7 +54,7 @@ def _places():
     centre = (np.arange(SIZE) + 0.5) / SIZE
     u, v = np.meshgrid(centre, 1 - centre)
     theta, level = uv_chart(u, v)
-    loft = surf.loft(theta.ravel(), level.ravel()).reshape(SIZE, SIZE, 3)               # (S*S, 3) → (S, S, 3)
+    loft = surf.loft(theta, level)                                  # (S, S, 3)
     x, chart_y, front = loft[..., 0], loft[..., 1], 1 - smoothstep(1.05, 1.35, np.abs(theta))
     closed, inside = surf.close_mouth(x, chart_y)
     y, inside = chart_y + (closed - chart_y) * front, inside * (front > 0.5)
@@ -116,7 +116,7 @@ def _skin(rng, at):
 
 def _shadows(image, at):
     """Ears, eye sockets, beside and under the nose, under lip and chin, nostrils."""
-    t, s, q = (value.reshape(SIZE, SIZE) for value in surf.ear_frame(*at.loft.reshape(-1, 3).T[1:]))
+    t, s, q = surf.ear_frame(at.loft)
     side = smoothstep(1.0, 1.2, np.abs(at.theta)) * (1 - smoothstep(2.2, 2.4, np.abs(at.theta)))
     image = _blend(image, (0.80, 0.52, 0.45), 0.5 * side * (1 - smoothstep(0.9, 1.1, q)))
     image = _blend(image, SHADE, 0.75 * side * bump(s, t, (-0.2, -0.12), (0.26, 0.24)))
@@ -176,7 +176,7 @@ def _brows(image, rng, at, hair):
 def _hair(image, rng, at, hair):
     """Strands follow the chart's meridians; the border is soft at the sides and tufted over the forehead."""
     softness = 7.0 + 4.0 * smoothstep(0.8, 1.2, np.abs(at.theta))
-    cover = surf.hair_cover(at.theta.ravel(), at.level.ravel(), softness.ravel()).reshape(SIZE, SIZE)
+    cover = surf.hair_cover(at.theta, at.level, at.loft, softness)
     across, down = at.theta * SIZE / (2 * np.pi), at.level * SIZE / 400
     fine = _sampled(_noise(rng, (9.0, 0.55)), down, across * 2 + 0.15 * down)
     tufts = _sampled(_noise(rng, (14.0, 2.2)), down, across + 0.2 * down)

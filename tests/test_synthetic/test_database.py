@@ -93,7 +93,7 @@ def test_the_strongest_landmark_moves_as_far_as_planned():
             _, side = crop_square(pixels[0])
             way = np.linalg.norm(pixels - pixels[0], axis=2).max(1) * 224 / side
             assert way.max() == pytest.approx(clip.movement, rel=0.01)
-            assert clip.first_frame + way.argmax() == clip.apex and way[0] == 0 and way[-1] < 1e-3
+            assert clip.onset + way.argmax() == clip.apex and way[0] == 0 and way[-1] < 1e-3
 
 
 def test_a_plan_of_several_people():
