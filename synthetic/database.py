@@ -5,7 +5,6 @@ README.txt, and synthetic.json with the settings and the truth (for judging apex
 reads it). Same settings, same bytes. The folder is there whole or not at all.
 """
 
-import contextlib
 import io
 import os
 import re
@@ -53,7 +52,7 @@ def make_synthetic(root, progress=False, **settings):
     settings, root = Settings(**settings), Path(root)
     try:
         root.mkdir(parents=True, exist_ok=True)
-        with filelock.FileLock(root / f".{FOLDER}.lock"), _one_thread_each():
+        with filelock.FileLock(root / f".{FOLDER}.lock"):
             return _make(root, settings, progress)
     except OSError as error:
         raise InputError(f"{root}: the synthetic database cannot be written ({error.strerror or error}); "
@@ -76,24 +75,18 @@ def _make(root, settings, progress):
     plan = list(plan_people(settings))
     jobs = [(unfinished, settings.seed, number, index, person, clip)
             for number, (person, clips) in enumerate(plan) for index, clip in enumerate(clips)]
-    thread_map(lambda job: _film(*job), jobs, desc="synthetic database", unit="clip", disable=not progress,
-               max_workers=os.cpu_count())
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)        # for each clip: the order of sums, and so every byte, stays the same
+    try:
+        thread_map(lambda job: _film(*job), jobs, desc="synthetic database", unit="clip",
+                   disable=not progress, max_workers=os.cpu_count())
+    finally:
+        torch.set_num_threads(threads)
     _write_papers(unfinished, about, plan)
     if folder.exists():
         folder.rmdir()
     os.rename(unfinished, folder)
     return folder
-
-
-@contextlib.contextmanager
-def _one_thread_each():
-    """Clips run side by side, each in one thread: the order of sums, and so every byte, stays the same."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _film(folder, seed, number, index, person, clip):
