@@ -21,15 +21,18 @@ EYE_ISLAND, EYE_ISLAND_RADIUS = (0.058, 0.055), 0.050   # left disc of the UV ma
 CAP_RINGS, CAP_SECTORS, CAP_ANGLE = 11, 24, np.deg2rad(78)
 UV_ANGLES = ((0, 1.0, np.pi / 2, np.pi), (0, 0.34, 0.43, 0.5))      # |azimuth| to |u - 1/2|
 UV_LEVELS = ((-195, -122, 72, 175), (0.115, 0.165, 0.90, 0.996))    # level to v
-# the iBUG landmarks of the person's right half in the chart plane, mm
-JAW = ((-82, 10.8), (-86.8, -10.1), (-91.6, -35.1), (-93, -64.5), (-87, -85.4), (-70.2, -105), (-44.2, -105),
-       (-22.1, -107.2), (0, -107.2))
-BROW = ((-55.9, 24), (-44.2, 30.8), (-31.2, 30.8), (-20.8, 26.2), (-10.4, 21.7))
-NOSE = ((0, 5.9), (0, -7.7), (0, -19), (0, -32.6), (-13, -41.6), (-6.8, -43.7), (0, -46.1))
-EYE = ((-47.9, 4.3), (-37.2, 8.4), (-25, 7.2), (-16.2, 0.2), (-25.3, -1.5), (-37.7, -1.2))
-LIPS = (((-29.4, -67.3), (-17.7, -58.5), (-6.2, -54.6), (0, -56.9)),
-        ((0, -75.7), (-9.7, -73.9), (-18.4, -73.5)), ((-24.6, -64.7), (-9.3, -60.6), (0, -61.6)),
-        ((0, -68), (-9.5, -66.7)))
+# iBUG landmarks in the chart plane: number on the person's right, on the left, x of the right one, y, mm
+LANDMARKS = np.array([
+    (0, 16, -82, 10.8), (1, 15, -86.8, -10.1), (2, 14, -91.6, -35.1), (3, 13, -93, -64.5),
+    (4, 12, -87, -85.4), (5, 11, -70.2, -105), (6, 10, -44.2, -105), (7, 9, -22.1, -107.2),
+    (8, 8, 0, -107.2), (17, 26, -55.9, 24), (18, 25, -44.2, 30.8), (19, 24, -31.2, 30.8),
+    (20, 23, -20.8, 26.2), (21, 22, -10.4, 21.7), (27, 27, 0, 5.9), (28, 28, 0, -7.7), (29, 29, 0, -19),
+    (30, 30, 0, -32.6), (31, 35, -13, -41.6), (32, 34, -6.8, -43.7), (33, 33, 0, -46.1),
+    (36, 45, -47.9, 4.3), (37, 44, -37.2, 8.4), (38, 43, -25, 7.2), (39, 42, -16.2, 0.2),
+    (40, 47, -25.3, -1.5), (41, 46, -37.7, -1.2), (48, 54, -29.4, -67.3), (49, 53, -17.7, -58.5),
+    (50, 52, -6.2, -54.6), (51, 51, 0, -56.9), (57, 57, 0, -75.7), (58, 56, -9.7, -73.9),
+    (59, 55, -18.4, -73.5), (60, 64, -24.6, -64.7), (61, 63, -9.3, -60.6), (62, 62, 0, -61.6),
+    (66, 66, 0, -68), (67, 65, -9.5, -66.7)], dtype=float)
 
 
 @dataclass(frozen=True)
@@ -128,18 +131,6 @@ def _half():
     return points, triangles[~hole.contains_points(corners.mean(1)) & ~flat], rim
 
 
-def _landmarks(plane):
-    """The vertices (68,) nearest to the iBUG landmarks, of those at chart plane points (V, 2)."""
-    def mirrored(points):
-        return [(-x, y) for x, y in points[::-1]]
-
-    points = [*JAW, *mirrored(JAW[:-1]), *BROW, *mirrored(BROW), *NOSE, *mirrored(NOSE[4:6])]
-    points += [*EYE, *mirrored(EYE[:4]), *mirrored(EYE[4:])]
-    for upper, lower in (LIPS[:2], LIPS[2:]):
-        points += [*upper, *mirrored(upper[:-1]), *mirrored(lower[1:]), *lower]
-    return cKDTree(plane).query(np.array(points))[1]
-
-
 def _eyeball():
     """One eyeball's cap about the origin: unit directions (N, 3) along +z, UV disc (N, 2), triangles."""
     turn = np.arange(CAP_SECTORS) * 2 * np.pi / CAP_SECTORS
@@ -170,7 +161,10 @@ def build_head():
     points[hangs] = points[rim[hangs]]                              # the lid's thickness, into the socket
     ball = surf.eyeball_depth(points[hangs, 0], points[hangs, 1], 0.0)
     points[hangs, 2] = np.minimum(points[hangs, 2] - 1.0, ball - 0.8)
-    uv, eye, landmarks = chart_uv(theta, level), np.zeros(len(points), int), _landmarks(plane)
+    uv, eye, marks = chart_uv(theta, level), np.zeros(len(points), int), np.zeros((68, 2))
+    for column, side in ((0, 1), (1, -1)):
+        marks[LANDMARKS[:, column].astype(int)] = LANDMARKS[:, 2:] * (side, 1)
+    landmarks = cKDTree(plane).query(marks)[1]
     unit, disc, cap = _eyeball()
     for side in (-1, 1):
         centre = surf.EYE * (side, 1, 1)
