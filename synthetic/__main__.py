@@ -10,14 +10,8 @@ import argparse
 import sys
 
 from common.errors import InputError
-from synthetic.clips import Settings
+from synthetic.clips import OPTIONS, Settings
 from synthetic.database import make_synthetic
-
-OPTIONS = {"people": "how many people", "glasses": "share of them who wear glasses, 0..1",
-           "intensity": "way of the strongest landmark from onset to apex, pixels of the crop, on average",
-           "head_motion": "degrees that the head turns from onset to apex; it drifts by a pixel for each",
-           "distractors": "how often something moves that means nothing (blinks, glances, the mouth), 0..1",
-           "seed": "same settings and seed, same bytes"}
 
 
 def main(argv=None):
@@ -25,7 +19,7 @@ def main(argv=None):
     parser = argparse.ArgumentParser(prog="python -m synthetic", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-root", default="data", help="folder of the databases [data]")
-    for name, text in OPTIONS.items():
+    for name, (_, _, text) in OPTIONS.items():
         default = getattr(Settings, name)
         parser.add_argument("--" + name.replace("_", "-"), type=type(default), default=default,
                             help=f"{text} [{default}]")

@@ -74,25 +74,18 @@ EVEN = 4                                # the last of them are the same on both 
 
 
 def _local(head, centre, width, peak, uneven=False):
-    """A bump on both sides of the face, (V, 3); `uneven`: opposite on the two."""
+    """A bump of skin on both sides of the face, (V, 3); `uneven`: opposite on the two."""
     x, y, _ = head.points.T
-    front = 1 - smoothstep(1.15, 1.6, np.abs(head.theta))
-    weight = bump(np.abs(x) if centre[0] else x, y, centre, width) * front
+    front = (1 - smoothstep(1.15, 1.6, np.abs(head.theta))) * (head.eye == 0)
+    across, along = np.tanh(x / 3.0), np.ones_like(x)
     if uneven:
-        return weight[:, None] * np.array(peak) * (np.sign(x) if centre[0] else np.ones_like(x))[:, None]
-    return weight[:, None] * np.stack([peak[0] * np.tanh(x / 3.0), 0 * x + peak[1], 0 * x + peak[2]], 1)
-
-
-def _hung(head, field):
-    """`field` (V, 3) with the lids' rims moving as their lids do."""
-    inner = head.rim >= 0
-    field[inner] = field[head.rim[inner]]
-    return field
+        across = along = np.sign(x) if centre[0] else along
+    weight = bump(np.abs(x), y, centre, width) * front
+    return weight[:, None] * (np.stack([across, along, along], 1) * peak)
 
 
 def _follow(head, field):
     """Eyeballs move as a whole and the skin near an eye with the eye."""
-    field = field.copy()
     for side in (-1, 1):
         near = np.linalg.norm((head.points - surf.EYE * (side, 1, 1))[:, :2] * (0.85, 1.0), axis=1)
         skin = (head.eye == 0) & (head.points[:, 2] > 15) & (head.points[:, 0] * side > 5)
@@ -101,7 +94,7 @@ def _follow(head, field):
         mean = (field * anchor[:, None]).sum(0) / anchor.sum()
         field = field * (1 - share) + mean * share
         field[head.eye == side] = mean
-    return _hung(head, field)
+    return field
 
 
 def _lids(head, raise_upper, raise_lower):
@@ -115,7 +108,7 @@ def _lids(head, raise_upper, raise_lower):
     weight = np.where((head.eye == 0) & (z > 15), weight, 0)
     dy = weight * np.where(above, raise_upper, raise_lower)
     dz = surf.eyeball_depth(x, y + dy, surf.LID) - surf.eyeball_depth(x, y, surf.LID)
-    return _hung(head, np.stack([0 * x, dy, np.clip(dz, -3, 3) * smoothstep(0.15, 0.6, weight)], 1))
+    return np.stack([0 * x, dy, np.clip(dz, -3, 3) * smoothstep(0.15, 0.6, weight)], 1)
 
 
 def _lips(head, raise_upper, raise_lower):
@@ -155,6 +148,13 @@ def _look(head, across, up):
 PULLS = {"at": _local, "brow": _brow, "lids": _lids, "lips": _lips, "jaw": _jaw, "look": _look}
 
 
+def _basis(fields):
+    """Fields (V, 3) → (V, 3, n) float32; the lids' rims move as their lids do."""
+    basis, rim = np.stack(fields, 2), build_head().rim
+    basis[rim >= 0] = basis[rim[rim >= 0]]
+    return basis.astype(np.float32)
+
+
 @lru_cache(maxsize=1)
 def shape_basis():
     """(V, 3, n) float32, mm per unit coefficient: parts of the head, uneven faces, wide eyes."""
@@ -162,16 +162,11 @@ def shape_basis():
     fields = [_local(head, *row) for row in LOCAL_SHAPES.values()]
     fields += [_local(head, *row, uneven=True) for row in UNEVEN_SHAPES.values()]
     fields = [_follow(head, field) for field in fields] + [_lids(head, 1.0, -0.7)]
-    return (SHAPE_SHARE * np.stack(fields, 2)).astype(np.float32)
+    return _basis([SHAPE_SHARE * field for field in fields])
 
 
 @lru_cache(maxsize=1)
 def action_basis():
     """(V, 3, len(ACTIONS)) float32, millimetres at full strength; eyeballs move by "look" alone."""
-    head, fields = build_head(), []
-    for pulls in ACTIONS.values():
-        field = sum(PULLS[kind](head, *numbers) for kind, *numbers in pulls)
-        if pulls[0][0] != "look":
-            field = np.where((head.eye != 0)[:, None], 0, field)
-        fields.append(_hung(head, field))
-    return np.stack(fields, 2).astype(np.float32)
+    return _basis([sum(PULLS[kind](build_head(), *numbers) for kind, *numbers in pulls)
+                   for pulls in ACTIONS.values()])

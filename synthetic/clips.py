@@ -14,7 +14,6 @@ from synthetic import scene
 from synthetic.basis import ACTIONS
 from synthetic.mesh import build_head
 
-FRAMES = (9, 15)            # frames of a clip, least and most
 SPREAD = 0.1                # between clips and between people, of how strongly an action shows
 UNEVENNESS = 0.08           # deviation between people of how one-sided their faces move
 SHIFT_PER_DEGREE = 1.0      # pixels that the head drifts for each degree that it turns
@@ -33,24 +32,33 @@ DISTRACTORS = ((0.25, (0.8, 1.0), 1.1, "AU45"), (0.5, (-1.0, 1.0), 0.5, "look ac
                (0.4, (-1.0, 0.6), 0.5, "look up"), (0.2, (0.2, 0.5), 0.2, "AU24"),
                (0.2, (0.1, 0.3), 0.2, "AU17"), (0.2, (0.05, 0.15), 0.3, "AU26"))
 TRACE = (0.9, 1.2)          # what is left at onset of an earlier expression, of this one's strength
+# What a database is made from: the least and the most that each setting can be, and what it is.
+OPTIONS = {"people": (1, 999, "how many people"), "clips": (1, 99, "clips of each; the classes take turns"),
+           "glasses": (0, 1, "share of the people who wear glasses"),
+           "intensity": (0.5, 15, "mean way of the strongest landmark to the apex, pixels of the 224 crop"),
+           "head_motion": (0, 20, "degrees that the head turns to the apex; it drifts by a pixel for each"),
+           "distractors": (0, 1, "how often something moves that means nothing (blinks, glances, the mouth)"),
+           "seed": (0, 2**31, "same settings and seed, same bytes")}
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What a synthetic database is made from. Raises: InputError for values that no database can have."""
+    """What a synthetic database is made from: `OPTIONS`, and how many frames a clip has, least and most.
+
+    Raises: InputError for values that no database can have.
+    """
 
     people: int = 8
-    clips: int = 6              # of each; the classes take turns
-    glasses: float = 0.4        # share of the people who wear glasses
-    intensity: float = 10.0     # way of the strongest landmark, onset to apex, pixels of the 224 crop, mean
-    head_motion: float = 1.0    # degrees that the head turns from onset to apex; it drifts as it turns
-    distractors: float = 1.0    # how often something moves that means nothing, 0..1
+    clips: int = 6
+    glasses: float = 0.4
+    intensity: float = 10.0
+    head_motion: float = 1.0
+    distractors: float = 1.0
     seed: int = 0
-    frames: tuple = FRAMES
+    frames: tuple = (9, 15)
 
     def __post_init__(self):
-        for name, low, high in (("people", 1, 999), ("clips", 1, 99), ("glasses", 0, 1), ("seed", 0, 2**31),
-                                ("intensity", 0.5, 15), ("head_motion", 0, 20), ("distractors", 0, 1)):
+        for name, (low, high, _) in OPTIONS.items():
             if not low <= getattr(self, name) <= high:
                 option = name.replace("_", "-")
                 raise InputError(f"--{option} {getattr(self, name)}: must be from {low:g} to {high:g}")
@@ -68,23 +76,15 @@ class Clip:
     emotion: str
     action_units: dict          # name → coefficient at the apex, of the emotion alone
     movement: float             # the strongest landmark's way that they cause, pixels of the 224 crop
-    first_frame: int
+    onset: int                  # frame numbers
+    apex: int
+    offset: int
     intensity: np.ndarray       # (T,) 0 at onset and offset, 1 at the apex
     actions: np.ndarray         # (T, len(ACTIONS)) with what means nothing
     uneven: float
     turns: np.ndarray           # (T, 3) rotation vectors, radians
     shift: np.ndarray           # (T, 2) pixels
     lamp: np.ndarray            # (T, 3) as `scene.environment`
-
-    @property
-    def frames(self):
-        """Numbers of its frames, onset first."""
-        return range(self.first_frame, self.first_frame + len(self.intensity))
-
-    @property
-    def apex(self):
-        """Number of its strongest frame."""
-        return self.first_frame + int(self.intensity.argmax())
 
 
 def plan_people(settings):
@@ -126,9 +126,10 @@ def _plan_clip(settings, person, gains, uneven, number, index, film, label):
     lamp[:, 2] = np.exp(lamp[:, 2])
     fading = np.clip(1 - np.arange(count) / (apex - 2), 0, 1)[:, None]
     actions = intensity[:, None] * full + fading * before + _distraction(settings, rng, count)
+    frames = int(rng.integers(20, 160)) + np.array([0, apex, count - 1])
     return Clip(f"sub{number + 1:02d}", f"EP{film:02d}_{index + 1:02d}f", label, EMOTIONS[label][0],
                 {name: float(value) for name, value in zip(ACTIONS, full, strict=True) if value}, movement,
-                int(rng.integers(20, 160)), intensity, actions, uneven, rest + turned, shift, lamp)
+                *frames.tolist(), intensity, actions, uneven, rest + turned, shift, lamp)
 
 
 def _expression(rng, person, gains, uneven, label):

@@ -5,7 +5,6 @@ README.txt, and synthetic.json with the settings and the truth (for judging apex
 reads it). Same settings, same bytes. The folder is there whole or not at all.
 """
 
-import contextlib
 import io
 import os
 import re
@@ -43,14 +42,6 @@ def ensure(data_root):
     return folder if (folder / MANIFEST).is_file() else make_synthetic(data_root, progress=True)
 
 
-def read_truth(data_root):
-    """The manifest of the database under `data_root`: dict with "settings", "subjects", "clips".
-
-    For tests and for judging apex spotting; training must not read it. Raises: InputError when not there.
-    """
-    return read_json(Path(data_root) / FOLDER / MANIFEST)
-
-
 def make_synthetic(root, progress=False, **settings):
     """Make a synthetic database under `<root>/synthetic/`, or find the same one there.
 
@@ -61,7 +52,7 @@ def make_synthetic(root, progress=False, **settings):
     settings, root = Settings(**settings), Path(root)
     try:
         root.mkdir(parents=True, exist_ok=True)
-        with filelock.FileLock(root / f".{FOLDER}.lock"), _one_thread_each():
+        with filelock.FileLock(root / f".{FOLDER}.lock"):
             return _make(root, settings, progress)
     except OSError as error:
         raise InputError(f"{root}: the synthetic database cannot be written ({error.strerror or error}); "
@@ -84,8 +75,13 @@ def _make(root, settings, progress):
     plan = list(plan_people(settings))
     jobs = [(unfinished, settings.seed, number, index, person, clip)
             for number, (person, clips) in enumerate(plan) for index, clip in enumerate(clips)]
-    thread_map(lambda job: _film(*job), jobs, desc="synthetic database", unit="clip", disable=not progress,
-               max_workers=os.cpu_count())
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)        # for each clip: the order of sums, and so every byte, stays the same
+    try:
+        thread_map(lambda job: _film(*job), jobs, desc="synthetic database", unit="clip",
+                   disable=not progress, max_workers=os.cpu_count())
+    finally:
+        torch.set_num_threads(threads)
     _write_papers(unfinished, about, plan)
     if folder.exists():
         folder.rmdir()
@@ -93,35 +89,24 @@ def _make(root, settings, progress):
     return folder
 
 
-@contextlib.contextmanager
-def _one_thread_each():
-    """Clips run side by side, each in one thread: the order of sums, and so every byte, stays the same."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 def _film(folder, seed, number, index, person, clip):
     """Write the frames of one clip into `<folder>/<subject>/<clip>/`."""
     rng = np.random.default_rng([seed, 4, number, index])
     images = scene.film(person, clip.actions, clip.turns, clip.shift, clip.lamp, rng, clip.uneven)
-    for frame, image in zip(clip.frames, images, strict=True):
+    for frame, image in enumerate(images, clip.onset):
         write_image(folder / clip.subject / clip.name / f"img{frame}.jpg", image, quality=90)
 
 
 def _write_papers(folder, about, plan):
     """Annotation sheet, README and manifest."""
     clips = [clip for _, clips in plan for clip in clips]
-    rows = [{"Subject": int(clip.subject[3:]), "Filename": clip.name, "OnsetFrame": clip.frames[0],
-             "ApexFrame": clip.apex, "OffsetFrame": clip.frames[-1],
+    rows = [{"Subject": int(clip.subject[3:]), "Filename": clip.name, "OnsetFrame": clip.onset,
+             "ApexFrame": clip.apex, "OffsetFrame": clip.offset,
              "Action Units": "+".join(name.removeprefix("AU") for name in clip.action_units),
              "Estimated Emotion": clip.emotion} for clip in clips]
     truth = [{"subject": clip.subject, "clip": clip.name, "label": clip.label, "emotion": clip.emotion,
-              "action_units": clip.action_units, "movement_px_at_224": clip.movement, "onset": clip.frames[0],
-              "apex": clip.apex, "offset": clip.frames[-1], "intensity": clip.intensity.tolist(),
+              "action_units": clip.action_units, "movement_px_at_224": clip.movement, "onset": clip.onset,
+              "apex": clip.apex, "offset": clip.offset, "intensity": clip.intensity.tolist(),
               "turn_radians": clip.turns.tolist(), "shift_pixels": clip.shift.tolist()} for clip in clips]
     subjects = {clips[0].subject: {"glasses": person.glasses is not None} for person, clips in plan}
     write_bytes(folder / SHEET, _workbook(pd.DataFrame(rows)))
@@ -131,7 +116,7 @@ def _write_papers(folder, about, plan):
 
 
 def _workbook(table):
-    """`table` as the bytes of an .xlsx file that carries no date, so that they are the same each time."""
+    """`table` as the bytes of an .xlsx file that carries no date."""
     raw, fixed = io.BytesIO(), io.BytesIO()
     table.to_excel(raw, index=False, engine="openpyxl")
     with zipfile.ZipFile(raw) as source, zipfile.ZipFile(fixed, "w") as target:

@@ -37,19 +37,28 @@ def make_glasses(head, points, rng):
     centre = np.array([eyes[:, 0].mean(), eyes[:, 1].mean() - rng.uniform(0.02, 0.12) * spread])
     middle = half[0] + max(0.95 * spread - half[0], 7.0)                    # leaves room for the nose
     bow = rng.uniform(120, 180)                                             # radius of the lens
-    outlines = [_outline(centre + np.array([side * middle, 0]), half, shape) for side in (-1, 1)]
-    depth = _depth(head, np.concatenate(outlines), centre[0], bow, tube)
-    bridge = _bridge(centre, middle - half[0], half[1])
-    parts = [_tube(_on_bow(outline, centre[0], depth, bow), tube, closed=True) for outline in outlines]
-    parts += [_tube(_on_bow(bridge, centre[0], depth, bow), tube, closed=False)]
-    for side, ear, outline in zip((-1, 1), (0, 16), outlines, strict=True):
-        temple = _temple(head, points[ear, 2] - 12, side, outline, centre[0], depth, bow)
-        parts.append(_tube(temple, 1.3 * tube, closed=False))
-    lenses, normals = zip(*(_lens(outline, centre[0], depth, bow) for outline in outlines), strict=True)
     colour = np.array(COLOURS[rng.integers(len(COLOURS))]) * rng.uniform(0.7, 1.3)
     tint = 1 - rng.uniform(0.04, 0.22) * rng.uniform(0.8, 1.0, 3)
-    return Glasses(*_joined(parts), *_joined(lenses), np.concatenate(normals), colour, tint,
-                   rng.uniform(0.5, 1.2))
+    reflection = rng.uniform(0.5, 1.2)
+    outlines = [_outline(centre + np.array([side * middle, 0]), half, shape) for side in (-1, 1)]
+
+    def on_bow(xy, depth):
+        """(N, 2) → (N, 3): one curve across the whole face."""
+        return np.column_stack([xy, depth - (xy[:, 0] - centre[0]) ** 2 / (4.4 * bow)])
+
+    depth = _depth(head, on_bow(np.concatenate(outlines), 0.0)) + tube + CLEARANCE
+    rims = [on_bow(outline, depth) for outline in outlines]
+    parts = [_tube(rim, tube, closed=True) for rim in rims]
+    parts.append(_tube(on_bow(_bridge(centre, middle - half[0], half[1]), depth), tube, closed=False))
+    parts += [_tube(_temple(head, points[ear, 2] - 12, side, rim), 1.3 * tube, closed=False)
+              for side, ear, rim in zip((-1, 1), (0, 16), rims, strict=True)]
+    xy = np.stack([np.concatenate([outline.mean(0)[None], outline]) for outline in outlines])
+    away = (xy - xy[:, :1]) / bow                           # a lens is a fan with the normals of a ball
+    normals = np.concatenate([away, np.sqrt(1 - (away**2).sum(-1, keepdims=True))], -1)
+    turn = np.arange(RIM_POINTS)
+    fan = np.stack([0 * turn, 1 + turn, 1 + (turn + 1) % RIM_POINTS], 1)
+    return Glasses(*_joined(parts), *_joined([(on_bow(lens, depth), fan) for lens in xy]),
+                   normals.reshape(-1, 3), colour, tint, reflection)
 
 
 def _outline(centre, half, exponent):
@@ -61,17 +70,11 @@ def _outline(centre, half, exponent):
     return centre + unit * half
 
 
-def _on_bow(xy, middle, depth, bow):
-    """(N, 2) → (N, 3) on the glasses' front: one curve across the whole face."""
-    return np.concatenate([xy, (depth - (xy[:, :1] - middle) ** 2 / (4.4 * bow))], 1)
-
-
-def _depth(head, rims, middle, bow, tube):
-    """z of the front's middle, so that no rim point touches the skin."""
+def _depth(head, rims):
+    """How far the rim points (N, 3) must come forward to reach the skin before them."""
     front = head[head[:, 2] > 0]
-    gap = np.linalg.norm(front[:, None, :2] - rims[None], axis=2)           # (front vertices, rim points)
-    skin = np.where(gap < 4.0, front[:, 2:], -np.inf).max(0)
-    return float((skin - _on_bow(rims, middle, 0.0, bow)[:, 2]).max() + tube + CLEARANCE)
+    gap = np.linalg.norm(front[:, None, :2] - rims[None, :, :2], axis=2)    # (front vertices, rim points)
+    return float((np.where(gap < 4.0, front[:, 2:], -np.inf).max(0) - rims[:, 2]).max())
 
 
 def _tube(path, radius, closed):
@@ -88,11 +91,10 @@ def _tube(path, radius, closed):
     turn = np.arange(TUBE_POINTS) * 2 * np.pi / TUBE_POINTS
     ring = np.cos(turn)[None, :, None] * side[:, None] + np.sin(turn)[None, :, None] * up[:, None]
     vertices = (path[:, None] + radius * ring).reshape(-1, 3)               # (N, TUBE_POINTS, 3) → (.., 3)
-    start = np.arange(len(path) if closed else len(path) - 1)[:, None] * TUBE_POINTS
-    here, beside = start + np.arange(TUBE_POINTS), start + (np.arange(TUBE_POINTS) + 1) % TUBE_POINTS
-    here_next, beside_next = ((ring + TUBE_POINTS) % len(vertices) for ring in (here, beside))
-    faces = np.stack([here, beside, here_next, beside, beside_next, here_next], -1)
-    return vertices, faces.reshape(-1, 3)                                 # (count, TUBE_POINTS, 6) → (.., 3)
+    here = np.arange(len(vertices)).reshape(-1, TUBE_POINTS)
+    beside, ahead = np.roll(here, -1, 1), np.roll(here, -1, 0)
+    faces = np.stack([here, beside, ahead, beside, np.roll(ahead, -1, 1), ahead], -1)
+    return vertices, faces[:None if closed else -1].reshape(-1, 3)        # (N, TUBE_POINTS, 6) → (.., 3)
 
 
 def _bridge(centre, gap, height):
@@ -101,25 +103,15 @@ def _bridge(centre, gap, height):
     return np.stack([centre[0] + x, centre[1] + height * 0.45 + 2.5 * (1 - (x / gap) ** 2)], 1)
 
 
-def _temple(head, end, sign, outline, middle, depth, bow):
-    """The arm from a lens's outer edge to z = `end`, before the ear, along the side of the head (12, 3)."""
-    outer = sign * (sign * outline[:, 0]).max()
-    y = outline[:, 1].mean() + 0.45 * np.ptp(outline[:, 1]) / 2
-    start = _on_bow(np.array([[outer, y]]), middle, depth, bow)[0]
-    z = np.linspace(start[2], end, 12)
+def _temple(head, end, sign, rim):
+    """The arm from a rim's outer edge to z = `end`, before the ear, along the side of the head (12, 3)."""
+    hinge = rim[(sign * rim[:, 0]).argmax()]
+    y = rim[:, 1].mean() + 0.45 * np.ptp(rim[:, 1]) / 2
+    z = np.linspace(hinge[2], end, 12)
     near = (np.abs(head[:, 1] - y) < 8) & (head[:, 0] * sign > 0)
     skin = [np.abs(head[near & (np.abs(head[:, 2] - level) < 8), 0]).max(initial=0) for level in z]
-    x = np.maximum(np.maximum.accumulate(skin) + 1.5, np.abs(start[0]) + 1.0)
+    x = np.maximum(np.maximum.accumulate(skin) + 1.5, np.abs(hinge[0]) + 1.0)
     return np.stack([sign * x, np.full(12, y), z], 1)
-
-
-def _lens(outline, middle, depth, bow):
-    """A fan inside the outline: (vertices, faces), and its unit normals, those of a ball of radius `bow`."""
-    xy, around = np.concatenate([outline.mean(0)[None], outline]), np.arange(len(outline))
-    away = (xy - xy[0]) / bow
-    normals = np.concatenate([away, np.sqrt(1 - (away**2).sum(1, keepdims=True))], 1)
-    faces = np.stack([0 * around, 1 + around, 1 + (around + 1) % len(outline)], 1)
-    return (_on_bow(xy, middle, depth, bow), faces), normals
 
 
 def _joined(parts):

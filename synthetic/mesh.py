@@ -21,15 +21,18 @@ EYE_ISLAND, EYE_ISLAND_RADIUS = (0.058, 0.055), 0.050   # left disc of the UV ma
 CAP_RINGS, CAP_SECTORS, CAP_ANGLE = 11, 24, np.deg2rad(78)
 UV_ANGLES = ((0, 1.0, np.pi / 2, np.pi), (0, 0.34, 0.43, 0.5))      # |azimuth| to |u - 1/2|
 UV_LEVELS = ((-195, -122, 72, 175), (0.115, 0.165, 0.90, 0.996))    # level to v
-# the iBUG landmarks of the person's right half in the chart plane, mm
-JAW = ((-82, 10.8), (-86.8, -10.1), (-91.6, -35.1), (-93, -64.5), (-87, -85.4), (-70.2, -105), (-44.2, -105),
-       (-22.1, -107.2), (0, -107.2))
-BROW = ((-55.9, 24), (-44.2, 30.8), (-31.2, 30.8), (-20.8, 26.2), (-10.4, 21.7))
-NOSE = ((0, 5.9), (0, -7.7), (0, -19), (0, -32.6), (-13, -41.6), (-6.8, -43.7), (0, -46.1))
-EYE = ((-47.9, 4.3), (-37.2, 8.4), (-25, 7.2), (-16.2, 0.2), (-25.3, -1.5), (-37.7, -1.2))
-LIPS = (((-29.4, -67.3), (-17.7, -58.5), (-6.2, -54.6), (0, -56.9)),
-        ((0, -75.7), (-9.7, -73.9), (-18.4, -73.5)), ((-24.6, -64.7), (-9.3, -60.6), (0, -61.6)),
-        ((0, -68), (-9.5, -66.7)))
+# iBUG landmarks in the chart plane: number on the person's right, on the left, x of the right one, y, mm
+LANDMARKS = np.array([
+    (0, 16, -82, 10.8), (1, 15, -86.8, -10.1), (2, 14, -91.6, -35.1), (3, 13, -93, -64.5),
+    (4, 12, -87, -85.4), (5, 11, -70.2, -105), (6, 10, -44.2, -105), (7, 9, -22.1, -107.2),
+    (8, 8, 0, -107.2), (17, 26, -55.9, 24), (18, 25, -44.2, 30.8), (19, 24, -31.2, 30.8),
+    (20, 23, -20.8, 26.2), (21, 22, -10.4, 21.7), (27, 27, 0, 5.9), (28, 28, 0, -7.7), (29, 29, 0, -19),
+    (30, 30, 0, -32.6), (31, 35, -13, -41.6), (32, 34, -6.8, -43.7), (33, 33, 0, -46.1),
+    (36, 45, -47.9, 4.3), (37, 44, -37.2, 8.4), (38, 43, -25, 7.2), (39, 42, -16.2, 0.2),
+    (40, 47, -25.3, -1.5), (41, 46, -37.7, -1.2), (48, 54, -29.4, -67.3), (49, 53, -17.7, -58.5),
+    (50, 52, -6.2, -54.6), (51, 51, 0, -56.9), (57, 57, 0, -75.7), (58, 56, -9.7, -73.9),
+    (59, 55, -18.4, -73.5), (60, 64, -24.6, -64.7), (61, 63, -9.3, -60.6), (62, 62, 0, -61.6),
+    (66, 66, 0, -68), (67, 65, -9.5, -66.7)], dtype=float)
 
 
 @dataclass(frozen=True)
@@ -59,14 +62,8 @@ def uv_chart(u, v):
     return np.sign(u - 0.5) * np.interp(np.abs(u - 0.5), *UV_ANGLES[::-1]), np.interp(v, *UV_LEVELS[::-1])
 
 
-def _plane(x, y):
-    """Front points (x, y) → chart plane (a, b), both in mm."""
-    theta, b = surf.chart_of(x, y)
-    return np.stack([theta * surf.ARC, b], 1)
-
-
 def _eye_rings():
-    """The lid's edge, its rim inside (40 points each, a pair for a pair) and rings around it, chart plane."""
+    """The lid's edge, its rim inside (40 points each, a pair for a pair) and rings around it, x and y."""
     turn = np.arange(40) * 2 * np.pi / 40
     x0, x1 = surf.EYE_INNER[0], surf.EYE_OUTER[0]
     saw = 1 - np.abs(turn / np.pi - 1) * 2                          # denser at the corners, but not too much
@@ -78,7 +75,7 @@ def _eye_rings():
     centre = np.array([31.6, (surf.EYE_INNER[1] + surf.EYE_OUTER[1]) / 2 + 1.0])
     rings = [edge, (edge - centre) * (0.93, 0.72) + centre]
     rings += [edge + normal * distance for distance in (1.3, 2.7, 4.3, 6.3)]
-    return np.concatenate([_plane(*ring.T) for ring in rings])
+    return np.concatenate(rings)
 
 
 def _mouth_points():
@@ -90,17 +87,17 @@ def _mouth_points():
             points.append(np.stack([x, surf.open_mouth(x, line + side * share * height, side)], 1)[:count])
         points += [np.stack([x, line + side * gap * share], 1)[:12] for share in (0.75, 0.4)]
     points.append(np.stack([x, line], 1)[:13])
-    return _plane(*np.concatenate(points).T)
+    return np.concatenate(points)
 
 
 def _nose_points():
-    """Two outlines of the wing, the nostril and a row under the nose, chart plane."""
+    """Two outlines of the wing, the nostril and a row under the nose."""
     turn, whole = np.linspace(-2.2, 1.5, 12), np.linspace(0, 2 * np.pi, 10, endpoint=False)
     ring = np.stack([np.cos(turn), np.sin(turn)], 1)
     wing = [ring * (6.6, 6.4) + (11.3, -37.2), ring * (8.2, 8.0) + (11.3, -37.2)]
     nostril = np.stack([6.9 + 3.2 * np.cos(whole), -41.4 + 1.5 * np.sin(whole)], 1)
     under = np.stack([np.linspace(1.6, 14, 8), np.full(8, -44.2)], 1)
-    return _plane(*np.concatenate([*wing, nostril, under, [(6.9, -41.4)]]).T)
+    return np.concatenate([*wing, nostril, under, [(6.9, -41.4)]])
 
 
 def _lattice(taken):
@@ -119,31 +116,19 @@ def _lattice(taken):
 
 def _half():
     """The half at x >= 0: chart plane points (N, 2), triangles, and each rim point's lid edge (-1: none)."""
-    fixed = np.concatenate([_eye_rings(), _mouth_points(), _nose_points()])
+    theta, b = surf.chart_of(*np.concatenate([_eye_rings(), _mouth_points(), _nose_points()]).T)
+    fixed = np.stack([theta * surf.ARC, b], 1)
     fixed[np.abs(fixed[:, 0]) < 0.3, 0] = 0
     near = cKDTree(fixed).query_pairs(0.75)
     fixed = np.delete(fixed, sorted({max(pair) for pair in near if max(pair) >= 80}), 0)
     lattice, hole = _lattice(fixed), Path(fixed[40:80])
     points = np.concatenate([fixed, lattice[~hole.contains_points(lattice)]])
-    triangles = Delaunay(points).simplices
-    a, b, c = (points[triangles[:, k]] for k in range(3))
-    area = (b[:, 0] - a[:, 0]) * (c[:, 1] - a[:, 1]) - (b[:, 1] - a[:, 1]) * (c[:, 0] - a[:, 0])
-    triangles = np.where((area < 0)[:, None], triangles[:, [0, 2, 1]], triangles)
+    triangles = Delaunay(points).simplices                          # counter-clockwise
+    corners = points[triangles]                                     # (F, 3, 2)
+    flat = np.linalg.det(corners[:, 1:] - corners[:, :1]) < 1e-6
     rim = np.full(len(points), -1)
     rim[40:80] = np.arange(40)
-    return points, triangles[~hole.contains_points(points[triangles].mean(1)) & (np.abs(area) > 1e-6)], rim
-
-
-def _landmarks(plane):
-    """The vertices (68,) nearest to the iBUG landmarks, of those at chart plane points (V, 2)."""
-    def mirrored(points):
-        return [(-x, y) for x, y in points[::-1]]
-
-    points = [*JAW, *mirrored(JAW[:-1]), *BROW, *mirrored(BROW), *NOSE, *mirrored(NOSE[4:6])]
-    points += [*EYE, *mirrored(EYE[:4]), *mirrored(EYE[4:])]
-    for upper, lower in (LIPS[:2], LIPS[2:]):
-        points += [*upper, *mirrored(upper[:-1]), *mirrored(lower[1:]), *lower]
-    return cKDTree(plane).query(np.array(points))[1]
+    return points, triangles[~hole.contains_points(corners.mean(1)) & ~flat], rim
 
 
 def _eyeball():
@@ -165,22 +150,21 @@ def _eyeball():
 def build_head():
     """The mean head → `Head`; made once per process, in about a second."""
     half, triangles, rim = _half()
-    other = half[:, 0] > 0
-    twin = np.arange(len(half))
-    twin[other] = len(half) + np.arange(other.sum())
+    other = half[:, 0] > 0                                          # those with a twin at x < 0
+    twin = np.where(other, len(half) - 1 + np.cumsum(other), np.arange(len(half)))
     plane = np.concatenate([half, half[other] * (-1, 1)])
     faces = np.concatenate([triangles, twin[triangles][:, [0, 2, 1]]])
-    rim = np.concatenate([rim, np.where(rim[other] >= 0, twin[rim[other]], -1)])
+    rim = np.append(rim, np.where(rim[other] >= 0, twin[rim[other]], -1))
     theta, level = plane[:, 0] / surf.ARC, plane[:, 1]
-    points = surf.surface(theta, level)
+    points, inside, upper = surf.surface(theta, level)
     hangs = rim >= 0
     points[hangs] = points[rim[hangs]]                              # the lid's thickness, into the socket
     ball = surf.eyeball_depth(points[hangs, 0], points[hangs, 1], 0.0)
     points[hangs, 2] = np.minimum(points[hangs, 2] - 1.0, ball - 0.8)
-    x, chart_y, _ = surf.loft(theta, level).T
-    inside = np.where(np.abs(theta) < 1.2, surf.close_mouth(x, chart_y)[1], 0)
-    upper = chart_y >= surf.mouth_line(x) - 1e-6
-    uv, eye, landmarks = chart_uv(theta, level), np.zeros(len(points), int), _landmarks(plane)
+    uv, eye, marks = chart_uv(theta, level), np.zeros(len(points), int), np.zeros((68, 2))
+    for column, side in ((0, 1), (1, -1)):
+        marks[LANDMARKS[:, column].astype(int)] = LANDMARKS[:, 2:] * (side, 1)
+    landmarks = cKDTree(plane).query(marks)[1]
     unit, disc, cap = _eyeball()
     for side in (-1, 1):
         centre = surf.EYE * (side, 1, 1)

@@ -5,7 +5,6 @@ lie where the geometry has them. Colours are display colours (sRGB); the finishe
 """
 
 from functools import lru_cache
-from itertools import pairwise
 from types import SimpleNamespace
 
 import cv2
@@ -54,7 +53,7 @@ def _places():
     centre = (np.arange(SIZE) + 0.5) / SIZE
     u, v = np.meshgrid(centre, 1 - centre)
     theta, level = uv_chart(u, v)
-    loft = surf.loft(theta.ravel(), level.ravel()).reshape(SIZE, SIZE, 3)               # (S*S, 3) → (S, S, 3)
+    loft = surf.loft(theta, level)                                  # (S, S, 3)
     x, chart_y, front = loft[..., 0], loft[..., 1], 1 - smoothstep(1.05, 1.35, np.abs(theta))
     closed, inside = surf.close_mouth(x, chart_y)
     y, inside = chart_y + (closed - chart_y) * front, inside * (front > 0.5)
@@ -116,7 +115,7 @@ def _skin(rng, at):
 
 def _shadows(image, at):
     """Ears, eye sockets, beside and under the nose, under lip and chin, nostrils."""
-    t, s, q = (value.reshape(SIZE, SIZE) for value in surf.ear_frame(*at.loft.reshape(-1, 3).T[1:]))
+    t, s, q = surf.ear_frame(at.loft)
     side = smoothstep(1.0, 1.2, np.abs(at.theta)) * (1 - smoothstep(2.2, 2.4, np.abs(at.theta)))
     image = _blend(image, (0.80, 0.52, 0.45), 0.5 * side * (1 - smoothstep(0.9, 1.1, q)))
     image = _blend(image, SHADE, 0.75 * side * bump(s, t, (-0.2, -0.12), (0.26, 0.24)))
@@ -158,9 +157,9 @@ def _lids(image, at):
     return _blend(image, (0.78, 0.45, 0.42), 0.7 * corner * at.front)
 
 
-def _sampled(field, row, column):
-    """`field` (S, S), periodic, at other coordinates (in its pixels)."""
-    return map_coordinates(field, np.stack([row, column]), order=1, mode="grid-wrap")
+def _strands(rng, sigma, row, column):
+    """Smooth noise as `_noise`, periodic, read at other texels (row, column)."""
+    return map_coordinates(_noise(rng, sigma), [row, column], order=1, mode="grid-wrap")
 
 
 def _brows(image, rng, at, hair):
@@ -168,7 +167,7 @@ def _brows(image, rng, at, hair):
     centre, half = (np.interp(at.ax, BROW[:, 0], BROW[:, k]) for k in (1, 2))
     ends = smoothstep(8, 13, at.ax) * (1 - smoothstep(48, 54, at.ax))
     cover = ends * (1 - smoothstep(0.55, 1.25, np.abs(at.y - centre) / (half * rng.uniform(0.75, 1.2))))
-    streaks = _sampled(_noise(rng, (0.55, 2.4)), 4.5 * (at.y - 0.55 * at.ax), 4.5 * at.ax)
+    streaks = _strands(rng, (0.55, 2.4), 4.5 * (at.y - 0.55 * at.ax), 4.5 * at.ax)
     cover = at.front * np.clip(cover * (0.84 + 0.16 * streaks), 0, 0.92) * rng.uniform(0.75, 1.0)
     return _blend(image, hair * 1.05, cover)
 
@@ -176,10 +175,10 @@ def _brows(image, rng, at, hair):
 def _hair(image, rng, at, hair):
     """Strands follow the chart's meridians; the border is soft at the sides and tufted over the forehead."""
     softness = 7.0 + 4.0 * smoothstep(0.8, 1.2, np.abs(at.theta))
-    cover = surf.hair_cover(at.theta.ravel(), at.level.ravel(), softness.ravel()).reshape(SIZE, SIZE)
+    cover = surf.hair_cover(at.theta, at.level, at.loft, softness)
     across, down = at.theta * SIZE / (2 * np.pi), at.level * SIZE / 400
-    fine = _sampled(_noise(rng, (9.0, 0.55)), down, across * 2 + 0.15 * down)
-    tufts = _sampled(_noise(rng, (14.0, 2.2)), down, across + 0.2 * down)
+    fine = _strands(rng, (9.0, 0.55), down, across * 2 + 0.15 * down)
+    tufts = _strands(rng, (14.0, 2.2), down, across + 0.2 * down)
     uneven = (0.16 * fine + 0.22 * tufts) * (1 - 0.75 * smoothstep(0.5, 0.75, np.abs(at.theta)))
     ragged = cover + uneven * (cover > 0.01) * (cover < 0.99)
     sheen = 0.32 * np.exp(-(((at.level - 118) / 26) ** 2)) + 0.10
@@ -220,12 +219,12 @@ def crease_maps():
 
 def _stroke(x, y, line, half_width):
     """A soft line through the points (N, 2), thin at both ends: cover in [0, 1] at x, y."""
-    best = np.zeros_like(x)
-    lengths = np.linalg.norm(np.diff(line, axis=0), axis=1)
+    best, ways = np.zeros_like(x), np.diff(line, axis=0)
+    lengths = np.linalg.norm(ways, axis=1)
     starts, total = np.concatenate([[0], np.cumsum(lengths)]), lengths.sum()
-    for (a, b), start, length in zip(pairwise(line), starts[:-1], lengths, strict=True):
-        share = np.clip(((x - a[0]) * (b - a)[0] + (y - a[1]) * (b - a)[1]) / length**2, 0, 1)
-        away = np.hypot(x - a[0] - share * (b - a)[0], y - a[1] - share * (b - a)[1])
+    for a, way, start, length in zip(line[:-1], ways, starts[:-1], lengths, strict=True):
+        share = np.clip(((x - a[0]) * way[0] + (y - a[1]) * way[1]) / length**2, 0, 1)
+        away = np.hypot(x - a[0] - share * way[0], y - a[1] - share * way[1])
         along = (start + share * length) / total
         best = np.maximum(best, np.exp(-((away / half_width) ** 2)) * np.sin(np.pi * (0.12 + 0.76 * along)))
     return best

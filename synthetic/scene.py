@@ -26,7 +26,7 @@ LARGE = (round(1.5 * HEIGHT), round(1.5 * WIDTH))                   # the size t
 SHAPE_SPREAD = 0.45                     # standard deviation of a shape coefficient
 DIRECTIONS, VISIBILITY_SIZE = 72, 160
 FOLDED = 0.3                            # share of an action's full strength that folds skin to two thirds
-PIVOT = (0.0, -78.0, -38.0)             # the head turns about the top of the neck, mm
+PIVOT = np.array((0.0, -78.0, -38.0))   # the head turns about the top of the neck, mm
 WINDOW, SCREEN = (0.84, 0.90, 0.96), (0.16, 0.22, 0.34)             # colours that lenses mirror, linear light
 
 
@@ -65,9 +65,6 @@ def sample_person(rng, glasses):
                   rng.uniform(0.02, 0.07), np.stack([wall, wall * rng.uniform(0.5, 0.9)]), scale,
                   middle - (low + high) / 2 * scale * (1, -1), rng.uniform(0.45, 1.0), rng.uniform(1.2, 3.0),
                   rng.uniform(0.6, 1.3), make_glasses(rest, landmarks, rng) if glasses else None)
-
-
-# ---- light -------------------------------------------------------------------------------------------------
 
 
 @lru_cache(maxsize=1)
@@ -118,21 +115,31 @@ def _visibility():
     return 1 - ((behind - 3.0) / 6.0).clamp(0, 1).t().contiguous()
 
 
+def _crossed(vertices, faces):
+    """Normals (F, 3) of triangles, twice their area long."""
+    a, b, c = vertices[faces].unbind(1)
+    return torch.linalg.cross(b - a, c - a)
+
+
 def _lit(vertices, light, gloss):
     """Light that a head's vertices (V, 3) give back: diffuse factor and highlights, (V, 6)."""
-    faces, towards = torch.from_numpy(build_head().faces), torch.tensor(_directions(), dtype=torch.float32)
-    a, b, c = (vertices[faces[:, k]] for k in range(3))
-    cross, normals = torch.linalg.cross(b - a, c - a), torch.zeros_like(vertices)
-    for k in range(3):
-        normals.index_add_(0, faces[:, k], cross)
-    normals, wrap = functional.normalize(normals), 0.12             # skin passes light on beyond shade's edge
+    faces, normals = torch.from_numpy(build_head().faces), torch.zeros_like(vertices)
+    cross = _crossed(vertices, faces)
+    normals.index_add_(0, faces.t().reshape(-1), cross.repeat(3, 1))
+    diffuse, shine = _reflected(functional.normalize(normals), light, 16, 0.12, _visibility())
+    return torch.cat([diffuse, gloss * 4 * shine], 1) / DIRECTIONS
+
+
+def _reflected(normals, light, power, wrap=0.0, visible=1.0):
+    """Diffuse light and highlights, summed over the directions, of unit normals (N, 3): (N, 3) each.
+
+    power: the highlights' sharpness; wrap: how far beyond shade's edge light reaches, as it does in skin.
+    """
+    towards = torch.tensor(_directions(), dtype=torch.float32)
     half = functional.normalize(towards + torch.tensor([0.0, 0.0, 1.0]))
-    diffuse = ((normals @ towards.t() + wrap) / (1 + wrap)).clamp(min=0) * _visibility()
-    shine = (normals @ half.t()).clamp(min=0).pow(16) * _visibility()
-    return torch.cat([diffuse @ light, gloss * 4 * (shine @ light)], 1) / DIRECTIONS
-
-
-# ---- camera ------------------------------------------------------------------------------------------------
+    diffuse = ((normals @ towards.t() + wrap) / (1 + wrap)).clamp(min=0) * visible
+    shine = (normals @ half.t()).clamp(min=0).pow(power) * visible
+    return diffuse @ light, shine @ light
 
 
 def posed(person, actions, turns, uneven=0.0):
@@ -141,12 +148,11 @@ def posed(person, actions, turns, uneven=0.0):
     actions (T, m): coefficients in the order of `basis.ACTIONS`; turns (T, 3): rotation vectors, radians,
     about the top of the neck; uneven: how much more the face moves at x > 0 than at x < 0, -1..1.
     """
-    head, pivot = build_head(), np.array(PIVOT)
+    head, basis, actions = build_head(), action_basis(), np.asarray(actions, np.float32)
     sided = np.float32(uneven) * np.tanh(head.points[:, :1] / 10.0)
-    basis, actions = action_basis(), np.asarray(actions, np.float32)
     moved = person.rest + np.einsum("vcm,tm->tvc", basis, actions)
     moved += sided * np.einsum("vcm,tm->tvc", basis[..., :-EVEN], actions[:, :-EVEN])
-    turned = (moved - pivot) @ Rotation.from_rotvec(turns).as_matrix().transpose(0, 2, 1) + pivot
+    turned = (moved - PIVOT) @ Rotation.from_rotvec(turns).as_matrix().transpose(0, 2, 1) + PIVOT
     stays = smoothstep(-110, -185, head.level)[:, None]                         # the neck's foot
     return (turned * (1 - stays) + moved * stays).astype(np.float32)
 
@@ -206,21 +212,21 @@ def _draw_head(person, vertices, actions, shift, light):
 
 def _wear(image, depth, person, rotation, shift, light):
     """Draw the glasses over `image` (H, W, 3), in place, where they are nearer than `depth` (H, W)."""
-    glasses, pivot = person.glasses, np.array(PIVOT)
-    frame, lens = ((points - pivot) @ rotation.T + pivot for points in (glasses.frame, glasses.lens))
+    glasses = person.glasses
+    frame, lens = ((points - PIVOT) @ rotation.T + PIVOT for points in (glasses.frame, glasses.lens))
     face, bary, near = _seen(lens, glasses.lens_faces, person, shift)
     hit = (face >= 0) & (near < depth)
-    normals = (glasses.lens_normals @ rotation.T)[glasses.lens_faces]                       # (F, 3, 3)
-    normals = torch.tensor(normals, dtype=torch.float32)
+    normals = torch.tensor((glasses.lens_normals @ rotation.T)[glasses.lens_faces], dtype=torch.float32)
     normals = functional.normalize(torch.einsum("nc,ncs->ns", bary[hit], normals[face[hit]]))
     tint = torch.tensor(glasses.tint, dtype=torch.float32)
     image[hit] = image[hit] * tint + glasses.reflection * _mirrored(normals, light)
     face, _, near = _seen(frame, glasses.frame_faces, person, shift)
     hit = (face >= 0) & (near < depth)
-    a, b, c = (torch.tensor(frame[glasses.frame_faces[:, k]], dtype=torch.float32) for k in range(3))
-    normals = functional.normalize(torch.linalg.cross(b - a, c - a))
+    normals = functional.normalize(_crossed(torch.tensor(frame, dtype=torch.float32), glasses.frame_faces))
     normals = normals * torch.where(normals[:, 2:] < 0, -1.0, 1.0)
-    image[hit] = _plastic(normals, glasses.colour, light)[face[hit]]
+    diffuse, shine = (part / DIRECTIONS for part in _reflected(normals, light, 32))
+    colour = torch.tensor(glasses.colour, dtype=torch.float32)
+    image[hit] = (diffuse * colour + 0.12 * shine)[face[hit]]
 
 
 def _mirrored(normals, light):
@@ -239,15 +245,6 @@ def _mirrored(normals, light):
     window = pane(0.5 * np.rad2deg(np.arctan2(x, z)), 0.6 * np.rad2deg(np.arcsin(y)), (9, 8))
     bright = window * torch.tensor(WINDOW) + pane(2, -13, (8, 4.5)) * torch.tensor(SCREEN)
     return 0.012 + 0.02 * (1 + towards[:, 1:2]) + light.mean() * bright
-
-
-def _plastic(normals, colour, light):
-    """Frame surface: its colour under the light, with a narrow highlight; normals (F, 3) → (F, 3)."""
-    towards = torch.tensor(_directions(), dtype=torch.float32)
-    half = functional.normalize(towards + torch.tensor([0.0, 0.0, 1.0]))
-    diffuse = (normals @ towards.t()).clamp(min=0) @ light / DIRECTIONS
-    shine = (normals @ half.t()).clamp(min=0).pow(32) @ light / DIRECTIONS
-    return diffuse * torch.tensor(colour, dtype=torch.float32) + 0.12 * shine
 
 
 def _camera(picture, person, rng):

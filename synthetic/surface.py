@@ -83,25 +83,23 @@ def _rings():
     rise, shrink = np.sin(angle), np.cos(angle)
     dome = np.stack([CROWN + steps * (B_TOP - CROWN), 55 + 60 * rise, -36 + 93.5 * shrink, 43 + 72 * rise,
                      76.5 * shrink, -36 - 4 * shrink, 30 + 85 * rise, -36 - 93 * shrink], 1)
-    table = np.concatenate([dome[::-1], RINGS])[::-1]
+    table = np.concatenate([RINGS[::-1], dome])
     return CubicSpline(table[:, 0], table[:, 1:])
 
 
 def loft(theta, b):
-    """The bare skull and neck: chart coordinates (N,) → points (N, 3), mm."""
-    front_y, front_z, side_y, side_x, side_z, back_y, back_z = _rings()(b).T
-    front = np.abs(theta) < np.pi / 2
-    across = np.sin(theta) ** 2
+    """The bare skull and neck: chart coordinates (...) → points (..., 3), mm."""
+    front_y, front_z, side_y, side_x, side_z, back_y, back_z = np.moveaxis(_rings()(b), -1, 0)
+    front, across = np.abs(theta) < np.pi / 2, np.sin(theta) ** 2
     end_y = np.where(front, front_y, back_y)
     depth = np.where(front, front_z - side_z, side_z - back_z)
     return np.stack([np.maximum(side_x, 0) * np.sin(theta), end_y + (side_y - end_y) * across,
-                     side_z + depth * np.cos(theta)], 1)
+                     side_z + depth * np.cos(theta)], -1)
 
 
 def chart_of(x, y):
     """Chart coordinates of the loft's front point with this x and y (each (N,), mm)."""
-    x, y = np.asarray(x, float), np.asarray(y, float)
-    b, theta = y.copy(), np.zeros_like(x)
+    b = y
     for _ in range(30):
         theta = np.arcsin(np.clip(x / _rings()(b)[:, 3], -1, 1))
         b = b + (y - loft(theta, b)[:, 1])
@@ -111,17 +109,14 @@ def chart_of(x, y):
 @lru_cache(maxsize=1)
 def _face_depth():
     """Interpolates the face's depth over the loft in the chart (thin-plate spline)."""
-    half = DEPTHS[DEPTHS[:, 0] > 0]
-    points = np.concatenate([DEPTHS, half * (-1, 1, 1)])
+    points = np.concatenate([DEPTHS, DEPTHS[DEPTHS[:, 0] > 0] * (-1, 1, 1)])
     theta, b = chart_of(points[:, 0], points[:, 1])
     offset = points[:, 2] - loft(theta, b)[:, 2]
     levels = np.linspace(-118, 85, 15)
     rest = [(side * angle * ARC, level) for level in levels for angle in (1.5, 1.75) for side in (-1, 1)]
-    rest += [(a, level) for level in (76, 92) for a in np.linspace(-75, 75, 9)]
-    rest += [(a, level) for level in (-112, -125) for a in np.linspace(-75, 75, 9)]
+    rest += [(a, level) for level in (76, 92, -112, -125) for a in np.linspace(-75, 75, 9)]
     where = np.concatenate([np.stack([theta * ARC, b], 1), rest])
     return RBFInterpolator(where, np.append(offset, np.zeros(len(rest))), smoothing=1.0)
-
 
 
 def mouth_line(x):
@@ -169,13 +164,11 @@ def _lips(x, y):
     t = np.abs(x) / MOUTH_HALF
     share = np.where(rise >= 0, rise / np.maximum(upper, 2.5), -rise / np.maximum(lower, 3.0))
     full = np.where(rise >= 0, 3.6, 4.2) * np.clip(1 - t**2.2, 0, None)
-    roll = 1 - np.exp(-share / 0.22)
-    depth = full * roll * (1 - smoothstep(0.55, 1.25, share))
+    depth = full * (1 - np.exp(-share / 0.22)) * (1 - smoothstep(0.55, 1.25, share))
     depth -= 2.4 * np.exp(-share / 0.2) * (1 - smoothstep(0.72, 1.08, t))
     corner = bump(np.abs(x), y, (MOUTH_HALF + 1.5, MOUTH_Y - 0.5), (3.0, 3.4))
     groove = bump(x, y, (0, -51), (2.2, 5.0)) * 1.3 - bump(np.abs(x), y, (4.6, -52), (1.8, 5.0)) * 0.8
     return depth - 1.8 * corner - groove
-
 
 
 def _ball(x, y, centre, radii):
@@ -193,22 +186,20 @@ def _nose(x, y, z):
     half = 6.2 + 3.0 * smoothstep(0.1, 0.8, along) - 1.4 * np.exp(-(((along - 0.12) / 0.14) ** 2))
     end = smoothstep(-43, -31, y) * (1 - smoothstep(0, 25, y))
     ridge = z - 11 + (dorsum_z - z + 11) * np.exp(-(np.abs(ax / half) ** 1.8) * 0.42) * end
+    wing = 11.2 + np.where(ax < 11.2, 0.5, 1.0) * (ax - 11.2)       # drawn out towards the tip
     z = smooth_max(z, ridge, 5.0)
     z = smooth_max(z, _ball(x, y, (0, -33.2, 60.0), (9.2, 8.0, 14.5)), 3.5)
-    wing = 11.2 + np.where(ax < 11.2, 0.5, 1.0) * (ax - 11.2)  # drawn out towards the tip
     z = smooth_max(z, _ball(wing, y, (11.2, -37.0, 51.5), (6.3, 6.2, 10.5)), 2.8)
     z = smooth_max(z, _ball(x, y, (0, -38.8, 57.5), (3.8, 5.2, 10.0)), 3.0)
     return z - 3.6 * bump(ax, y, (6.9, -41.6), (2.7, 1.35))
-
 
 
 def lid_curves(x):
     """Heights of the upper and the lower lid's edge at |x|, mm (equal at the corners)."""
     t = np.clip((np.abs(x) - EYE_INNER[0]) / (EYE_OUTER[0] - EYE_INNER[0]), 0, 1)
     line = EYE_INNER[1] + (EYE_OUTER[1] - EYE_INNER[1]) * t
-    upper = line + 21.0 * t**0.78 * (1 - t) ** 0.85 * (1 - 0.12 * t)
-    lower = line - 14.5 * t**1.02 * (1 - t) ** 0.82 * (0.72 + 0.42 * t)
-    return upper, lower
+    return (line + 21.0 * t**0.78 * (1 - t) ** 0.85 * (1 - 0.12 * t),
+            line - 14.5 * t**1.02 * (1 - t) ** 0.82 * (0.72 + 0.42 * t))
 
 
 def eyeball_depth(x, y, thickness):
@@ -223,69 +214,55 @@ def _lids(x, y, z):
     """The face's depth with lids laid over the eyeballs."""
     ax = np.abs(x)
     near = 1 - smoothstep(16, 26, np.hypot((ax - EYE[0]) * 0.9, (y - EYE[1]) * 1.2))
-    lid = eyeball_depth(x, y, LID)
-    z = z + near * (smooth_max(z, lid, 2.0) - z)
+    z = z + near * (smooth_max(z, eyeball_depth(x, y, LID), 2.0) - z)
     upper, lower = lid_curves(x)
     span = smoothstep(EYE_INNER[0] - 2, EYE_INNER[0] + 7, ax)
     span = span * (1 - smoothstep(EYE_OUTER[0] - 4, EYE_OUTER[0] + 5, ax))
     fold = y - (upper + 3.2)
     z = z - span * 1.5 * np.exp(-((fold / 1.15) ** 2)) + span * 1.5 * bump(fold, 0 * y, (3.4, 0), (1.9, 1))
-    bag = y - (lower - 6.5)
-    z = z - span * 0.8 * np.exp(-((bag / 2.2) ** 2))
+    z = z - span * 0.8 * np.exp(-(((y - (lower - 6.5)) / 2.2) ** 2))              # the bag under the eye
     return z - 1.2 * bump(ax, y, (EYE_INNER[0] - 1.0, EYE_INNER[1]), (2.4, 2.4))
 
 
-EAR = (-10.0, -43.0)  # y and z of the ear's middle
-EAR_HALF = (30.0, 16.5)  # half its height and width
-
-
-def ear_frame(y, z):
-    """Ear coordinates of side points: t up, s to the back (each -1..1 in the ear) and q, 1 at its outline."""
-    lean = np.deg2rad(14)
-    dy, dz = y - EAR[0], -(z - EAR[1])
-    t = (dy * np.cos(lean) + dz * np.sin(lean)) / EAR_HALF[0]
-    s = (-dy * np.sin(lean) + dz * np.cos(lean)) / (EAR_HALF[1] * (0.80 + 0.24 * np.clip(t, -1, 1)))
+def ear_frame(skull):
+    """Loft points (..., 3) → ear coordinates: t up, s to the back (-1..1 in the ear), q 1 at its outline."""
+    lean, dy, dz = np.deg2rad(14), skull[..., 1] + 10.0, -(skull[..., 2] + 43.0)     # from the ear's middle
+    t = (dy * np.cos(lean) + dz * np.sin(lean)) / 30.0
+    s = (-dy * np.sin(lean) + dz * np.cos(lean)) / (16.5 * (0.80 + 0.24 * np.clip(t, -1, 1)))
     return t, s, (np.abs(t) ** 2.3 + np.abs(s) ** 2.3) ** (1 / 2.3)
 
 
-def _ear(theta, b):
-    """Offset (N, 3) that raises the ears from the side of the head."""
-    point = loft(theta, b)
-    t, s, q = ear_frame(point[:, 1], point[:, 2])
+def _ear(theta, skull):
+    """Offset (N, 3) that raises the ears from the loft's points (N, 3) at azimuth theta (N,)."""
+    t, s, q = ear_frame(skull)
     side = smoothstep(0.9, 1.15, np.abs(theta)) * (1 - smoothstep(2.3, 2.6, np.abs(theta)))
     inside = 1 - smoothstep(0.86, 1.2, q)
     plate = 2.0 + 12.5 * smoothstep(-1.0, 1.0, s) * (0.75 + 0.25 * smoothstep(-0.9, 0.2, t))
     rim = np.exp(-(((q - 0.9) / 0.1) ** 2)) * smoothstep(-0.8, -0.3, t)
     rim = rim * smoothstep(-0.75, -0.1, s + 0.5 * np.maximum(t, 0))
-    shell = bump(s, t, (-0.15, -0.12), (0.30, 0.26))
     fold = np.exp(-(((np.hypot(s * 1.1 + 0.1, (t - 0.05) * 0.8) - 0.46) / 0.1) ** 2))
     fold = fold * smoothstep(-0.3, 0.2, s)
-    tragus = bump(s, t, (-0.80, -0.16), (0.16, 0.13))
+    shell, tragus = bump(s, t, (-0.15, -0.12), (0.30, 0.26)), bump(s, t, (-0.80, -0.16), (0.16, 0.13))
     height = inside * (plate + 2.4 * rim - 7.0 * shell + 1.6 * fold + 3.0 * tragus) * side
     back = inside * side * 5.0 * smoothstep(0.1, 1.0, s)
     return np.stack([np.sign(theta) * height, 0 * height, -back], 1)
 
 
-def hair_cover(theta, b, softness):
-    """How much hair grows at chart points, 0..1: scalp with a hairline, sideburns, nape.
-
-    softness: half the width of the hair's border, mm.
-    """
+def hair_cover(theta, b, skull, softness):
+    """How much hair grows at chart points, 0..1; skull: those of the loft; softness: half its border, mm."""
     angle = np.abs(theta)
     front = 73 - 2 * np.exp(-((angle / 0.3) ** 2)) + 5 * np.exp(-(((angle - 0.62) / 0.2) ** 2))
     edge = front + (34 - front) * smoothstep(0.74, 1.06, angle)
     edge = edge - 42 * smoothstep(1.06, 1.24, angle) - 48 * smoothstep(1.7, 2.3, angle)
-    point = loft(theta, b)
-    _, _, q = ear_frame(point[:, 1], point[:, 2])
-    ear = (angle > 1.0) & (angle < 2.4)
-    return smoothstep(-softness, softness, b - edge) * np.where(ear, smoothstep(1.08, 1.45, q), 1)
+    bare = np.where((angle > 1.0) & (angle < 2.4), smoothstep(1.08, 1.45, ear_frame(skull)[2]), 1)
+    return smoothstep(-softness, softness, b - edge) * bare
 
 
 def surface(theta, b):
-    """Chart coordinates (N,) → the skin's points (N, 3), mm; the mouth is closed, the eyes are holes."""
-    theta, b = np.asarray(theta, float), np.asarray(b, float)
-    point = loft(theta, b)
-    x, chart_y, z = point.T
+    """Chart coordinates (N,) → the skin, mouth closed, eyes holes: points (N, 3), mm; (N,) how deep in the
+    mouth each lies, 0..1; (N,) bool: above the mouth line."""
+    skull = loft(theta, b)
+    x, chart_y, z = skull.T
     face = 1 - smoothstep(1.05, 1.4, np.abs(theta))
     y, inside = close_mouth(x, chart_y)
     y = chart_y + (y - chart_y) * face
@@ -293,9 +270,10 @@ def surface(theta, b):
     front = (np.abs(theta) < 1.4) & (np.abs(b) < 118)
     skin = _lids(x, y, _nose(x, y, z + _lips(x, y)))
     z = np.where(front, z + (skin - z) * face, z)
-    depth = np.where(front, inside, 0)
+    depth, rise = np.where(front, inside, 0), chart_y - mouth_line(x)
     z = z - 15 * depth**0.8
-    y = y + np.where(chart_y >= mouth_line(x), 1, -1) * 2.2 * depth * (1 - depth)
+    y = y + np.where(rise >= 0, 1, -1) * 2.2 * depth * (1 - depth)
     point = np.stack([x, y, z], 1)
     out = (point - (0, 20, -38)) / np.linalg.norm(point - (0, 20, -38), axis=1, keepdims=True)
-    return point + _ear(theta, b) + out * (5.0 * hair_cover(theta, b, 13.0))[:, None]
+    hair = 5.0 * hair_cover(theta, b, skull, 13.0)[:, None]
+    return point + _ear(theta, skull) + out * hair, depth, rise >= -1e-6
