@@ -22,7 +22,15 @@ from common.files import write_json
 from common.images import find_pictures, read_image, write_image
 from deca import ASSETS, RECONSTRUCTORS, make_reconstructor
 from deca.assets import check
-from deca.export import TEXTURE_SIZE, overlaid, seen_pixels, write_keypoints, write_maps, write_obj
+from deca.export import (
+    TEXTURE_SIZE,
+    overlaid,
+    seen_pixels,
+    write_depth,
+    write_keypoints,
+    write_normals,
+    write_obj,
+)
 from deca.landmarks import (
     CROP_SIZE,
     LandmarkDetector,
@@ -32,6 +40,7 @@ from deca.landmarks import (
     transform_points,
     warp_square,
 )
+from deca.reconstructor import MESHES
 from deca.renderer import YAWS
 from deca.sheet import contact_sheet
 
@@ -68,9 +77,13 @@ def _parser():
     parser.add_argument("--out", type=Path, default=Path("views"), metavar="DIR",
                         help="where the results go (default: %(default)s)")
     parser.add_argument("--fps", type=float, default=5.0, help="frames a second taken from a video [5]")
-    for name, text in (("obj", "the textured mesh"), ("depth", "depth.png and normals.png"),
-                       ("keypoints", "68 points, 2-D and 3-D"), ("overlay",
-                                                                 "the face on the photograph, at its size")):
+    parser.add_argument("--mesh", action="append", choices=MESHES, default=[],
+                        help="write a textured mesh too (twice for both); coarse: FLAME's head or the face "
+                             "mesh's 468 points; detailed: with DECA's detail, or subdivided twice")
+    for name, text in (("obj", "mesh.obj, the textured surface that the views show,"),
+                       ("depth", "depth.png"), ("normals", "normals.png"),
+                       ("keypoints", "68 points, 2-D and 3-D,"),
+                       ("overlay", "the face on the photograph, at its size,")):
         parser.add_argument(f"--{name}", action="store_true", help=f"write {text} too")
     parser.add_argument("--reconstructor", choices=RECONSTRUCTORS, default="auto",
                         help="deca needs the official files; auto (default): deca where they are, else mesh")
@@ -191,15 +204,19 @@ def process(path, photo, folder, reconstructor, detector, options):
 
 def _write_more(folder, reconstructor, surfaces, photo, points, center, side, matrix, options):
     """What the options ask for."""
-    if options.depth or options.keypoints:
+    if options.depth or options.normals or options.keypoints:
         depth, normals, _, seen = seen_pixels(reconstructor, surfaces)
     if options.depth:
-        write_maps(folder, depth, normals)
+        write_depth(folder / "depth.png", depth)
+    if options.normals:
+        write_normals(folder / "normals.png", normals)
     if options.keypoints:
         write_keypoints(folder, transform_points(matrix, points), seen, matrix)
+    texture = warp_square(photo, center, side, TEXTURE_SIZE) if options.obj or options.mesh else None
     if options.obj:
-        write_obj(folder, "mesh", surfaces, reconstructor.renderer.faces.cpu().numpy(),
-                  warp_square(photo, center, side, TEXTURE_SIZE))
+        write_obj(folder, "mesh", surfaces, reconstructor.renderer.faces.cpu().numpy(), texture)
+    for level in options.mesh:
+        write_obj(folder, f"mesh-{level}", *reconstructor.mesh(surfaces, level), texture)
     if options.overlay:
         size = max(CROP_SIZE, min(2048, round(side)))
         _, normals, hit, _ = seen_pixels(reconstructor, surfaces, size)

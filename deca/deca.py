@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch.nn import functional
 
@@ -66,6 +67,20 @@ class DECA(Reconstructor):
             codes = self.encode(as_float(pictures[part], self.device))
             parts.append(self._surfaces(codes))
         return Surfaces(*(torch.cat(values) for values in zip(*parts, strict=True)))
+
+    def mesh(self, surfaces, level):
+        """See `Reconstructor.mesh`. Coarse: FLAME's head. Detailed: each pixel of the UV maps that shows the
+        head is a point, moved along the normal by the detail; the UV map's seams stay open by a pixel."""
+        renderer, vertices = self.renderer, surfaces.vertices
+        if level == "coarse":
+            return surfaces, renderer.faces.cpu().numpy()
+        points, _ = renderer._displaced(vertices, renderer.vertex_normals(vertices), surfaces.displacement)
+        inside = renderer.uv_inside                                                          # (S, S)
+        dense = points.flatten(2)[..., inside.flatten()].transpose(1, 2)     # (n, 3, S, S) → (n, points, 3)
+        place = torch.where(inside, inside.flatten().cumsum(0).view_as(inside) - 1, -1).cpu().numpy()
+        a, b, c, d = place[:-1, :-1], place[:-1, 1:], place[1:, :-1], place[1:, 1:]
+        faces = np.concatenate([np.stack(corners, -1).reshape(-1, 3) for corners in ((a, c, b), (b, c, d))])
+        return surfaces._replace(vertices=dense), faces[(faces >= 0).all(1)]
 
     def _surfaces(self, codes):
         """Codes → `Surfaces`: the head without its rotation, and rotation and camera as one affine map."""

@@ -36,13 +36,17 @@ def overlaid(crop, normals, hit):
     return np.round(grey * share + crop * (1 - share)).astype(np.uint8)
 
 
-def write_maps(folder, depth, normals):
-    """depth.png (16 bits, nearest 65535, nothing 0) and normals.png (8 bits, (n + 1) / 2) into `folder`."""
+def write_depth(path, depth):
+    """Depth (H, W), nan where nothing, as 16 bits: nearest 65535, nothing 0."""
     near, far = np.nanmin(depth), np.nanmax(depth)
     levels = np.rint(np.nan_to_num(1 + 65534 * (far - depth) / max(far - near, 1e-9))).astype(np.uint16)
-    write_image(folder / "depth.png", levels)
+    write_image(path, levels)
+
+
+def write_normals(path, normals):
+    """Normals (H, W, 3), 0 where nothing, as 8 bits: (n + 1) / 2."""
     lit = np.abs(normals).sum(2, keepdims=True) > 0
-    write_image(folder / "normals.png", np.round((normals + 1) / 2 * 255 * lit).astype(np.uint8))
+    write_image(path, np.round((normals + 1) / 2 * 255 * lit).astype(np.uint8))
 
 
 def write_keypoints(folder, landmarks, points, matrix):
@@ -62,7 +66,8 @@ def write_obj(folder, name, surfaces, faces, texture):
     """Write `name`.obj, `name`.mtl and `name`.png: the frontal surface, coloured by the crop where it lies on
     it.
 
-    surfaces: `Surfaces` of one picture; faces (F, 3); texture: uint8 (S, S, 3), the crop.
+    surfaces: `Surfaces` of one picture with the vertices of this mesh; faces (F, 3); texture: uint8
+    (S, S, 3), the crop.
     Raises: InputError when a file cannot be written.
     """
     write_image(folder / f"{name}.png", texture)

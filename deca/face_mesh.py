@@ -140,6 +140,7 @@ class FaceMesh(Reconstructor):
         self.device = usable_device(device)
         data = np.load(TOPOLOGY)
         self.mirror, self.faces = data["mirror"].astype(np.int64), data["fine_triangles"].astype(np.int64)
+        self.coarse = data["triangles"].astype(np.int64)
         self.fine = csr_matrix((data["weights"], data["columns"], data["rows"]))        # (fine points, 468)
         self.mean = framed(data["mean"].astype(np.float64))
         self.network = FaceNetwork(self.mirror)
@@ -166,6 +167,14 @@ class FaceMesh(Reconstructor):
         tensors = [torch.as_tensor(values, dtype=torch.float32, device=self.device)
                    for values in (fine, np.tile(self.root, (len(fine), 1)), pose)]
         return Surfaces(*tensors, torch.as_tensor(found, device=self.device))
+
+    def mesh(self, surfaces, level):
+        """See `Reconstructor.mesh`. Coarse: the network's 468 points. Detailed: subdivided twice."""
+        if level == "detailed":
+            return surfaces, self.faces
+        fine = surfaces.vertices.cpu().numpy()                                  # (n, V, 3)
+        points = np.linalg.pinv(self.fine.toarray()) @ fine                     # → (n, 468, 3), as they were
+        return surfaces._replace(vertices=torch.as_tensor(points).to(surfaces.vertices)), self.coarse
 
 
 def framed(mean):

@@ -10,6 +10,7 @@ from deca.renderer import VIEW_CAMERA, YAWS
 
 CHUNK = {"cpu": 8, "cuda": 32}          # pictures worked on together: bounds the memory at any batch
 PAINTS = ("shape_detail", "texture")
+MESHES = ("coarse", "detailed")
 
 
 class Surfaces(NamedTuple):
@@ -46,6 +47,11 @@ class Reconstructor:
 
     def reconstruct(self, pictures):
         """Crops of one clip, uint8 (n, 3, 224, 224) RGB, all of one square → `Surfaces` on this device."""
+        raise NotImplementedError
+
+    def mesh(self, surfaces, level):
+        """(`surfaces` with the vertices of the mesh that `level`, one of MESHES, names; its triangles (F, 3),
+        numpy): coarse, the model's own points; detailed, the finest surface that there is."""
         raise NotImplementedError
 
     @torch.no_grad()

@@ -28,8 +28,8 @@ def done(face, tmp_path_factory):
     folder = tmp_path_factory.mktemp("one")
     Image.fromarray(face).save(folder / "photo.png")
     code = command.main([str(folder / "photo.png"), "--out", str(folder / "out"), "--obj", "--depth",
-                         "--keypoints",
-                         "--overlay", "--reconstructor", "mesh", "--device", "cpu"])
+                         "--normals", "--mesh", "coarse", "--mesh", "detailed", "--keypoints", "--overlay",
+                         "--reconstructor", "mesh", "--device", "cpu"])
     return code, folder / "out" / "photo"
 
 
@@ -38,7 +38,8 @@ def test_one_photograph(done):
     assert code == 0
     names = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     assert names == {"crop.png", "sheet.jpg", "parameters.json", "mesh.obj", "mesh.mtl", "mesh.png",
-                     "textured.png",
+                     *(f"mesh-{level}.{kind}" for level in ("coarse", "detailed")
+                       for kind in ("obj", "mtl", "png")), "textured.png",
                      "depth.png", "normals.png", "keypoints.json", "overlay.png", *(f"views/{yaw}.png"
                                                                                     for yaw in YAWS)}
     assert read_image(folder / "crop.png").shape == (224, 224, 3)
@@ -83,6 +84,31 @@ def test_the_mesh_has_the_photographs_colours(done, face):
     x, y = points[30].round().astype(int)
     colour = texture[int(row), int(column)].astype(float)
     assert np.abs(colour - face[y - 3:y + 4, x - 3:x + 4].mean((0, 1))).max() < 45
+
+
+def read_obj(path):
+    """Vertices (V, 3), triangles (F, 3) from 0."""
+    lines = path.read_text().splitlines()
+    vertices = np.array([line.split()[1:] for line in lines if line.startswith("v ")], float)
+    faces = [[c.split("/")[0] for c in line.split()[1:]] for line in lines if line.startswith("f ")]
+    return vertices, np.array(faces, int) - 1
+
+
+def test_the_face_mesh_has_a_coarse_and_a_detailed_surface(done):
+    coarse, triangles = read_obj(done[1] / "mesh-coarse.obj")
+    fine, _ = read_obj(done[1] / "mesh-detailed.obj")
+    assert coarse.shape == (468, 3) and triangles.shape == (898, 3) and triangles.max() == 467
+    assert all(map(np.array_equal, read_obj(done[1] / "mesh.obj"), read_obj(done[1] / "mesh-detailed.obj")))
+    assert 1e-5 < np.abs(coarse - fine[:468]).max() < 0.02         # not yet smoothed; metres
+
+
+def test_depth_and_normals_are_wishes_of_their_own(face, tmp_path):
+    Image.fromarray(face).save(tmp_path / "photo.png")
+    for wish in ("depth", "normals"):
+        assert command.main([str(tmp_path / "photo.png"), "--out", str(tmp_path / wish), f"--{wish}",
+                             "--reconstructor", "mesh", "--device", "cpu"]) == 0
+        assert [(tmp_path / wish / "photo" / f"{name}.png").exists() for name in ("depth", "normals")] == [
+            wish == "depth", wish == "normals"]
 
 
 @pytest.fixture(scope="module")

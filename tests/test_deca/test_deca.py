@@ -148,6 +148,26 @@ def test_surfaces_lie_where_the_decoded_heads_are_projected(reconstructor, codes
     assert torch.equal(surfaces.displacement, reconstructor.decode(codes).displacement)
 
 
+def test_the_detailed_mesh_is_the_head_moved_along_its_normals(reconstructor, codes):
+    surfaces = reconstructor._surfaces(codes)
+    coarse, faces = reconstructor.mesh(surfaces, "coarse")
+    assert coarse is surfaces and faces.shape == (9976, 3)
+    dense, triangles = reconstructor.mesh(surfaces, "detailed")
+    count = int(reconstructor.renderer.uv_inside.sum())
+    assert dense.vertices.shape == (2, count, 3) and triangles.max() == count - 1 and len(triangles) > count
+    without = surfaces._replace(displacement=torch.zeros_like(surfaces.displacement) - 1)
+    moved = dense.vertices - reconstructor.mesh(without, "detailed")[0].vertices
+    inside = reconstructor.renderer.uv_inside.flatten()
+    height = ((surfaces.displacement + 1) * reconstructor.renderer.mask).flatten(2)[:, 0, inside]
+    normals = reconstructor.renderer.uv_map(reconstructor.renderer.vertex_normals(surfaces.vertices))
+    normals = normals.flatten(2)[..., inside].transpose(1, 2)
+    torch.testing.assert_close(moved, normals * height[..., None], rtol=0, atol=1e-5)
+    flat = reconstructor.renderer.uv_map(surfaces.vertices).flatten(2)[..., inside].transpose(1, 2)[0].numpy()
+    a, b, c = (flat[triangles[:, k]] for k in range(3))
+    outward = np.einsum("fc,fc->f", np.cross(b - a, c - a), normals[0].numpy()[triangles[:, 0]])
+    assert (outward > 0).mean() > 0.99
+
+
 def test_the_interface_that_both_reconstructors_share(reconstructor, images):
     pictures = (images * 255).round().to(torch.uint8)
     views, found = reconstructor.views(pictures)
