@@ -24,12 +24,12 @@ class Experiment:
     """`<result_root>/<experiment>/` of one configuration.
 
     options: capsule.config.Options. clips: the clip table. streams: list of FrameImages. weights: what the
-    networks start from, as found. precision: "fp32" or "bf16". `folds`: every held-out unit (data_sub) in
-    table order. Nothing is written before `start`. Raises: InputError when the clip list has one subject or
-    --folds is empty.
+    networks start from, as found. precision: "fp32" or "bf16". said: remarks on the network. `folds`: every
+    held-out unit (data_sub) in table order. Nothing is written before `start`. Raises: InputError when the
+    clip list has one subject or --folds is empty.
     """
 
-    def __init__(self, options, clips, streams, network, weights, precision):
+    def __init__(self, options, clips, streams, network, weights, precision, said=()):
         self.options, self.clips, self.network, self.weights = options, clips, network, weights
         self.name = options.experiment_name
         self.folder = Path(options.result_root) / self.name
@@ -38,7 +38,8 @@ class Experiment:
             raise InputError(f"{options.dataset}: the clip list has {len(self.folds)} subject(s); leaving "
                              "one subject out needs at least two: add subjects or choose another --dataset")
         self.chosen = _chosen(self.folds, options.folds)
-        self.said = [*clips.notes.get("said", ()), *(remark for stream in streams for remark in stream.said)]
+        self.said = [*clips.notes.get("said", ()), *(remark for stream in streams for remark in stream.said),
+                     *said]
         self.reconstructor = next((s.rule["reconstructor"] for s in streams if "reconstructor" in s.rule),
                                   None)
         # What changes the numbers: each a word or a digest that a person can compare.
