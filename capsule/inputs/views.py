@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from capsule.data.remarks import say
 from capsule.inputs.crops import with_images
 from capsule.inputs.motion import face_motion
 from capsule.inputs.rendered import cached_pictures, not_found, pictures_of
@@ -52,8 +53,9 @@ def thirteen_views(crops, reconstructor="auto", paint="shape_detail", device="au
 
     images, found = cached_pictures(crops, root, rule, render, maker.device, ".jpg", YAWS,
                                     f"views ({maker.name})")
-    return with_images(crops, images, KINDS[paint], rule,
-                       not_found(found, "views", "its views show the mean face"))
+    said = not_found(found, "views", "its views show the mean face")
+    say(said)
+    return with_images(crops, images, KINDS[paint], rule, said)
 
 
 def single_pictures(crops, views):
