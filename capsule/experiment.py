@@ -43,9 +43,13 @@ class Experiment:
         self.reconstructor = next((s.rule["reconstructor"] for s in streams if "reconstructor" in s.rule),
                                   None)
         # What changes the numbers: each a word or a digest that a person can compare.
+        # A list or folder of the user's counts by what is in it ("clip list": the list), not by its place.
+        given = {name: stream.rule[name] for stream in streams for name in ("motion", "views_root")
+                 if name in stream.rule}
         self.identity = json.loads(json.dumps({
-            **options.identity, "asked": network.asked, "weights": weights, "precision": precision,
-            "clip list": clips.identity, "frames": digest(streams[0].names),
+            **options.identity, "protocol": Path(options.protocol).name, **given,
+            "asked": network.asked, "weights": weights, "precision": precision, "clip list": clips.identity,
+            "frames": digest(streams[0].names),
             "inputs": [{"kind": stream.kind, **stream.rule} for stream in streams]}))
 
     def start(self):
@@ -63,6 +67,7 @@ class Experiment:
         rows = [{**row, "label": int(row["label"])}
                 for row in self.clips.table[CLIP_COLUMNS].to_dict("records")]
         return {"experiment": self.name, "script": self.options.script, "dataset": self.options.dataset,
+                "protocol": self.options.protocol,          # where a list lay; its name alone is in config
                 "synthetic": self.options.dataset == "synthetic", "classes": self.clips.n_classes,
                 "class_names": list(self.clips.class_names), "seed": self.options.seed,
                 "quick": self.options.quick, "reconstructor": self.reconstructor,
