@@ -24,12 +24,12 @@ class Experiment:
     """`<result_root>/<experiment>/` of one configuration.
 
     options: capsule.config.Options. clips: the clip table. streams: list of FrameImages. weights: what the
-    networks start from, as found. precision: "fp32" or "bf16". `folds`: every held-out unit (data_sub) in
-    table order. Nothing is written before `start`. Raises: InputError when the clip list has one subject or
-    --folds is empty.
+    networks start from, as found. precision: "fp32" or "bf16". said: remarks on the network. `folds`: every
+    held-out unit (data_sub) in table order. Nothing is written before `start`. Raises: InputError when the
+    clip list has one subject or --folds is empty.
     """
 
-    def __init__(self, options, clips, streams, network, weights, precision):
+    def __init__(self, options, clips, streams, network, weights, precision, said=()):
         self.options, self.clips, self.network, self.weights = options, clips, network, weights
         self.name = options.experiment_name
         self.folder = Path(options.result_root) / self.name
@@ -41,13 +41,18 @@ class Experiment:
         self.chosen = self.folds[int(first or 0):int(last or len(self.folds))]
         if not self.chosen:
             raise InputError(f"--folds {options.folds}: selects no fold; there are {len(self.folds)}, from 0")
-        self.said = [*clips.notes.get("said", ()), *(remark for stream in streams for remark in stream.said)]
+        self.said = [*clips.notes.get("said", ()), *(remark for stream in streams for remark in stream.said),
+                     *said]
         self.reconstructor = next((s.rule["reconstructor"] for s in streams if "reconstructor" in s.rule),
                                   None)
         # What changes the numbers: each a word or a digest that a person can compare.
+        # A list or folder of the user's counts by what is in it ("clip list": the list), not by its place.
+        given = {name: stream.rule[name] for stream in streams for name in ("motion", "views_root")
+                 if name in stream.rule}
         self.identity = json.loads(json.dumps({
-            **options.identity, "asked": network.asked, "weights": weights, "precision": precision,
-            "clip list": clips.identity, "frames": digest(streams[0].names),
+            **options.identity, "protocol": Path(options.protocol).name, **given,
+            "asked": network.asked, "weights": weights, "precision": precision, "clip list": clips.identity,
+            "frames": digest(streams[0].names),
             "inputs": [{"kind": stream.kind, **stream.rule} for stream in streams]}))
 
     def start(self):
@@ -63,6 +68,7 @@ class Experiment:
     def _description(self):
         """The value of experiment.json: everything get_result_log.py needs besides the folds."""
         return {"experiment": self.name, "script": self.options.script, "dataset": self.options.dataset,
+                "protocol": self.options.protocol,          # where a list lay; its name alone is in config
                 "synthetic": self.options.dataset == "synthetic", "classes": self.clips.n_classes,
                 "class_names": list(self.clips.class_names), "seed": self.options.seed,
                 "quick": self.options.quick, "reconstructor": self.reconstructor,

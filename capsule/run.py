@@ -6,6 +6,7 @@ import time
 
 from tqdm import tqdm
 
+from capsule.data.remarks import line
 from capsule.device import choose_device, choose_precision
 from capsule.experiment import Experiment
 from capsule.fold import Epoch, Pictures, State, Training, train_one
@@ -29,10 +30,13 @@ def run_loso(options, clips, streams, network):
         threads = options.threads or int(options.quick or network.is_small)    # two gain it nothing
         training = Training(network, options.epochs, options.batch_size, options.learning_rate,
                             options.lr_decay, options.seed, precision, threads, options.deterministic)
-        experiment = Experiment(options, clips, streams, network, weights, precision)
+        said = network.remarks(model)
+        experiment = Experiment(options, clips, streams, network, weights, precision, said)
         experiment.start()
         log = Log(experiment, training.epochs)
         log.begin(f"Ray, {options.workers} workers" if cluster else device, model)
+        for one in said:
+            log.say(line(one))
         todo = [data_sub for data_sub in experiment.chosen
                 if not log.count(experiment.finished(data_sub, log.say))]
         log.say(f"{len(experiment.chosen) - len(todo)} of {len(experiment.chosen)} folds are finished "

@@ -13,6 +13,8 @@ import torch
 from common.errors import InputError
 from common.files import write_bytes
 
+NESTED = ("state_dict", "model_state_dict", "model", "net")     # where training programs put a state dict
+WRAPPERS = ("module.", "_orig_mod.")        # DataParallel's and torch.compile's
 MAX_PICKLE = 2**28      # bytes of names and sizes
 MAX_REPEATED = 30       # uses of a tuple already there; torch.save makes next to none
 
@@ -25,16 +27,20 @@ def save_tensors(path, tensors):
 
 
 def load_tensors(path, device="cpu"):
-    """The dict of name → tensor in `path`, also when it lies under "state_dict" there.
+    """The dict of name → tensor in `path`, also where it lies under one of NESTED there, or where what
+    trained it has put one of WRAPPERS before every name.
 
     Raises: InputError, naming the file, when it is missing, unsafe, damaged or no dict of tensors.
     """
     tensors = read_torch(path, device)
-    if isinstance(tensors, dict) and isinstance(tensors.get("state_dict"), dict):
-        tensors = tensors["state_dict"]
+    if isinstance(tensors, dict):
+        tensors = next((tensors[name] for name in NESTED if isinstance(tensors.get(name), dict)), tensors)
     if not (isinstance(tensors, dict) and all(isinstance(name, str) for name in tensors)
             and any(isinstance(value, torch.Tensor) for value in tensors.values())):
         raise InputError(f"{path}: not a state dict; give a file of tensors that torch.save wrote")
+    for prefix in WRAPPERS:
+        if all(name.startswith(prefix) for name in tensors):
+            tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
     return tensors
 
 

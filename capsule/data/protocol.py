@@ -19,7 +19,7 @@ from capsule.data.databases import (
     database_name,
 )
 from capsule.data.folders import ClipFolders, subject_number
-from capsule.data.remarks import line, remark
+from capsule.data.remarks import line, listed, remark
 from capsule.data.sheets import FRAMES, checked, find_sheet, read_columns, read_sheet, subject_names
 from common.cache import digest
 from common.errors import InputError
@@ -28,6 +28,7 @@ PROTOCOLS = ("dsnca", "megc2019")
 SUBSETS = ("all", "glasses")
 COLUMNS = ["data", "subject", "clip", "label", "onset_frame", "apex_frame", "offset_frame",
            "onset_frame_path", "apex_frame_path", "offset_frame_path", "data_sub", "emotion"]
+FRAME_COLUMNS = {name: f"{name}_frame" for name in FRAMES}
 # What SPEC section 1 gives for a clip list: clips, subjects, clips per class.
 EXPECTED = {
     ("casme", 3, "dsnca", "all"): (150, 24, (90, 32, 28)),
@@ -104,8 +105,9 @@ def load_clips(dataset, data_root="data", classes=3, protocol="dsnca", subset="a
 
     dataset: a database or the composite, as people write it. data_root: folder of the databases. classes:
     3, or 5 for CASME II. protocol: dsnca, megc2019, or a CSV file of clips (there, or in `annotations/`) with
-    the first seven of `COLUMNS`. subset: all or glasses. skip_missing: drop clips without an apex frame,
-    coded and on disk. frames: part of the name of the folder to take pictures from, where there are several.
+    the first seven of `COLUMNS`; frame numbers that it lacks are the sheets'. subset: all or glasses.
+    skip_missing: drop clips without an apex frame, coded and on disk. frames: part of the name of the folder
+    to take pictures from, where there are several.
     A sheet with as many rows as the owners' must give the published counts; another's differences are said.
     The pictures may be missing. A synthetic database that is not there yet is made.
     Raises: InputError for a wrong option, an unusable sheet or list, or counts that contradict the protocol.
@@ -221,51 +223,70 @@ def _from_sheets(dataset, root, classes, protocol):
         table, remarks, sheet, rows = _coded(data, root, classes, protocol)
         sheets.append(str(sheet))
         official &= rows == BLOCKS[data].rows
-        spotted = [path for path in (root / "annotations" / "smic_apex.csv",
-                                     sheet.parent / "smic_apex_frames.csv") if path.is_file()]
-        uncoded = table["apex_frame"] < 0
-        if data == "smic" and uncoded.any() and spotted:
-            sheets.append(str(spotted[0]))
-            apexes = table["clip"].str.casefold().map(read_spotted(spotted[0])).fillna(-1).astype("int64")
-            table["apex_frame"] = table["apex_frame"].mask(uncoded, apexes)
+        table, spotted = _with_spotted(data, table, sheet, root)
+        sheets += spotted
         tables.append(table)
         said += remarks
     return pd.concat(tables, ignore_index=True), said, sheets, official
 
 
+def _with_spotted(data, table, sheet, root):
+    """(`table` with SMIC's spotted apexes where the sheet codes none, the list of the file used)."""
+    spotted = [path for path in (root / "annotations" / "smic_apex.csv",
+                                 sheet.parent / "smic_apex_frames.csv") if path.is_file()]
+    uncoded = table["apex_frame"] < 0
+    if data != "smic" or not uncoded.any() or not spotted:
+        return table, []
+    apexes = table["clip"].str.casefold().map(read_spotted(spotted[0])).fillna(-1).astype("int64")
+    return table.assign(apex_frame=table["apex_frame"].mask(uncoded, apexes)), [str(spotted[0])]
+
+
+def _read(data, root):
+    """(the owners' rows, CASME II's one missing apex filled in; (subject, clip in lower case) of each; the
+    rows left out; the sheet)."""
+    table, repeated, sheet = read_sheet(data, root)
+    pairs = _pairs(table)
+    no_apex = (data == "casme") & pairs.isin(NO_APEX) & (table["apex"] < 0)
+    table = table.assign(apex=table["apex"].mask(no_apex, table["offset"]))
+    return table.rename(columns=FRAME_COLUMNS), pairs, repeated, sheet
+
+
+def _pairs(table):
+    return pd.Series(list(zip(table["subject"], table["clip"].str.casefold(), strict=True)), table.index)
+
+
 def _coded(data, root, classes, protocol):
     """(the clips of a sheet that belong to a class, with label and frames; remarks; the sheet; its rows)."""
-    table, repeated, sheet = read_sheet(data, root)
+    table, pairs, repeated, sheet = _read(data, root)
     words, rows, casme = BLOCKS[data].labels[classes], len(table) + len(repeated), data == "casme"
-    pairs = pd.Series(list(zip(table["subject"], table["clip"].str.casefold(), strict=True)), table.index)
     if casme and protocol == "megc2019":
         table, pairs = table[~pairs.isin(NOT_IN_MEGC2019)], pairs[~pairs.isin(NOT_IN_MEGC2019)]
     for row, emotion in table["emotion"][~table["emotion"].isin(words)].items():
         raise InputError(f"{sheet} row {row}: {table['subject'][row]} {table['clip'][row]} is coded "
                          f"{emotion!r}; known emotions are {', '.join(words)}: correct the sheet")
     corrected = casme & pairs.isin(SADNESS_TO_SURPRISE) & (table["emotion"] == "sadness")
-    no_apex = casme & pairs.isin(NO_APEX) & (table["apex"] < 0)
     table = table.assign(data=data, data_sub=f"{data}_" + table["subject"],
-                         emotion=table["emotion"].mask(corrected, "surprise"),
-                         apex=table["apex"].mask(no_apex, table["offset"]))
+                         emotion=table["emotion"].mask(corrected, "surprise"))
     said = [*remark("sadness counted as surprise, as in the published lists", _keys(table[corrected])),
             *remark("row there twice, used once", [f"{data}/{clip}" for clip in repeated])]
     table["label"] = table["emotion"].map(words)
     table = table[table["label"].notna()].astype({"label": "int64"})
     if table.empty:
         raise InputError(f"{sheet}: no clip belongs to one of the {classes} classes; use the owners' sheet")
-    return table.rename(columns={name: f"{name}_frame" for name in FRAMES}), said, sheet, rows
+    return table, said, sheet, rows
 
 
 def _from_list(dataset, root, classes, protocol):
-    """(table without paths, remarks, [file], False) by a list of clips: its labels and frame numbers."""
+    """(table without paths, remarks, [file, sheets], False) by a list of clips: its labels and frame numbers;
+    frame columns that it lacks are the owners' sheets'."""
     places = (Path(protocol), root / "annotations" / protocol, root / protocol)
     path = next((path for path in places if os.path.isfile(path)), None)
     if path is None:
         raise InputError(f"--protocol {protocol}: no such file, nor in {root / 'annotations'}; give a list "
                          f"with the columns {', '.join(COLUMNS[:7])}, or one of {', '.join(PROTOCOLS)}")
     wanted = ("data", "subject", "clip", "label", *FRAMES, "emotion")
-    table = read_columns(path, wanted, optional=("emotion",))
+    table = read_columns(path, wanted, optional=("emotion", *FRAMES))
+    lacking = [name for name in FRAMES if name not in table]
     try:
         table["data"] = table["data"].map(database_name)
     except InputError as error:
@@ -276,7 +297,7 @@ def _from_list(dataset, root, classes, protocol):
         raise InputError(f"{path}: no clip of {dataset}; it has {', '.join(others.unique())}")
     for data, part in table.groupby("data"):
         table.loc[part.index, "subject"] = subject_names(path, part["subject"], BLOCKS[data].subject)
-    table, repeated = checked(path, table, ("label", *FRAMES))
+    table, repeated = checked(path, table, ("label", *(name for name in FRAMES if name in table)))
     for row, label in table["label"][table["label"] >= classes].items():
         raise InputError(f"{path} row {row}: the label is {label}; --classes {classes} has 0-{classes - 1}")
     if classes == 5 and table["label"].max() < 3:
@@ -286,7 +307,31 @@ def _from_list(dataset, root, classes, protocol):
     table = table.assign(data_sub=table["data"] + "_" + table["subject"], emotion=emotion)
     said = [*remark("rows of other databases left out", list(others.unique()), len(others)),
             *remark("row there twice, used once", repeated)]
-    return table.rename(columns={name: f"{name}_frame" for name in FRAMES}), said, [str(path)], False
+    table, sheets = table.rename(columns=FRAME_COLUMNS), [str(path)]
+    if lacking:
+        table, more = _with_frames(path, table, [FRAME_COLUMNS[name] for name in lacking], root)
+        sheets += more
+    return table, said, sheets, False
+
+
+def _with_frames(path, table, columns, root):
+    """(a list's `table` with these frame `columns` from the owners' sheets, the sheets).
+
+    Raises: InputError naming the clips that a sheet lacks, or when there is no sheet.
+    """
+    parts, sheets = [], []
+    for data, part in table.groupby("data", sort=False):
+        coded, pairs, _, sheet = _read(data, root)
+        coded, spotted = _with_spotted(data, coded, sheet, root)
+        rows, wanted = dict(zip(pairs, pairs.index, strict=True)), _pairs(part)
+        lost = part[~wanted.isin(rows)]
+        if len(lost):
+            raise InputError(f"{path}: has no {', '.join(columns)}, and {sheet} lacks {len(lost)} of its "
+                             f"clips: {listed(_keys(lost), 10)}; correct the list, or give it these columns")
+        coded = coded.loc[wanted.map(rows), columns].set_axis(part.index)
+        parts.append(part.assign(**coded))
+        sheets += [str(sheet), *spotted]
+    return pd.concat(parts).sort_index(), sheets
 
 
 def _of_subset(table, subset, sheets, skip_missing):

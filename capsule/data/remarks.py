@@ -12,6 +12,12 @@ def line(remark, shown=10):
     return f"  {remark['what']} ({remark['count']}): {', '.join(remark['clips'][:shown])}{more}"
 
 
+def say(remarks):
+    """Print remarks, a line each."""
+    for one in remarks:
+        print(line(one), flush=True)
+
+
 def listed(names, shown):
     """The first `shown` of `names`, and how many more there are."""
     more = f" and {len(names) - shown} more" if len(names) > shown else ""

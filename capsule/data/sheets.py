@@ -14,9 +14,10 @@ from common.names import is_plain_name
 SUFFIXES = (".xlsx", ".xlsm", ".xls", ".csv")
 HEADER_ROWS = 40        # the header is looked for in this many rows (SAMM's stands on row 14)
 # Our column → the names that it has in one sheet or another.
-COLUMNS = {"data": ("data",), "subject": ("Subject",), "clip": ("Filename", "clip"), "label": ("label",),
-           "onset": ("OnsetFrame", "OnsetF"), "apex": ("ApexFrame", "ApexF"),
-           "offset": ("OffsetFrame", "OffsetF"), "emotion": ("Estimated Emotion", "Emotion")}
+COLUMNS = {"data": ("data",), "subject": ("Subject",), "clip": ("Filename", "clip"),
+           "label": ("label", "y_true"), "onset": ("OnsetFrame", "OnsetF"),
+           "apex": ("ApexFrame", "ApexF"), "offset": ("OffsetFrame", "OffsetF"),
+           "emotion": ("Estimated Emotion", "Emotion")}
 FRAMES = ("onset", "apex", "offset")
 USE_OWNERS = "put the owners' sheet in its place, as .xlsx or .csv"
 

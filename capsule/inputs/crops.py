@@ -10,7 +10,7 @@ from tqdm.contrib.concurrent import thread_map
 
 from capsule.data import Clips
 from capsule.data.folders import list_frames
-from capsule.data.remarks import line, listed, remark
+from capsule.data.remarks import listed, remark, say
 from common.cache import digest, read_entry, write_entry
 from common.errors import InputError
 from common.images import read_image
@@ -98,8 +98,7 @@ def face_crops(clips):
                         [f"{jobs[i].key}/{number}" for i, _, number in names],
                         "crop", RULE, _remarks(jobs, entries), _planes(onsets),
                         np.array([job.onset is not None for job in jobs]))
-    for one in crops.said:
-        print(line(one), flush=True)
+    say(crops.said)
     return crops
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from capsule.data.remarks import listed, remark
+from capsule.data.remarks import listed, remark, say
 from capsule.inputs.crops import FrameImages, with_images
 from capsule.inputs.rendered import cached_pictures, not_found, pictures_of
 from common.cache import digest
@@ -54,7 +54,7 @@ def ready_motion(clips, folder, skip_missing=False):
     kept = replace(clips, table=table, notes={**clips.notes, "clips": len(table)})
     images = torch.from_numpy(_read([files[name] for name in names if name in files]))
     frames = [f"{key}/{apex}" for key, apex in zip(kept.keys, table["apex_frame"], strict=True)]
-    rule = {"rule": "ready motion", "version": 1, "pictures": digest(frames, images.numpy().tobytes())}
+    rule = {"rule": "ready motion", "version": 1, "motion": digest(frames, images.numpy().tobytes())}
     rows = np.arange(len(table), dtype=np.int64)
     return kept, FrameImages(kept, images, rows, np.zeros_like(rows), frames, "motion", rule, tuple(said))
 
@@ -126,8 +126,7 @@ def face_motion(crops, reconstructor="auto", yaws=(0,), device="auto", rasterize
     keys = np.array(crops.clips.keys)
     said = [one for what, which in remarks.items() for one in remark(what, keys[which].tolist())]
     said += not_found(found, "motion", "its motion is that of the mean face")
-    for note in said:
-        print(f"  {note['what']} ({note['count']}): {listed(note['clips'], LISTED)}", flush=True)
+    say(said)
     return with_images(crops, images, "motion", rule, [*crops.said, *said])
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from capsule.data.remarks import say
 from capsule.inputs.crops import with_images
 from capsule.inputs.motion import face_motion
 from capsule.inputs.rendered import cached_pictures, not_found, pictures_of
@@ -52,8 +53,9 @@ def thirteen_views(crops, reconstructor="auto", paint="shape_detail", device="au
 
     images, found = cached_pictures(crops, root, rule, render, maker.device, ".jpg", YAWS,
                                     f"views ({maker.name})")
-    return with_images(crops, images, KINDS[paint], rule,
-                       not_found(found, "views", "its views show the mean face"))
+    said = not_found(found, "views", "its views show the mean face")
+    say(said)
+    return with_images(crops, images, KINDS[paint], rule, said)
 
 
 def single_pictures(crops, views):
@@ -73,7 +75,7 @@ def single_pictures(crops, views):
     offset = np.where(place == 0, crops.offset[:, None], 1000 * (10 + crops.offset[:, None]) + place).ravel()
     names = [name if i == 0 else f"{name}/{YAWS[i - 1]}" for name in crops.names for i in place]
     return replace(crops, images=images, clip=crops.clip.repeat(len(place)), offset=offset, names=names,
-                   rule={"rule": "single pictures", "version": 1, "views": views.rule},
+                   rule={**views.rule, "single pictures": {"version": 1}},
                    said=crops.said + views.said)
 
 
@@ -99,5 +101,5 @@ def _read_views(crops, root, paint):
         raise InputError(f"{root}: views of different sizes; render them all at one size")
     stack = torch.from_numpy(np.stack(images))
     rule = {"rule": "views of another program", "version": 1, "paint": paint,
-            "digest": digest(stack.numpy().tobytes())}
+            "views_root": digest(stack.numpy().tobytes())}
     return with_images(crops, stack, KINDS.get(paint, "motion"), rule)

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from capsule.data.remarks import remark
 from capsule.loss import cross_entropy, me_loss
 from capsule.modules import motion_capsule_net, ststnet
 from capsule.modules.backbone import freeze
@@ -154,6 +155,15 @@ class Network:
                            if all(f"{name}.{part}" in matched
                                   for part in model.get_submodule(name).state_dict())])
         return model, f"{self.asked}, {len(matched)} of {len(model.state_dict())} tensors"
+
+    def remarks(self, model):
+        """What of --weights did not find its place in `model`, for `said`: tensors go by name and shape."""
+        if not self.weights:
+            return []
+        extra, lacking = unmatched(model, self.tensors)
+        name = Path(self.weights).name
+        return [*remark(f"tensors of the network that {name} lacks, by name and shape", lacking),
+                *remark(f"tensors of {name} that the network lacks, by name and shape", extra)]
 
 
 def network(name, classes, freeze=False, logits=False, quick=False, pretrained=True, weights="",

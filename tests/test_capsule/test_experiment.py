@@ -87,6 +87,23 @@ def test_what_changes_the_numbers_is_refused_and_named(change, named, data, tmp_
     assert "another configuration" in said[0] and "trained again" in said[0]
 
 
+@pytest.mark.parametrize(("option", "named"), [("motion", "motion"), ("views_root", "views_root"),
+                                               ("protocol", "clip list")])
+def test_what_a_user_gives_counts_by_its_contents_not_by_its_place(option, named, data, tmp_path):
+    def at(place, content):
+        given = {option: f"{place}/list.csv", "experiment": "one"}
+        streams = [replace(data[1][0], rule={"rule": "given", option: content})]
+        clips = moved_apex(data[0]) if option == "protocol" and content == "b" else data[0]
+        told = Options(script="train", dataset="casme", data_root=".", result_root=str(tmp_path), **given)
+        return Experiment(told, clips, data[1] if option == "protocol" else streams, NET, "none", "fp32")
+
+    at("here", "a").start()
+    at("there", "a").start()
+    assert "there" not in str(at("there", "a").identity)
+    with pytest.raises(InputError, match=f"another configuration.*{named}: .* there, .* now"):
+        at("there", "b").start()
+
+
 def test_folds_are_chosen_by_range(data, tmp_path):
     names = [f"synthetic_sub0{i}" for i in range(3)]
     chosen = {text: make(data, tmp_path, folds=text).chosen for text in ("", "1:", ":1", "1:9")}

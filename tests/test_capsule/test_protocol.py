@@ -496,6 +496,38 @@ def test_a_list_of_three_classes_is_none_of_five(tmp_path):
         load_clips("casme", tmp_path, classes=5, protocol=str(path))
 
 
+def test_a_list_without_frame_numbers_takes_the_sheets(tmp_path):
+    make_database(tmp_path, "composite")
+    whole = load_clips("composite", tmp_path).table
+    (tmp_path / "annotations").mkdir()
+    short = whole[["data", "subject", "clip", "label"]].iloc[::-1]
+    short.assign(clip=short["clip"].str.upper()).to_csv(tmp_path / "annotations" / "short.csv", index=False)
+    clips = load_clips("composite", tmp_path, protocol="short.csv")
+    frames = ["onset_frame", "apex_frame", "offset_frame"]
+    assert clips.table[frames].to_numpy().tolist() == whole[frames].iloc[::-1].to_numpy().tolist()
+    assert clips.apex_on_disk.all() and clips.per_class == (6, 6, 6)
+    assert [Path(path).name for path in clips.notes["sheets"]] == [
+        "short.csv", "SAMM_Micro_FACS_Codes_v2.xlsx", "SMIC-HS-E_annotation.xlsx", "smic_apex_frames.csv",
+        f"{CASME}.xlsx"]
+    whole.drop(columns="offset_frame").assign(apex_frame=12).to_csv(tmp_path / "apex.csv", index=False)
+    table = load_clips("composite", tmp_path, protocol="apex.csv").table     # the sheets' offsets
+    assert set(table["apex_frame"]) == {12} and table["offset_frame"].equals(whole["offset_frame"])
+    lost = short.replace({"clip": {"006_1_2": "x", "EP02_01f": "EP99"}})
+    lost.to_csv(tmp_path / "lost.csv", index=False)
+    with pytest.raises(InputError, match=r"lost\.csv: has no onset_frame, apex_frame, offset_frame, and "
+                       r".*CASME2.* lacks 2 of its clips: casme/sub02/EP99, casme/sub01/EP99;"):
+        load_clips("casme", tmp_path, protocol="lost.csv")
+    (tmp_path / f"{CASME}.xlsx").unlink()
+    with pytest.raises(InputError, match="no annotation sheet CASME2"):
+        load_clips("casme", tmp_path, protocol="short.csv")
+
+
+@real_sheets
+def test_the_public_list_of_435_clips_gives_the_protocols_frames(sheets):
+    clips = load_clips("composite", sheets, protocol=str(REFERENCE / "capsulenet_predictions.csv"))
+    assert clips.identity == load_clips("composite", sheets, protocol="megc2019").identity
+
+
 def test_a_protocol_is_a_plain_name():
     assert [protocol_name(p) for p in ("dsnca", "megc2019", "/a/b c/my list.v2.csv", "..csv")] == [
         "dsnca", "megc2019", "my-list-v2", ""]

@@ -42,7 +42,7 @@ def contents(root):
     return {path.relative_to(root): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
 
 
-def test_views_are_made_once_and_read_back(crops, tmp_path, monkeypatch):
+def test_views_are_made_once_and_read_back(crops, tmp_path, monkeypatch, capsys):
     first = thirteen_views(crops, "mesh", device="cpu")
     assert first.images.shape == (3, 13, 224, 224) and first.kind == "views" and first.channels == 39
     assert (tmp_path / "views/mesh/shape_detail/synthetic/sub00/EP00/10/-30.jpg").is_file()
@@ -54,6 +54,8 @@ def test_views_are_made_once_and_read_back(crops, tmp_path, monkeypatch):
     again = thirteen_views(crops, "mesh", device="cpu")
     assert torch.equal(first.images,
                        again.images) and first.said == again.said and contents(tmp_path) == before
+    line = "  no face for the views, its views show the mean face (1): synthetic/sub01/EP00\n"
+    assert capsys.readouterr().out == 2 * line           # made or read back
 
 
 def test_damaged_entries_and_other_rules_are_rendered_again(crops, tmp_path, monkeypatch):

@@ -41,6 +41,19 @@ def test_what_is_saved_is_loaded(tmp_path):
     assert tensors.load_tensors(tmp_path / "b.pt").keys() == STATE.keys()
 
 
+@pytest.mark.parametrize("value", [
+    {f"module.{name}": value for name, value in STATE.items()},
+    {f"module._orig_mod.{name}": value for name, value in STATE.items()},
+    *({"epoch": 3, "optimizer": {"state": {}}, name: STATE}
+      for name in ("state_dict", "model_state_dict", "model", "net")),
+    {"state_dict": {f"module.{name}": value for name, value in STATE.items()}}])
+def test_the_usual_wrappings_are_taken_off(tmp_path, value):
+    (tmp_path / "a.pt").write_bytes(written(value))
+    assert tensors.load_tensors(tmp_path / "a.pt").keys() == STATE.keys()
+    (tmp_path / "b.pt").write_bytes(written({"module.a": torch.ones(1), "b": torch.ones(1)}))
+    assert tensors.load_tensors(tmp_path / "b.pt").keys() == {"module.a", "b"}
+
+
 @pytest.mark.parametrize("options", [{}, {"_use_new_zipfile_serialization": False}], ids=["zip", "old"])
 @pytest.mark.parametrize("hide", [lambda evil: evil, lambda evil: STATE | {"evil": [evil]}])
 def test_code_is_refused_and_does_not_run(tmp_path, hide, options):

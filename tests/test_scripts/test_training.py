@@ -167,6 +167,27 @@ def test_one_subject_is_refused(tmp_path, monkeypatch, capsys):
     assert "1 subject(s); leaving one subject out needs at least two" in capsys.readouterr().err
 
 
+def test_weights_of_an_old_network_are_used_and_what_did_not_match_is_said(data_root, tmp_path, monkeypatch,
+                                                                           capsys):
+    old = MECapsuleNet((3, 224, 224), 5, pretrained=False, width=0.25)
+    state = {f"module.{name}": value for name, value in old.state_dict().items()}       # of DataParallel
+    torch.save({"epoch": 30, "state_dict": {**state, "module.decoder.bias": torch.zeros(3)}},
+               tmp_path / "old.pth")
+    options = ("--dataset", "casme", "--folds", "0:1", "--data-root", data_root, "--weights",
+               tmp_path / "old.pth", "--result-root", tmp_path / "result", *QUICK, "--epochs", "1")
+    assert run_script(monkeypatch, "train_me_loso.py", *options) == 0
+    said = [["tensors of the network that old.pth lacks, by name and shape", 1, ["digitcaps.weight"]],
+            ["tensors of old.pth that the network lacks, by name and shape", 2,
+             ["decoder.bias", "digitcaps.weight"]]]
+    printed = capsys.readouterr().out
+    for what, count, names in said:
+        assert f"  {what} ({count}): {', '.join(names)}\n" in printed
+    facts = json.loads(next((tmp_path / "result").glob("*/experiment.json")).read_text())
+    assert [[note["what"], note["count"], note["clips"]] for note in facts["notes"]][-2:] == said
+    count = len(old.state_dict())
+    assert facts["weights"]["found"].endswith(f", {count - 1} of {count} tensors")
+
+
 def test_a_failed_download_is_said_once(data_root, tmp_path, monkeypatch, caplog):
     """Full size, one epoch of one fold: without the ImageNet weights training starts from random ones."""
     import capsule.modules.backbone as backbone
