@@ -17,9 +17,9 @@ def choose_device(name):
     name = str(name)
     kind, _, number = name.partition(":")
     if not re.fullmatch("(cpu|cuda)(:(0|[1-9][0-9]{0,2}))?", name):
-        raise InputError(f"--device {name!r}: unknown; use auto, cpu, cuda or cuda:N")
+        raise InputError(f"--device {name}: unknown; use auto, cpu, cuda or cuda:N")
     if kind == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if int(number or 0) >= count:
-            raise InputError(f"--device {name!r}: PyTorch finds {count} CUDA devices; use --device cpu")
+            raise InputError(f"--device {name}: PyTorch finds {count} CUDA devices; use --device cpu")
     return torch.device(name)
