@@ -171,8 +171,11 @@ def parse(doc, argv=None, model_choices=(), **constants):
             arguments["type"] = type(option.default)
             arguments["choices"] = model_choices if option.name == "model" else option.metadata["choices"]
         parser.add_argument(_flag(option.name), **arguments)
-    if parser.parse_args(argv).quick:
+    given = parser.parse_args(argv)
+    if given.quick:
         parser.set_defaults(**constants.pop("quick_training", QUICK_TRAINING))
+    if given.dataset == "synthetic":        # it has one clip list, whatever the script's
+        parser.set_defaults(protocol=Options.protocol)
     constants.pop("quick_training", None)
     return Options(**{**constants, **vars(parser.parse_args(argv))})
 
