@@ -2,7 +2,7 @@
 
 Inputs    result/<experiment>/ of a training script run with --save-models, and the database it was trained
 on; or
-          any pictures with --model FILE
+          any pictures with --model FILE (ready motion pictures for a network that sees motion)
 Outputs   result/<experiment>/grad_cam/<clip>.png and .pdf; with --all one for each clip, and mean_maps.png;
 of
           pictures: grad_cam/<picture>.png and .pdf
@@ -22,10 +22,9 @@ from capsule.config import run_main
 from capsule.device import choose_device
 from capsule.figures import clip_figure, mean_map_figure, save_figure
 from capsule.results import check_inside, read_runs, select
-from capsule.trained import crop_of, load_trained, pictures_of
+from capsule.trained import load_trained, maker_of, pictures_of
 from common.errors import InputError
 from common.images import find_pictures
-from deca import make_reconstructor
 
 RESULT_ROOT, DATA_ROOT, DEVICE = "result", "data", "auto"
 
@@ -54,17 +53,19 @@ def draw_run(choice, device):
     """Explain clips of a run of ours, each with its subject's fold."""
     run = select(*read_runs(choice.result_root), [choice.experiment])[0]
     clips = gradcam.clips_of(run, choice.data_root, choice.clip, choice.all)
+    motion = run.facts["config"].get("motion", "")
     folder, drawn, subject = check_inside(choice.result_root, run.folder / "grad_cam"), [], None
     for i, row in tqdm(list(enumerate(clips.table.itertuples())), desc="figures", unit="clip", disable=None):
         if row.data_sub != subject:
             trained, subject = load_trained(gradcam.model_path(run, row.data_sub), device), row.data_sub
         if i == 0:
-            crops, stacks = gradcam.pictures_of_clips(clips, trained, str(device))
-        place = int(((crops.clip == i) & (crops.offset == 0)).nonzero()[0][0])
+            crops, stacks = gradcam.pictures_of_clips(clips, trained, str(device), motion)
+        index = stacks[trained.kinds[0]]
+        place = int(((index.clip == i) & (index.offset == 0)).nonzero()[0][0])
         pictures = [stacks[kind].images[place][None] for kind in trained.kinds]
-        onset = crops.onsets[i].numpy() if crops.has_onset[i] else None
-        drawn.append(gradcam.explain(trained, clips.keys[i], row.label, pictures, crops.images[place].numpy(),
-                                     onset))
+        crop = crops and crops.images[place].numpy()
+        onset = crops.onsets[i].numpy() if crops and crops.has_onset[i] else None
+        drawn.append(gradcam.explain(trained, clips.keys[i], row.label, pictures, crop, onset))
         save_figure(clip_figure(run, drawn[-1]), folder / clips.keys[i].replace("/", "_"))
     if choice.all:
         save_figure(mean_map_figure(run, gradcam.mean_maps(drawn)), folder / "mean_maps")
@@ -74,13 +75,12 @@ def draw_run(choice, device):
 def draw_pictures(choice, device):
     """Explain what the network of --model says of any pictures."""
     trained = load_trained(choice.model, device, choice.network)
-    maker = make_reconstructor(trained.reconstructor, str(device)) if set(trained.kinds) - {"crop"} else None
+    maker = maker_of(trained, device)
     paths = find_pictures(choice.pictures)
     run = SimpleNamespace(name=Path(choice.model).name, labels=(), finished={}, folds=(), missing=(),
                           facts={"class_names": trained.class_names})
     for path in tqdm(paths, desc="figures", unit="picture", disable=None):
-        crop, _ = crop_of(path)
-        pictures, _ = pictures_of(crop, trained, maker)
+        crop, pictures, _ = pictures_of(path, trained, maker)
         clip = gradcam.explain(trained, path.name, None, pictures, crop)
         save_figure(clip_figure(run, clip), Path("grad_cam") / path.stem)
     return [f"{len(paths)} pictures: grad_cam"]

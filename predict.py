@@ -1,9 +1,9 @@
 """What a trained network says of any pictures: a class and its capsule lengths for each.
 
-Inputs    pictures or folders of them; --model: a fold of ours (result/<experiment>/models/<subject>.pt,
-trained with
-          --save-models), or the state dict of another program with the same layers (an old CapsuleNet
-          checkpoint)
+Inputs    pictures or folders of them: photographs, or ready motion pictures for a network of
+          train_me_loso_composite_motion.py; --model: a fold of ours (result/<experiment>/models/<subject>.pt,
+          trained with --save-models), or the state dict of another program with the same layers (an old
+          CapsuleNet checkpoint)
 Outputs   a printed table, and the same as CSV (--out, predictions_of_pictures.csv)
 Command   python predict.py photo.jpg folder/ --model result/NAME/models/casme_sub01.pt
 Expect    a second a picture. A face at rest has no micro-expression: the network names a class all the same.
@@ -17,11 +17,10 @@ from tqdm import tqdm
 
 from capsule.config import run_main
 from capsule.device import choose_device
-from capsule.trained import crop_of, load_trained, pictures_of
+from capsule.trained import load_trained, maker_of, pictures_of
 from common.errors import InputError
 from common.files import write_csv
 from common.images import find_pictures
-from deca import make_reconstructor
 
 OUT, DEVICE = "predictions_of_pictures.csv", "auto"
 
@@ -33,8 +32,8 @@ def options():
     parser.add_argument("pictures", nargs="+", type=Path, help="pictures, or folders of them")
     parser.add_argument("--model", required=True, help="state dict of a trained network")
     parser.add_argument("--network", default="", help="its name, where the file alone does not tell")
-    parser.add_argument("--paint", default="shape_detail", choices=("shape_detail", "texture"),
-                        help="what its views show, where the file alone does not tell [shape_detail]")
+    parser.add_argument("--paint", default="shape_detail", choices=("shape_detail", "texture", "motion"),
+                        help="what its pictures show, where the file alone does not tell [shape_detail]")
     parser.add_argument("--out", type=Path, default=Path(OUT), help=f"CSV file to write [{OUT}]")
     parser.add_argument("--device", default=DEVICE, help=f"auto, cpu, cuda or cuda:N [{DEVICE}]")
     return parser.parse_args()
@@ -45,17 +44,15 @@ def main():
     choice = options()
     device = choose_device(choice.device)
     trained = load_trained(choice.model, device, choice.network, choice.paint)
-    maker = make_reconstructor(trained.reconstructor, str(device)) if set(trained.kinds) - {"crop"} else None
+    maker = maker_of(trained, device)
     rows, failed = [], []
     for path in tqdm(find_pictures(choice.pictures), unit="picture", disable=None):
         try:
-            crop, how = crop_of(path)
-            pictures, found = pictures_of(crop, trained, maker)
+            _, pictures, face = pictures_of(path, trained, maker)
         except InputError as error:
             failed.append(str(error))
             continue
         lengths = trained.outputs(pictures)[0].tolist()
-        face = "no face found" if how == "no face" or not found else "found"
         rows.append({"picture": str(path), "class": trained.class_names[lengths.index(max(lengths))],
                      "face": face,
                      **{name: round(x, 4) for name, x in zip(trained.class_names, lengths, strict=True)}})

@@ -153,8 +153,11 @@ def parse(doc, argv=None, model_choices=(), **constants):
             choices = model_choices if option.name == "model" else option.metadata["choices"]
             arguments["choices"] = choices or None
         parser.add_argument(_flag(option.name), **arguments)
-    if parser.parse_args(argv).quick:
+    given = parser.parse_args(argv)
+    if given.quick:
         parser.set_defaults(**QUICK_TRAINING)
+    if given.dataset == "synthetic":        # it has one clip list, whatever the script's
+        parser.set_defaults(protocol=Options.protocol)
     return Options(**{**constants, **vars(parser.parse_args(argv))})
 
 

@@ -116,24 +116,30 @@ def curve_figure(run):
 def clip_figure(run, clip):
     """Where the network looked in one clip (a gradcam.ClipMaps): onset, apex, map, outputs, views. Figure.
 
-    The views may be grey (13, S, S) or in colour (13, S, S, 3): texture, motion.
+    The views may be grey (13, S, S) or in colour (13, S, S, 3): texture, motion. Frontal motion is one
+    picture among the photographs.
     """
     names, views = class_names(run), "views" in clip.maps
+    stream = next(iter(clip.maps))    # "views" comes first only in a network that sees the views alone
+    ground = {"crop": "the apex", "views": "the frontal view", "motion": "motion"}[stream]
+    shown_first = {} if clip.apex is None else {"onset": clip.onset, "apex": clip.apex}
+    if stream == "motion":
+        shown_first["red u, green v,\nblue strain"] = clip.frontal
     figure = _new_figure(FULL_WIDTH, 4.4 if views else 2.4)
     top, *below = figure.subfigures(1 + views, 1, squeeze=False, height_ratios=[1.25, 1][:1 + views])[:, 0]
-    onset, apex, overlay, bars = top.subplots(1, 4, width_ratios=[1, 1, 1, 1.15])
-    _picture(onset, clip.onset, "onset", "not on disk")
-    _picture(apex, clip.apex, "apex")
-    stream = next(iter(clip.maps))    # "views" comes first only in a network that sees the views alone
-    shown = _overlay(overlay, clip.views[6] if stream == "views" else clip.apex, clip.maps[stream],
-                     f"map on the {'frontal view' if stream == 'views' else 'apex'}")
+    *pictures, overlay, bars = top.subplots(1, len(shown_first) + 2,
+                                            width_ratios=[1] * (len(shown_first) + 1) + [1.15])
+    for axes, (title, picture) in zip(pictures, shown_first.items(), strict=True):
+        _picture(axes, picture, title, "not on disk")
+    shown = _overlay(overlay, clip.apex if stream == "crop" else clip.frontal, clip.maps[stream],
+                     f"map on {ground}")
     _length_bars(bars, clip, names)
     if views:
         for axes, (place, yaw) in zip(below[0].subplots(1, len(YAWS_SHOWN)), YAWS_SHOWN, strict=True):
             shown = _overlay(axes, clip.views[place], clip.maps["views"], f"view at {yaw}°")
         below[0].colorbar(shown, ax=below[0].axes, label="Grad-CAM", fraction=0.015, pad=0.01)
     else:
-        top.colorbar(shown, ax=(onset, apex, overlay), label="Grad-CAM", fraction=0.02, pad=0.01, shrink=0.8)
+        top.colorbar(shown, ax=(*pictures, overlay), label="Grad-CAM", fraction=0.02, pad=0.01, shrink=0.8)
     truth = "" if clip.truth is None else f"true {names[clip.truth]}, "
     figure.suptitle(f"{heading(run)}\n{clip.key}: {truth}predicted {names[clip.prediction]}", fontsize=8)
     figure.supxlabel(_map_caption(clip), fontsize=7)

@@ -15,8 +15,10 @@ from torch import nn
 
 from capsule.data import load_clips
 from capsule.inputs import face_crops, thirteen_views
-from capsule.modules import MECapsuleNet, MECapsuleNetDual, ResNet
+from capsule.inputs.motion import face_motion, normalised, ready_motion
+from capsule.modules import SVM, MECapsuleNet, MECapsuleNetDual, ResNet, STSTNet
 from capsule.results import check_inside
+from capsule.trained import READY
 from common.errors import InputError
 
 
@@ -28,11 +30,16 @@ class ClipMaps:
     truth: int | None
     prediction: int
     lengths: np.ndarray       # (C,) capsule lengths (or class probabilities)
-    apex: np.ndarray          # (S, S, 3) uint8
+    apex: np.ndarray | None   # (S, S, 3) uint8; None where the network saw ready motion pictures
     onset: np.ndarray | None  # the same; None where the onset frame is not on disk
-    views: np.ndarray | None  # (13, S, S) uint8 grey or (13, S, S, 3); None for a network without views
-    maps: dict                # stream ("crop", "views") → (S, S) in [0, 1]; all 0: no evidence for the class
+    views: np.ndarray | None  # uint8 (13, S, S) grey or (13, S, S, 3); (1, S, S, 3): frontal motion; None
+    maps: dict                # stream ("crop", "views", "motion") → (S, S) in [0, 1]; 0: no evidence
     side: int                 # side of the layer that the maps come from
+
+    @property
+    def frontal(self):
+        """The middle one of the views."""
+        return self.views[len(self.views) // 2]
 
 
 def model_path(run, data_sub):
@@ -71,13 +78,23 @@ def clips_of(run, data_root, key=None, every=False):
     return replace(clips, table=table.assign(label=labels))
 
 
-def pictures_of_clips(clips, trained, device):
-    """The crops of `clips` and the FrameImages of each stream of `trained`: (crops, {kind: FrameImages})."""
-    crops = face_crops(clips)
-    views = [kind for kind in trained.kinds if kind != "crop"]
+def pictures_of_clips(clips, trained, device, folder=""):
+    """The crops of `clips` and the FrameImages of each stream of `trained`: (crops, {kind: FrameImages}).
+
+    folder: of ready motion pictures, where the network saw such; there are no crops then (None).
+    """
+    ready = trained.motion.get("rule") == READY["rule"]
+    crops = None if ready else face_crops(clips)
     stacks = {"crop": crops}
-    if views:
-        stacks[views[0]] = thirteen_views(crops, trained.reconstructor, trained.paint, device)
+    for kind in set(trained.kinds) - {"crop"}:
+        if ready:
+            stacks[kind] = ready_motion(clips, folder, say=lambda line: None)[1]
+        elif trained.frontal:
+            stacks[kind] = face_motion(crops, trained.reconstructor, (0,), device)
+        else:
+            stacks[kind] = thirteen_views(crops, trained.reconstructor, trained.paint, device)
+    if "normalised" in trained.motion:
+        stacks["motion"] = normalised(stacks["motion"])
     return crops, stacks
 
 
@@ -95,6 +112,8 @@ def target_layers(model):
     """The last backbone layer of each stream, in the order of the network's arguments."""
     if isinstance(model, MECapsuleNetDual):
         return [model.first_conv.model[-1], model.second_conv.model[-1]]
+    if isinstance(model, STSTNet):
+        return [model.average]      # where its three branches come together
     if isinstance(model, MECapsuleNet):
         return [model.conv.model[-1]]
     return [model.model.layer4 if isinstance(model, ResNet) else model.model.features[-1]]
@@ -140,32 +159,37 @@ def explain(trained, key, truth, pictures, crop, onset=None):
     """The ClipMaps of one clip or picture for its predicted class.
 
     trained: capsule.trained.Trained. truth: its class, or None. pictures: a uint8 tensor (1, C, H, W)
-    a stream. crop: uint8 (3, S, S). onset: the same, or None.
+    a stream. crop: uint8 (3, S, S), or None. onset: the same. Raises: InputError for an SVM.
     """
+    if isinstance(trained.model, SVM):
+        raise InputError("an SVM has no layers, so Grad-CAM finds no place that it looks at; give an "
+                         "experiment with a network (--model STSTNet, MECapsuleNet)")
     maps, outputs, side = activation_maps(trained.model, trained.network.prepared(trained.inputs(pictures)))
-    apex = np.ascontiguousarray(crop.transpose(1, 2, 0))                    # (3, S, S) → (S, S, 3)
-    names = ["crop" if kind == "crop" else "views" for kind in trained.kinds]
+    outputs = trained.network.scores(torch.from_numpy(outputs)[None])[0].numpy()
+    names = [kind if kind == "crop" or (kind == "motion" and trained.frontal) else "views"
+             for kind in trained.kinds]
     if trained.network.joined:    # one map for all channels
         maps = maps * len(names)
-    maps = {name: _resized(found, len(apex)) for name, found in zip(names, maps, strict=True)}
+    maps = {name: _resized(found, stack.shape[2:])
+            for name, found, stack in zip(names, maps, pictures, strict=True)}
     views = next((_shown(stack, kind) for stack, kind in zip(pictures, trained.kinds, strict=True)
                   if kind != "crop"), None)
-    onset = None if onset is None else np.ascontiguousarray(onset.transpose(1, 2, 0))
+    apex, onset = (None if photograph is None else np.ascontiguousarray(photograph.transpose(1, 2, 0))
+                   for photograph in (crop, onset))                         # (3, S, S) → (S, S, 3)
     return ClipMaps(key, truth, int(outputs.argmax()), outputs, apex, onset, views, maps, side)
 
 
 def _shown(stack, kind):
-    """Views (1, 13 or 39 or 3, H, W) as a figure shows them: (13, H, W) grey or (13, H, W, 3)."""
+    """Views (1, 13 or 39 or 3, H, W) as a figure shows them: (13, H, W) grey, (13 or 1, H, W, 3)."""
     if kind == "views":
         return stack[0].numpy()
-    colours = stack[0].unflatten(0, (-1, 3)).permute(0, 2, 3, 1).numpy()    # (13·3, H, W) → (13, H, W, 3)
-    return colours if len(colours) == 13 else np.repeat(colours, 13, 0)
+    return stack[0].unflatten(0, (-1, 3)).permute(0, 2, 3, 1).numpy()       # (13·3, H, W) → (13, H, W, 3)
 
 
 def _resized(image, size):
-    """A float map (S, S) scaled to (size, size), bilinear."""
+    """A float map (S, S) scaled to `size` (height, width), bilinear."""
     found = torch.from_numpy(np.ascontiguousarray(image, dtype=np.float32))[None, None]
-    scaled = nn.functional.interpolate(found, (size, size), mode="bilinear", align_corners=False)
+    scaled = nn.functional.interpolate(found, tuple(size), mode="bilinear", align_corners=False)
     return scaled[0, 0].numpy()
 
 
@@ -178,7 +202,7 @@ def mean_maps(clips):
     groups = {}
     for clip in clips:
         for stream, found in clip.maps.items():
-            picture = clip.apex if stream == "crop" else _rgb(clip.views[6])
+            picture = clip.apex if stream == "crop" else _rgb(clip.frontal)
             groups.setdefault((stream, clip.prediction), []).append((picture, found))
     return {name: (np.mean([picture for picture, _ in group], 0).round().astype(np.uint8),
                    np.mean([found for _, found in group], 0), len(group)) for name, group in groups.items()}

@@ -2,7 +2,7 @@
 for predict.py and Grad-CAM."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -11,21 +11,27 @@ import torch
 from capsule.data.databases import FIVE, THREE
 from capsule.inputs import augment
 from capsule.inputs.crops import clip_square
+from capsule.inputs.motion import ZERO, normalised_levels, read_motion
 from capsule.inputs.views import KINDS
-from capsule.modules import Network
+from capsule.modules import SVM, Network
 from capsule.modules.registry import start_from, unmatched
 from common.errors import InputError
 from common.files import read_json
 from common.images import read_image
 from common.tensors import load_tensors
+from deca import make_reconstructor
 from deca.landmarks import LandmarkDetector, warp_square
 
+READY = {"rule": "ready motion"}
 FULL_CHANNELS = 64    # of a ResNet's first convolution; fewer in a --quick network
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A network with its weights, in eval mode on its device, and what it sees: kinds as in FrameImages."""
+    """A network with its weights, in eval mode on its device, and what it sees: kinds as in FrameImages.
+
+    motion: the rule of the motion that it sees (`FrameImages.rule`), if it does.
+    """
 
     model: torch.nn.Module
     network: Network
@@ -33,19 +39,30 @@ class Trained:
     reconstructor: str
     paint: str
     class_names: tuple
+    motion: dict = field(default_factory=dict)
+
+    @property
+    def frontal(self):
+        """Whether its motion is one picture, not thirteen views."""
+        return _is_frontal(self.motion)
 
     @property
     def device(self):
-        return next(self.model.parameters()).device
+        return next(iter(self.model.state_dict().values())).device
 
     def inputs(self, pictures):
         """pictures: a uint8 tensor (B, C, H, W) a stream → the network's inputs, nothing random."""
-        return augment.strict_batch([stack.to(self.device) for stack in pictures], self.network.side)
+        side = self.network.side
+        return augment.strict_batch([augment.shrunk(stack, side).to(self.device) for stack in pictures], side)
 
     def outputs(self, pictures):
         """Capsule lengths (or class probabilities) float32 (B, classes) of `pictures` (see `inputs`)."""
+        if isinstance(self.model, SVM):
+            (images,) = augment.strict_batch(pictures, self.model.learnt["images"].shape[-1])
+            return torch.from_numpy(self.model.scores((255 * images).round().to(torch.uint8).numpy()))
         with torch.inference_mode():
-            return self.model(*self.network.prepared(self.inputs(pictures))).float().cpu()
+            outputs = self.model(*self.network.prepared(self.inputs(pictures))).float()
+            return self.network.scores(outputs).cpu()
 
 
 def load_trained(path, device, name="", paint="shape_detail"):
@@ -53,7 +70,7 @@ def load_trained(path, device, name="", paint="shape_detail"):
 
     A fold of ours (result/<experiment>/models/<subject>.pt) is known from experiment.json beside it; of any
     other file the network is known from its tensors, or by `name` in the registry; then `paint` says what
-    its views show.
+    its pictures show, and motion is taken as it is, not `normalised`.
     Raises: InputError, naming the file, when it is missing, unsafe, damaged or of another network.
     """
     path = Path(path)
@@ -62,43 +79,56 @@ def load_trained(path, device, name="", paint="shape_detail"):
     tensors = load_tensors(path, device)
     facts = path.parent.parent / "experiment.json"
     if facts.is_file():
-        network, kinds, reconstructor, paint, names = _of_experiment(read_json(facts), facts)
+        network, kinds, reconstructor, paint, names, motion = _of_experiment(read_json(facts), facts)
     else:
-        network, kinds = _of_tensors(tensors, path, name, KINDS.get(paint, paint))
+        network, kinds, motion = _of_tensors(tensors, path, name, KINDS.get(paint, paint))
         reconstructor, names = "auto", THREE if network.classes == 3 else FIVE[:network.classes]
-    channels = {"crop": 3, "views": 39, "texture": 39, "motion": 39}
-    model, _ = network.make([channels[kind] for kind in kinds])
+    channels = {"crop": 3, "motion": 3 if _is_frontal(motion) else 39}
+    model, _ = network.make([channels.get(kind, 39) for kind in kinds])
+    trained = Trained(model, network, kinds, reconstructor, paint, tuple(names), motion)
+    if isinstance(model, SVM):
+        try:
+            model.load_state_dict(tensors)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise InputError(f"{path}: not the state of an SVM ({error})") from error
+        return trained
     missing = unmatched(model, tensors)[1]
     if missing:
         raise InputError(f"{path}: not the weights of a {network.name} ({len(missing)} tensors "
                          f"are not in it or differ in shape, such as {missing[0]})")
     start_from(model, tensors)
-    return Trained(model.to(device).eval(), network, kinds, reconstructor, paint, tuple(names))
+    model.to(device).eval()
+    return trained
 
 
 def _of_experiment(facts, path):
-    """(Network, kinds, reconstructor, paint, class names) that an experiment.json tells of."""
+    """(Network, kinds, reconstructor, paint, class names, rule of motion) that an experiment.json tells
+    of."""
     try:
         config = facts["config"]
         kinds = tuple(stream["kind"] for stream in config["inputs"])
         network = Network(config["model"], facts["classes"], logits=config["logits"], quick=config["quick"],
                           pretrained=False, joined=config["streams"] == "crop+views")
-        return network, kinds, facts["reconstructor"] or "auto", config["paint"], facts["class_names"]
+        motion = next((stream for stream in config["inputs"] if stream["kind"] == "motion"), {})
+        return (network, kinds, facts["reconstructor"] or "auto", config["paint"], facts["class_names"],
+                motion)
     except (KeyError, TypeError) as error:
         raise InputError(f"{path}: does not say which network was trained ({error}); "
                          "train it again") from error
 
 
 def _of_tensors(tensors, path, name, views):
-    """(Network, kinds) that the names and shapes of a state dict tell of; `views`: the kind of its views."""
+    """(Network, kinds, rule of motion) that the names and shapes of a state dict tell of; `views`: the kind
+    of its views."""
     def shape(key):
-        return tuple(tensors[key].shape) if key in tensors else (0, 0)
+        return (*getattr(tensors.get(key), "shape", ()), 0, 0)
 
     first = next((key for key in ("conv.model.conv1.weight", "first_conv.model.conv1.weight",
-                                  "conv.model.0.weight", "model.conv1.weight", "model.features.0.weight")
-                  if key in tensors), "")
+                                  "conv.model.0.weight", "model.conv1.weight", "model.features.0.weight",
+                                  "conv3.weight", "images") if key in tensors), "")
     known = {"conv.model.conv1.weight": "resnet", "conv.model.0.weight": "vgg",
              "model.conv1.weight": "ResNet", "model.features.0.weight": "VGG",
+             "conv3.weight": "STSTNet", "images": "SVM",
              "first_conv.model.conv1.weight": "MECapsuleNetDualCA"
              if "first_attention.conv1.weight" in tensors else "MECapsuleNetDual"}
     if not (name or first):
@@ -109,34 +139,56 @@ def _of_tensors(tensors, path, name, views):
     dual = first.startswith("first_conv")
     network = Network(name or known[first], classes or 3, quick=0 < shape(first)[0] < FULL_CHANNELS,
                       pretrained=False)
-    return network, ("crop", views) if dual else (views,) if stack else ("crop",)
+    if network.is_small or (views == "motion" and not (stack or dual)):
+        return network, ("motion",), READY
+    kinds = ("crop", views) if dual else (views,) if stack else ("crop",)
+    return network, kinds, {"rule": "motion on the face"} if "motion" in kinds else {}
 
 
-def crop_of(path):
-    """(uint8 (3, 224, 224) face crop of the photograph at `path`, how the square was found).
+def _is_frontal(motion):
+    return motion.get("rule") == READY["rule"] or motion.get("yaws") == [0]
 
-    See `clip_square`.
+
+def maker_of(trained, device):
+    """The reconstructor whose views `trained` sees; None where it sees none.
+
+    Raises: InputError for a network that sees thirteen views of motion.
     """
+    if trained.motion and not trained.frontal:
+        raise InputError("the network sees thirteen views of motion, which a single picture does not have; "
+                         "give an experiment of clips: python grad_cam_visual.py --experiment NAME")
+    views = set(trained.kinds) - {"crop", "motion"}
+    return make_reconstructor(trained.reconstructor, str(device)) if views else None
+
+
+def pictures_of(path, trained, maker):
+    """What `trained` sees of the picture at `path`.
+
+    maker: `maker_of`. Returns: (face crop uint8 (3, 224, 224), None where it sees motion; list of uint8
+    tensors (1, C, H, W), one a stream; "found", "no face found" or "not needed").
+    Raises: InputError for an unreadable picture, and for a photograph where motion is asked for.
+    """
+    if trained.motion:
+        return None, [_motion_of(path, trained)], "not needed"
     image = read_image(path)
     center, side, how = clip_square(image, LandmarkDetector())
-    return np.ascontiguousarray(warp_square(image, center, side).transpose(2, 0, 1)), how
-
-
-def pictures_of(crop, trained, maker):
-    """(list of uint8 tensors (1, C, H, W), one a stream of `trained`, was a 3-D face found).
-
-    crop: uint8 (3, 224, 224). maker: a deca reconstructor, None for a network that sees the crop alone.
-    Raises: InputError for motion.
-    """
-    stacks, found = [], True
+    crop = np.ascontiguousarray(warp_square(image, center, side).transpose(2, 0, 1))
+    stacks, found = [], how != "no face"
     for kind in trained.kinds:
-        if kind == "motion":
-            raise InputError("the network sees motion: a single picture has none; "
-                             "give an experiment of clips")
-        if kind == "crop":
-            stacks.append(torch.from_numpy(crop)[None])
-            continue
-        views, faces = maker.views(torch.from_numpy(crop)[None], trained.paint)
-        stacks.append(views.reshape(1, -1, *views.shape[-2:]))
-        found = bool(faces.all())
-    return stacks, found
+        stack = torch.from_numpy(crop)[None]
+        if kind != "crop":
+            views, faces = maker.views(stack, trained.paint)
+            stack, found = views.reshape(1, -1, *views.shape[-2:]), found and bool(faces.all())
+        stacks.append(stack)
+    return crop, stacks, "found" if found else "no face found"
+
+
+def _motion_of(path, trained):
+    """The motion picture at `path` as the network was trained to see it, uint8 (1, 3, H, W)."""
+    image = read_motion(path)
+    still = np.median(image[:2], axis=(1, 2)) == ZERO[:2, 0, 0]        # most of a picture of ours is
+    if not still.all() and LandmarkDetector().detect(image.transpose(1, 2, 0)) is not None:
+        raise InputError(f"{path}: shows a face, but the network sees motion, which a photograph does not "
+                         "have; give pictures of motion (red u, green v, blue strain)")
+    image = torch.from_numpy(image)[None]
+    return normalised_levels(image) if "normalised" in trained.motion else image

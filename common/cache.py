@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from common.errors import InputError
-from common.files import write_bytes, write_json
+from common.files import sweep, write_bytes, write_json
 
 JPEG_QUALITY = 95
 
@@ -65,6 +65,7 @@ def write_entry(folder, key, pictures, info):
     Raises: InputError when the folder cannot be written.
     """
     folder, sums, decoded = Path(folder), {}, {}
+    sweep(folder)       # of a writer that was killed
     try:
         (folder / "key.json").unlink(missing_ok=True)        # first: no old key over new pictures
     except OSError as error:

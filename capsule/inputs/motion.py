@@ -22,7 +22,7 @@ SPREAD = 32.0   # levels: standard deviation of each channel of a normalised pic
 RULE = {"rule": "motion on the face", "version": 2, "levels": [LEVELS, STRAIN_LEVELS]}
 
 
-def ready_motion(clips, folder, skip_missing=False):
+def ready_motion(clips, folder, skip_missing=False, say=print):
     """Motion pictures made elsewhere, one a clip, named `<subject>_<clip>` as people spell it.
 
     "sub01_EP02_01f", "006_006_1_2 ", "s02_s02_ne_01" and "2_s2_ne_1" are all understood. Pictures of no clip
@@ -48,7 +48,7 @@ def ready_motion(clips, folder, skip_missing=False):
     remarks = {"dropped: no motion picture": missing, "motion pictures of no clip of the list": extra}
     said = [one for what, found in remarks.items() for one in remark(what, found)]
     for note in said:
-        print(f"{folder}: {note['what']}: {note['count']} ({listed(note['clips'], LISTED)})", flush=True)
+        say(f"{folder}: {note['what']}: {note['count']} ({listed(note['clips'], LISTED)})")
     there = [name in files for name in names]
     table = clips.table[there].reset_index(drop=True)
     kept = replace(clips, table=table, notes={**clips.notes, "clips": len(table)})
@@ -84,14 +84,20 @@ def _read(paths):
     """The pictures as one array, uint8 (n, 3, H, W)."""
     images = []
     for path in paths:
-        image = read_image(path)
-        if (image == image[..., :1]).all():
-            raise InputError(f"{path}: a grey picture; motion is red u, green v, blue strain")
+        image = read_motion(path)
         if images and image.shape != images[0].shape:
-            raise InputError(f"{path}: {image.shape[1]}x{image.shape[0]} pixels, but {paths[0].name} has "
-                             f"{images[0].shape[1]}x{images[0].shape[0]}; make all of one size")
+            raise InputError(f"{path}: {image.shape[2]}x{image.shape[1]} pixels, but {paths[0].name} has "
+                             f"{images[0].shape[2]}x{images[0].shape[1]}; make all of one size")
         images.append(image)
-    return np.stack(images).transpose(0, 3, 1, 2)    # (n, H, W, 3) → (n, 3, H, W)
+    return np.stack(images)
+
+
+def read_motion(path):
+    """A ready motion picture, uint8 (3, H, W). Raises: InputError for an unreadable or grey picture."""
+    image = read_image(path)
+    if (image == image[..., :1]).all():
+        raise InputError(f"{path}: a grey picture; motion is red u, green v, blue strain")
+    return np.ascontiguousarray(image.transpose(2, 0, 1))
 
 
 def face_motion(crops, reconstructor="auto", yaws=(0,), device="auto", rasterizer="auto"):
@@ -137,16 +143,20 @@ def as_levels(motion):
 
 
 def normalised(motion):
+    """FrameImages of kind "motion" with `normalised_levels`."""
+    rule = {**motion.rule, "normalised": {"version": 1, "spread": SPREAD}}
+    return replace(motion, images=normalised_levels(motion.images), rule=rule)
+
+
+def normalised_levels(images):
     """Each picture on its own scale: u and v less their median (the head's way in the plane), every channel
     to the same spread; no other clip and no label is looked at.
 
-    motion: FrameImages of kind "motion". Returns: the same, images uint8, u and v round 128, strain from 0.
+    images: uint8 tensor (N, 3·yaws, H, W). Returns: the same, u and v round 128, strain from 0.
     """
-    stack = motion.images.numpy().astype(np.float32)
+    stack = images.numpy().astype(np.float32)
     stack = stack.reshape(len(stack), -1, 3, *stack.shape[2:])                      # (N, yaws, 3, H, W)
     centre = np.median(stack[:, :, :2], axis=(3, 4), keepdims=True)
     stack = stack - np.concatenate([centre, np.zeros_like(centre[:, :, :1])], 2)    # (N, yaws, 3, 1, 1)
     stack *= SPREAD / np.maximum(stack.std((3, 4), keepdims=True), 1)
-    images = np.clip(np.rint(stack + ZERO), 0, 255).astype(np.uint8).reshape(motion.images.shape)
-    rule = {**motion.rule, "normalised": {"version": 1, "spread": SPREAD}}
-    return replace(motion, images=torch.from_numpy(images), rule=rule)
+    return torch.from_numpy(np.clip(np.rint(stack + ZERO), 0, 255).astype(np.uint8).reshape(images.shape))

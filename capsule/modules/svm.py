@@ -7,6 +7,7 @@ were kept after comparisons on the same clips, so the scores lean high.
 
 import cv2
 import numpy as np
+import torch
 from sklearn.metrics.pairwise import euclidean_distances
 from sklearn.svm import SVC
 
@@ -24,14 +25,31 @@ class SVM:
 
     def __init__(self, classes, patch=PATCH, blur=BLUR, gamma=GAMMA, c=C):
         self.classes, self.patch, self.blur, self.gamma, self.c = classes, patch, blur, gamma, c
+        self.learnt = {}
 
     def fit(self, images, labels):
         """Learn from pictures, uint8 (n, 3, H, W) of u, v, strain, and their classes (n,). Returns itself."""
+        self.learnt = {"images": torch.from_numpy(images), "labels": torch.from_numpy(labels)}
         self.known = self._patches(images)
         self.medians = [np.median(euclidean_distances(part, squared=True)) + 1e-9 for part in self.known]
         self.machine = SVC(C=self.c, kernel="precomputed", class_weight="balanced", break_ties=True)
         self.machine.fit(self.kernel(images), labels)
         return self
+
+    def state_dict(self):
+        """What it learnt from: a kernel machine is its pictures, and whoever has the file has them."""
+        return self.learnt
+
+    def load_state_dict(self, tensors):
+        """Learn from what `state_dict` gave; nothing from nothing. Raises: ValueError for other tensors."""
+        if not tensors:
+            return
+        images, labels = (torch.as_tensor(tensors.get(name)).cpu().numpy() for name in ("images", "labels"))
+        if (images.dtype != np.uint8 or images.shape[1:2] != (3,) or images.ndim != 4
+                or min(images.shape[2:]) < self.patch or labels.dtype != np.int64
+                or labels.shape != images.shape[:1] or not set(labels) <= set(range(self.classes))):
+            raise ValueError("no motion pictures and their classes")
+        self.fit(images, labels)
 
     def scores(self, images):
         """Shares of 1, float32 (n, classes), of pictures uint8 (n, 3, H, W); the largest is the prediction.

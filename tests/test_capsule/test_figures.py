@@ -1,12 +1,12 @@
 """Figures of a run: what they say, where they lie, the same bytes twice."""
 
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from matplotlib.text import Text
 
 from capsule.figures import clip_figure, confusion_figure, curve_figure, heading, pooled_uf1, run_figures
+from capsule.gradcam import ClipMaps
 from capsule.results import read_run
 from common.images import read_image
 from tests.fake_runs import change_json, clip_list, write_run
@@ -84,9 +84,8 @@ def test_text_is_plain_and_long_names_are_cut(tmp_path):
 def test_clip_figure_takes_grey_and_coloured_views(run, tmp_path, views):
     picture, found = np.full((32, 32, 3), 90, np.uint8), np.linspace(0, 1, 1024).reshape(32, 32)
     maps = {"views": found} if views else {"crop": found}
-    clip = SimpleNamespace(key="casme/sub01/EP01_01f", truth=0, prediction=1, apex=picture, onset=None,
-                           lengths=np.array([-0.1, 0.7, 0.3]), maps=maps, side=28,
-                           views=None if views is None else np.full(views, 9, np.uint8))
+    clip = ClipMaps("casme/sub01/EP01_01f", 0, 1, np.array([-0.1, 0.7, 0.3]), picture, None,
+                    None if views is None else np.full(views, 9, np.uint8), maps, 28)
     figure = clip_figure(run, clip)
     assert f"map on the {'frontal view' if views else 'apex'}" in words(figure)
     figure.savefig(tmp_path / "clip.png", dpi=40)

@@ -3,12 +3,14 @@ interruption."""
 
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 import skimage.data
 import torch
 
 from benchmarks.generated import generated
+from capsule.inputs import motion as motion_module
 from capsule.inputs import views as module
 from capsule.inputs.motion import as_levels, face_motion
 from capsule.inputs.views import single_pictures, thirteen_views
@@ -107,6 +109,58 @@ def test_motion_on_the_face_is_cached_and_a_missing_onset_said(crops, tmp_path):
     before = contents(tmp_path)
     assert torch.equal(face_motion(crops, "mesh", (0,), "cpu").images, motion.images)
     assert contents(tmp_path) == before
+
+
+def test_an_onset_that_is_the_apex_or_comes_after_it_is_said(crops, capsys):
+    table = crops.clips.table.assign(onset_frame=[10, 15])
+    onsets = torch.stack([crops.images[0], crops.images[2]])
+    crops = replace(crops, clips=replace(crops.clips, table=table), onsets=onsets,
+                    has_onset=np.array([True, True]))
+    motion = face_motion(crops, "mesh", (0,), "cpu")
+    assert torch.equal(motion.images[0].amax((1, 2)), torch.tensor([128, 128, 0], dtype=torch.uint8))
+    assert torch.equal(motion.images[0].amin((1, 2)), torch.tensor([128, 128, 0], dtype=torch.uint8))
+    said = {remark["what"]: remark["clips"] for remark in motion.said}
+    assert said["the onset is the apex: no motion"] == ["synthetic/sub00/EP00"]
+    assert said["the onset comes after the apex"] == ["synthetic/sub01/EP00"]
+    assert "the onset is the apex: no motion (1): synthetic/sub00/EP00" in capsys.readouterr().out
+
+
+# Levels of 4 × 4 blocks: the views at -30 and 0 degrees; u, v (from 128) and strain of a smile.
+VIEWS = [[[69.5, 149.8, 113.7, 14.8], [74.9, 165.4, 182.7, 88.4],
+          [47.2, 165.1, 174.0, 69.6], [1.0, 110.6, 92.1, 3.0]],
+         [[43.1, 149.9, 150.1, 44.3], [83.4, 162.6, 162.9, 84.9],
+          [59.0, 157.6, 157.9, 61.5], [3.8, 102.1, 103.7, 4.4]]]
+MOTION = [[[0, 0, 0, 0], [0, 0, 0.1, 0], [-0.7, -12.3, 10.6, 1.9], [-0.2, -24.1, 14.1, 0.4]],
+          [[0, 0, 0, 0], [0, 0, -0.1, 0], [-0.3, -12.0, -18.8, -1.1], [-0.1, -25.0, -36.8, -0.2]],
+          [[0.1, 0.4, 0.4, 0.1], [0.2, 0.6, 0.6, 0.1], [1.5, 16.1, 20.3, 3.1], [0.3, 17.0, 23.9, 0.5]]]
+
+
+def _coarse(images):
+    """Means of 4 × 4 blocks, (..., 224, 224) → (..., 4, 4): floating point differs between machines."""
+    return images.double().unflatten(-1, (4, 56)).unflatten(-3, (4, 56)).mean((-3, -1))
+
+
+def _smiling(photo):
+    """A photograph, uint8 (3, 224, 224), whose mouth is a little wider and higher."""
+    y, x = np.mgrid[:224, :224].astype(np.float32)
+    near = 4 * np.exp(-((x - 112) ** 2 + (y - 160) ** 2) / 2 / 25 ** 2)
+    moved = cv2.remap(photo.permute(1, 2, 0).numpy(), x - near * (x - 112) / 25, y + near, cv2.INTER_LINEAR)
+    return torch.from_numpy(moved.transpose(2, 0, 1).copy())
+
+
+def test_a_change_of_the_views_pixels_needs_a_new_version_of_the_rule(photograph):
+    """Frontal and turned views of a fixed picture: where these change, RULE's version must too."""
+    views, _ = make_reconstructor("mesh", "cpu").views(photograph[0][None], "shape_detail")
+    assert module.RULE["version"] == 1
+    assert _coarse(views[0, [0, 6]]).numpy() == pytest.approx(np.array(VIEWS), abs=0.3)
+
+
+def test_a_change_of_the_motions_pixels_needs_a_new_version_of_the_rule(photograph):
+    """u, v and strain of a fixed movement: where these change, RULE's version must too."""
+    moved, found = make_reconstructor("mesh", "cpu").motion(photograph[0], _smiling(photograph[0])[None])
+    assert found.all() and motion_module.RULE["version"] == 2
+    levels = _coarse(torch.from_numpy(as_levels(moved))[0, 0]) - torch.tensor([128, 128, 0])[:, None, None]
+    assert levels.numpy() == pytest.approx(np.array(MOTION), abs=0.3)
 
 
 def test_levels_of_motion_by_hand():

@@ -1,13 +1,19 @@
 """Runs that are killed, shared or stopped end as if nothing had happened."""
 
+import multiprocessing
 import random
 import re
+import shutil
 import signal
 import time
 from pathlib import Path
 
 import pytest
 
+from capsule.data import load_clips
+from capsule.inputs import face_crops
+from capsule.inputs.motion import face_motion
+from synthetic.database import make_synthetic
 from tests.make_database import make_database
 from tests.scripts import folds, run_script, start_script
 
@@ -61,6 +67,47 @@ def test_killed_at_ten_random_moments(undisturbed, tmp_path, monkeypatch):
     for root in (result, tmp_path / "result"):
         assert run_script(monkeypatch, "get_result_log.py", "--result-root", root, "--no-figures") == 0
     assert _tree(tmp_path / "result", ".csv") == _tree(result, ".csv")
+
+
+def _everything(folder):
+    """{path below `folder`: bytes} of every file, leftovers too."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in Path(folder).rglob("*")
+            if path.is_file()}
+
+
+def _states(folder):
+    """The pictures there, each with the moment it was written."""
+    return {(path, path.stat().st_mtime_ns) for path in Path(folder).rglob("[0-9]*.png")}
+
+
+def _write_motion(data_root):
+    face_motion(face_crops(load_clips("synthetic", data_root)), "mesh", device="cpu")
+
+
+def test_killed_while_it_writes_the_motion_cache(tmp_path):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    make_synthetic(whole, people=2, clips=3, frames=(7, 7))
+    shutil.copytree(whole, killed)
+    _write_motion(whole)
+    motion, moments, cut = _everything(whole / "motion"), random.Random(6), 0
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload([__name__])
+    for _ in range(KILLS):
+        before, some = _states(killed / "motion"), moments.randint(1, 7)
+        process = processes.Process(target=_write_motion, args=(killed,))
+        process.start()
+        while process.is_alive() and len(_states(killed / "motion") - before) < some:
+            time.sleep(0.001)
+        process.kill()
+        process.join()
+        left = _everything(killed / "motion")
+        for key in (name for name in left if name.endswith("/key.json")):        # finished clips are whole
+            clip = {name for name in motion if Path(name).is_relative_to(Path(key).parent)}
+            assert {name: left[name] for name in clip} == {name: motion[name] for name in clip}
+        cut += any("key.json" not in {path.name for path in clip.iterdir()}
+                   for clip in (killed / "motion").glob("mesh/frontal/synthetic/*/*"))
+    _write_motion(killed)
+    assert cut and _everything(killed / "motion") == motion
 
 
 def test_get_result_log_killed_leaves_whole_files(undisturbed, tmp_path):

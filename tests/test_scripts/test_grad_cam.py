@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import skimage.data
 import torch
@@ -17,12 +18,14 @@ from capsule.data import load_clips
 from capsule.figures import clip_figure, mean_map_figure
 from capsule.modules import MECapsuleNetDualCA, network
 from capsule.results import read_run
-from capsule.trained import Trained, load_trained
+from capsule.trained import READY, Trained, load_trained, maker_of
 from common.errors import InputError
 from common.images import read_image, write_image
 from common.tensors import save_tensors
 from tests.fake_runs import change_json, write_run
 from tests.make_database import make_database
+from tests.scripts import folds
+from tests.scripts import run_script as run_here
 
 ROOT, CPU = Path(__file__).parents[2], torch.device("cpu")
 CHANNELS = {"crop": 3, "views": 39, "texture": 39, "motion": 39}
@@ -211,6 +214,71 @@ def test_a_network_is_known_from_its_tensors_alone(tmp_path):
     save_tensors(tmp_path / "none.pt", {"weight": torch.zeros(2)})
     with pytest.raises(InputError, match="--network"):
         load_trained(tmp_path / "none.pt", CPU)
+
+
+@pytest.mark.parametrize(("model", "side"), [("STSTNet", 5), ("MECapsuleNet", 19)])
+def test_frontal_motion_has_one_map_on_its_picture(tmp_path, model, side):
+    net = network(model, 3, quick=True)
+    made, _ = net.make((3,))
+    trained = Trained(made.eval(), net, ("motion",), "mesh", "shape_detail", ("a", "b", "c"), READY)
+    pictures = [torch.randint(256, (1, 3, 28, 28), dtype=torch.uint8)]
+    clip = gradcam.explain(trained, "casme/s/c", 1, pictures, None)
+    assert clip.maps["motion"].shape == (28, 28) and clip.side == side and clip.apex is None
+    assert (clip.frontal == pictures[0][0].permute(1, 2, 0).numpy()).all()
+    assert trained.outputs(pictures)[0].tolist() == pytest.approx(clip.lengths.tolist(), abs=1e-5)
+    assert model != "STSTNet" or clip.lengths.sum() == pytest.approx(1, abs=1e-5)       # no logits
+    figure = clip_figure(read_run(write_run(tmp_path).parent, "fake"), clip)
+    shown = " | ".join(text.get_text() for text in figure.findobj(Text))
+    assert "map on motion" in shown and "red u" in shown and "onset" not in shown and "view" not in shown
+
+
+@pytest.mark.parametrize(("model", "motion"), [("STSTNet", "ready"), ("MECapsuleNet", "frames"),
+                                               ("SVM", "ready")])
+def test_an_experiment_of_motion_is_explained_and_predicts_what_it_wrote(tmp_path, monkeypatch, capsys, model,
+                                                                         motion):
+    """Train, then Grad-CAM and prediction with the fold's model, as a user does."""
+    monkeypatch.chdir(tmp_path)
+    clips = load_clips("casme", make_database("data", "casme", subjects=2))
+    draws = np.random.default_rng(0)
+    for row in clips.table.itertuples():
+        write_image(f"ready/{row.subject}_{row.clip}.png", draws.integers(0, 256, (28, 28, 3), np.uint8))
+    options = ("--data-root", "data", "--device", "cpu")
+    assert run_here(monkeypatch, "train_me_loso_composite_motion.py", *options, "--dataset", "casme",
+                    "--motion", motion, "--model", model, "--quick", "--epochs", "1", "--folds", "0:1",
+                    "--save-models", "--precision", "fp32", "--experiment", "x") == 0
+    (fold,) = folds("result").values()
+    capsys.readouterr()
+    code = run_here(monkeypatch, "grad_cam_visual.py", *options, "--experiment", "x")
+    said, errors = capsys.readouterr()
+    if model == "SVM":
+        assert code == 2 and errors.strip().splitlines()[-1].endswith("(--model STSTNet, MECapsuleNet)")
+    else:
+        assert code == 0 and "predicted" not in said
+        assert Path("result/x/grad_cam/casme_sub01_EP01_01f.png").is_file()
+    picture = "ready/sub01_EP01_01f.png" if motion == "ready" else next(
+        Path("data/motion").glob("*/frontal/casme/sub01/EP01_01f/14/0.png"))
+    write_image("photo.png", skimage.data.astronaut())
+    assert run_here(monkeypatch, "predict.py", picture, "photo.png", "--model",
+                    "result/x/models/casme_sub01.pt", "--device", "cpu") == 1
+    assert "photo.png: shows a face, but the network sees motion" in capsys.readouterr().out
+    (row,) = pd.read_csv("predictions_of_pictures.csv").to_dict("records")
+    assert [row[name] for name in clips.class_names] == pytest.approx(fold["lengths"][0], abs=2e-4)
+
+
+def test_motion_networks_without_their_experiment(tmp_path):
+    for model in ("STSTNet", "MECapsuleNet"):
+        made, _ = network(model, 3, quick=True).make((3,))
+        save_tensors(tmp_path / "alone.pt", made.state_dict())
+        trained = load_trained(tmp_path / "alone.pt", CPU, paint="motion")
+        assert trained.kinds == ("motion",) and trained.frontal
+    made, _ = network("resnet", 3, quick=True).make((39,))
+    save_tensors(tmp_path / "alone.pt", made.state_dict())
+    with pytest.raises(InputError, match="thirteen views of motion"):
+        maker_of(load_trained(tmp_path / "alone.pt", CPU, paint="motion"), CPU)
+    for images in (torch.zeros(3), torch.zeros(2, 3, 28, 28), torch.zeros(2, 3, 4, 4, dtype=torch.uint8)):
+        save_tensors(tmp_path / "alone.pt", {"images": images, "labels": torch.tensor([0, 1])})
+        with pytest.raises(InputError, match="not the state of an SVM"):
+            load_trained(tmp_path / "alone.pt", CPU)
 
 
 def test_a_prediction_that_is_not_the_stored_one_is_said(tmp_path):
