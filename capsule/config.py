@@ -109,6 +109,7 @@ def _name_parts(options):
     yield options.model
     yield options.streams.replace("+", "-")
     yield options.paint if options.paint != "shape_detail" else ""
+    yield "given-views" if options.views_root else ""
     yield options.dataset
     yield "5class" if options.classes == 5 else ""
     yield protocol_name(options.protocol) if options.protocol != "dsnca" else ""
