@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 INSTALLED = .venv/.installed
+DEMO = --dataset synthetic --quick --epochs 5 --workers 2
 
 .PHONY: demo test bench lint install clean
 
@@ -15,7 +16,9 @@ $(INSTALLED): requirements.txt requirements-extra.txt requirements-test.txt
 	touch $@
 
 demo: $(INSTALLED)
-	$(BIN)/python train_me_loso_casme_3d_dual.py --dataset synthetic --quick --epochs 5 --workers 2
+	$(BIN)/python train_me_loso.py $(DEMO)
+	$(BIN)/python train_me_loso_composite_3d.py $(DEMO)
+	$(BIN)/python train_me_loso_casme_3d_dual.py $(DEMO)
 	$(BIN)/python get_result_log.py
 
 test: $(INSTALLED)

@@ -111,7 +111,8 @@ class Options:
     def experiment_name(self):
         """Name of the result folder: what tells this run from its siblings, the seed last."""
         parts = [self.script.removeprefix("train_"), self.model, self.streams.replace("+", "-"),
-                 self.paint if self.paint != "shape_detail" else "", self.dataset,
+                 self.paint if self.paint != "shape_detail" else "",
+                 "given-views" if self.views_root else "", self.dataset,
                  "5class" if self.classes == 5 else "",
                  protocol_name(self.protocol) if self.protocol != "dsnca" else "",
                  self.subset if self.subset != "all" else "", "logits" if self.logits else "",

@@ -65,7 +65,7 @@ def clips_of(run, data_root, key=None, every=False):
     if config["dataset"] == "synthetic" and not (Path(data_root) / "synthetic").is_dir():
         raise InputError(f"--data-root {data_root}: no synthetic database there; "
                          "give the one of the training")
-    clips = load_clips(config["dataset"], data_root, run.classes, config["protocol"], config["subset"])
+    clips = load_clips(config["dataset"], data_root, run.classes, run.facts["protocol"], config["subset"])
     places = {name: place for place, name in enumerate(clips.keys)}
     wanted = wanted if every else wanted[:1]
     missing = [name for name in wanted if name not in places]

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from capsule.data.remarks import say
+from capsule.data.remarks import listed, say
 from capsule.inputs.crops import with_images
 from capsule.inputs.motion import face_motion
 from capsule.inputs.rendered import cached_pictures, not_found, pictures_of
@@ -80,14 +80,17 @@ def single_pictures(crops, views):
 
 
 def _read_views(crops, root, paint):
-    """FrameImages of views made elsewhere. Raises: InputError naming the first picture that is not there."""
-    images = []
-    for name in tqdm(crops.names, desc="views", unit="frame", disable=None):
-        _, rest = name.split("/", 1)
-        folder = next((f for f in (root / name, root / rest) if f.is_dir()), None)
-        if folder is None:
-            raise InputError(f"{root / name}: no such folder; --views-root needs "
-                             "<data>/<subject>/<clip>/<frame>/<yaw>.jpg of every frame")
+    """FrameImages of views made elsewhere. Raises: InputError naming the frames or yaws that are lacking."""
+    if not root.is_dir():
+        raise InputError(f"--views-root {root}: no such folder")
+    images, folders = [], {name: next((folder for folder in (root / name, root / name.split("/", 1)[1])
+                                       if folder.is_dir()), None) for name in crops.names}
+    lost = [name for name, folder in folders.items() if folder is None]
+    if lost:
+        raise InputError(f"--views-root {root}: no views of {len(lost)} of {len(folders)} frames: "
+                         f"{listed(lost, 10)}; it needs <data>/<subject>/<clip>/<frame>/<yaw>.jpg of every "
+                         "apex and of its neighbours on disk")
+    for folder in tqdm(folders.values(), desc="views", unit="frame", disable=None):
         files = {int(m[0]): path for path in folder.iterdir()
                  if (m := re.match(r"-?[0-9]+(?=\.)", path.name))}
         lost = [yaw for yaw in YAWS if yaw not in files]

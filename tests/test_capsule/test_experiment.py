@@ -40,7 +40,7 @@ def test_names_tell_siblings_apart():
     variants = ({}, {"seed": 1}, {"quick": True}, {"protocol": "megc2019"}, {"subset": "glasses"},
                 {"classes": 5},
                 {"model": "vgg"}, {"logits": True}, {"pretrained": False}, {"paint": "texture"},
-                {"weights": "x.pt"})
+                {"weights": "x.pt"}, {"views_root": "x"})
     names = {Options(script="train_x", dataset="casme", data_root=".", **v).experiment_name for v in variants}
     assert len(names) == len(variants) and all(map(is_plain_name, names))
 

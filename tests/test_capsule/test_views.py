@@ -1,6 +1,7 @@
 """The cached thirteen views and motion: made once, whole or not at all, never stale, the same after an
 interruption."""
 
+import shutil
 from dataclasses import replace
 
 import cv2
@@ -91,6 +92,11 @@ def test_views_of_another_program_are_used_and_missing_ones_named(crops, tmp_pat
     (root / "sub01/EP00/10/5.png").unlink()
     with pytest.raises(InputError, match="no view of yaw 5"):
         thirteen_views(crops, views_root=str(root))
+    shutil.rmtree(root / "sub00/EP00")
+    with pytest.raises(InputError, match=r"no views of 2 of 3 frames: synthetic/sub00/EP00/10, synth.*/11;"):
+        thirteen_views(crops, views_root=str(root))
+    with pytest.raises(InputError, match=r"--views-root .*hers: no such folder"):
+        thirteen_views(crops, views_root=str(tmp_path / "hers"))
 
 
 def test_single_pictures_are_crops_and_views_of_their_clip(crops):
