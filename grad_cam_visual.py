@@ -53,13 +53,14 @@ def draw_run(choice, device):
     """Explain clips of a run of ours, each with its subject's fold."""
     run = select(*read_runs(choice.result_root), [choice.experiment])[0]
     clips = gradcam.clips_of(run, choice.data_root, choice.clip, choice.all)
-    motion = run.facts["config"].get("motion", "")
+    places = run.facts.get("places", {"motion": "", "views_root": ""})
     folder, drawn, subject = check_inside(choice.result_root, run.folder / "grad_cam"), [], None
     for i, row in tqdm(list(enumerate(clips.table.itertuples())), desc="figures", unit="clip", disable=None):
         if row.data_sub != subject:
             trained, subject = load_trained(gradcam.model_path(run, row.data_sub), device), row.data_sub
         if i == 0:
-            crops, stacks = gradcam.pictures_of_clips(clips, trained, str(device), motion)
+            crops, stacks = gradcam.pictures_of_clips(clips, trained, str(device), places["motion"],
+                                                       places["views_root"])
         index = stacks[trained.kinds[0]]
         place = int(((index.clip == i) & (index.offset == 0)).nonzero()[0][0])
         pictures = [stacks[kind].images[place][None] for kind in trained.kinds]

@@ -18,6 +18,7 @@ from common.files import read_json, sweep, write_json
 from common.tensors import save_tensors
 
 CLIP_COLUMNS = ["data", "subject", "clip", "data_sub", "label"]
+PLACES = ("protocol", "motion", "views_root")      # options that may name what lies elsewhere: config has what was in it
 
 
 class Experiment:
@@ -68,7 +69,7 @@ class Experiment:
     def _description(self):
         """The value of experiment.json: everything get_result_log.py needs besides the folds."""
         return {"experiment": self.name, "script": self.options.script, "dataset": self.options.dataset,
-                "protocol": self.options.protocol,          # where a list lay; its name alone is in config
+                "places": {name: getattr(self.options, name) for name in PLACES},
                 "synthetic": self.options.dataset == "synthetic", "classes": self.clips.n_classes,
                 "class_names": list(self.clips.class_names), "seed": self.options.seed,
                 "quick": self.options.quick, "reconstructor": self.reconstructor,

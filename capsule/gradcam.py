@@ -65,7 +65,8 @@ def clips_of(run, data_root, key=None, every=False):
     if config["dataset"] == "synthetic" and not (Path(data_root) / "synthetic").is_dir():
         raise InputError(f"--data-root {data_root}: no synthetic database there; "
                          "give the one of the training")
-    clips = load_clips(config["dataset"], data_root, run.classes, run.facts["protocol"], config["subset"])
+    protocol = run.facts.get("places", config)["protocol"]
+    clips = load_clips(config["dataset"], data_root, run.classes, protocol, config["subset"])
     places = {name: place for place, name in enumerate(clips.keys)}
     wanted = wanted if every else wanted[:1]
     missing = [name for name in wanted if name not in places]
@@ -78,21 +79,23 @@ def clips_of(run, data_root, key=None, every=False):
     return replace(clips, table=table.assign(label=labels))
 
 
-def pictures_of_clips(clips, trained, device, folder=""):
+def pictures_of_clips(clips, trained, device, motion="", views_root=""):
     """The crops of `clips` and the FrameImages of each stream of `trained`: (crops, {kind: FrameImages}).
 
-    folder: of ready motion pictures, where the network saw such; there are no crops then (None).
+    motion: folder of ready motion pictures, where the network saw such; there are no crops then (None).
+    views_root: folder of views made elsewhere, where it saw such.
     """
     ready = trained.motion.get("rule") == READY["rule"]
     crops = None if ready else face_crops(clips)
     stacks = {"crop": crops}
     for kind in set(trained.kinds) - {"crop"}:
         if ready:
-            stacks[kind] = ready_motion(clips, folder, say=lambda line: None)[1]
+            stacks[kind] = ready_motion(clips, motion, say=lambda line: None)[1]
         elif trained.frontal:
             stacks[kind] = face_motion(crops, trained.reconstructor, (0,), device)
         else:
-            stacks[kind] = thirteen_views(crops, trained.reconstructor, trained.paint, device)
+            stacks[kind] = thirteen_views(crops, trained.reconstructor, trained.paint, device,
+                                          views_root=views_root)
     if "normalised" in trained.motion:
         stacks["motion"] = normalised(stacks["motion"])
     return crops, stacks
