@@ -18,7 +18,7 @@ from common.files import read_json, sweep, write_json
 from common.tensors import save_tensors
 
 CLIP_COLUMNS = ["data", "subject", "clip", "data_sub", "label"]
-PLACES = ("protocol", "motion", "views_root")      # options that may name what lies elsewhere: config has what was in it
+PLACES = ("protocol", "motion", "views_root")      # options that may name what lies elsewhere
 
 
 class Experiment:
