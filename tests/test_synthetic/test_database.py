@@ -156,7 +156,7 @@ def test_an_interrupted_run_leaves_nothing_of_itself(tmp_path, monkeypatch):
     real, one = database._film, {"people": 1, "clips": 2, "frames": (7, 7)}
 
     def stopped(folder, seed, number, index, person, clip):
-        (folder / "half").mkdir(parents=True)
+        (folder / "half").mkdir(parents=True, exist_ok=True)     # two clips at once
         raise KeyboardInterrupt
 
     monkeypatch.setattr(database, "_film", stopped)
