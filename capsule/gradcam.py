@@ -16,7 +16,7 @@ from torch import nn
 from capsule.data import load_clips
 from capsule.inputs import face_crops, thirteen_views
 from capsule.inputs.motion import face_motion, normalised, ready_motion
-from capsule.modules import SVM, MECapsuleNet, MECapsuleNetDual, ResNet, STSTNet
+from capsule.modules import SVM, MECapsuleNet, MECapsuleNetDual, MotionCapsuleNet, ResNet, STSTNet
 from capsule.results import check_inside
 from capsule.trained import READY
 from common.errors import InputError
@@ -117,6 +117,8 @@ def target_layers(model):
         return [model.first_conv.model[-1], model.second_conv.model[-1]]
     if isinstance(model, STSTNet):
         return [model.average]      # where its three branches come together
+    if isinstance(model, MotionCapsuleNet):
+        return [model.conv]
     if isinstance(model, MECapsuleNet):
         return [model.conv.model[-1]]
     return [model.model.layer4 if isinstance(model, ResNet) else model.model.features[-1]]
@@ -166,7 +168,7 @@ def explain(trained, key, truth, pictures, crop, onset=None):
     """
     if isinstance(trained.model, SVM):
         raise InputError("an SVM has no layers, so Grad-CAM finds no place that it looks at; give an "
-                         "experiment with a network (--model STSTNet, MECapsuleNet)")
+                         "experiment with a network (--model STSTNet, MotionCapsuleNet, MECapsuleNet)")
     maps, outputs, side = activation_maps(trained.model, trained.network.prepared(trained.inputs(pictures)))
     outputs = trained.network.scores(torch.from_numpy(outputs)[None])[0].numpy()
     names = [kind if kind == "crop" or (kind == "motion" and trained.frontal) else "views"

@@ -125,10 +125,10 @@ def _of_tensors(tensors, path, name, views):
 
     first = next((key for key in ("conv.model.conv1.weight", "first_conv.model.conv1.weight",
                                   "conv.model.0.weight", "model.conv1.weight", "model.features.0.weight",
-                                  "conv3.weight", "images") if key in tensors), "")
+                                  "conv3.weight", "conv.0.weight", "images") if key in tensors), "")
     known = {"conv.model.conv1.weight": "resnet", "conv.model.0.weight": "vgg",
              "model.conv1.weight": "ResNet", "model.features.0.weight": "VGG",
-             "conv3.weight": "STSTNet", "images": "SVM",
+             "conv3.weight": "STSTNet", "conv.0.weight": "MotionCapsuleNet", "images": "SVM",
              "first_conv.model.conv1.weight": "MECapsuleNetDualCA"
              if "first_attention.conv1.weight" in tensors else "MECapsuleNetDual"}
     if not (name or first):

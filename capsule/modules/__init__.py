@@ -5,9 +5,11 @@ from capsule.modules.baseline import VGG, ResNet
 from capsule.modules.capsule_net import MECapsuleNet
 from capsule.modules.dual import MECapsuleNetDual, MECapsuleNetDualCA
 from capsule.modules.layers import MECapsule, PrimaryCapsule, squash
+from capsule.modules.motion_capsule_net import MotionCapsuleNet
 from capsule.modules.registry import Network, network
 from capsule.modules.ststnet import STSTNet
 from capsule.modules.svm import SVM
 
 __all__ = ["SVM", "VGG", "CoordAttention", "MECapsule", "MECapsuleNet", "MECapsuleNetDual",
-           "MECapsuleNetDualCA", "Network", "PrimaryCapsule", "ResNet", "STSTNet", "network", "squash"]
+           "MECapsuleNetDualCA", "MotionCapsuleNet", "Network", "PrimaryCapsule", "ResNet", "STSTNet",
+           "network", "squash"]

@@ -232,8 +232,8 @@ def test_frontal_motion_has_one_map_on_its_picture(tmp_path, model, side):
     assert "map on motion" in shown and "red u" in shown and "onset" not in shown and "view" not in shown
 
 
-@pytest.mark.parametrize(("model", "motion"), [("STSTNet", "ready"), ("MECapsuleNet", "frames"),
-                                               ("SVM", "ready")])
+@pytest.mark.parametrize(("model", "motion"), [("STSTNet", "ready"), ("MotionCapsuleNet", "ready"),
+                                               ("MECapsuleNet", "frames"), ("SVM", "ready")])
 def test_an_experiment_of_motion_is_explained_and_predicts_what_it_wrote(tmp_path, monkeypatch, capsys, model,
                                                                          motion):
     """Train, then Grad-CAM and prediction with the fold's model, as a user does."""
@@ -251,7 +251,8 @@ def test_an_experiment_of_motion_is_explained_and_predicts_what_it_wrote(tmp_pat
     code = run_here(monkeypatch, "grad_cam_visual.py", *options, "--experiment", "x")
     said, errors = capsys.readouterr()
     if model == "SVM":
-        assert code == 2 and errors.strip().splitlines()[-1].endswith("(--model STSTNet, MECapsuleNet)")
+        assert code == 2 and errors.strip().splitlines()[-1].endswith(
+            "(--model STSTNet, MotionCapsuleNet, MECapsuleNet)")
     else:
         assert code == 0 and "predicted" not in said
         assert Path("result/x/grad_cam/casme_sub01_EP01_01f.png").is_file()
@@ -266,7 +267,7 @@ def test_an_experiment_of_motion_is_explained_and_predicts_what_it_wrote(tmp_pat
 
 
 def test_motion_networks_without_their_experiment(tmp_path):
-    for model in ("STSTNet", "MECapsuleNet"):
+    for model in ("STSTNet", "MotionCapsuleNet", "MECapsuleNet"):
         made, _ = network(model, 3, quick=True).make((3,))
         save_tensors(tmp_path / "alone.pt", made.state_dict())
         trained = load_trained(tmp_path / "alone.pt", CPU, paint="motion")
