@@ -1,11 +1,9 @@
 """Where a trained network looks: Grad-CAM of clips of held-out subjects, each from its own subject's fold.
 
-Inputs    result/<experiment>/ of a training script run with --save-models, and the database it was trained
-on; or
-          any pictures with --model FILE (ready motion pictures for a network that sees motion)
+Inputs    result/<experiment>/ of a training script run with --save-models, and the database it was
+          trained on; or any pictures with --model FILE (ready motion pictures for a network that sees motion)
 Outputs   result/<experiment>/grad_cam/<clip>.png and .pdf; with --all one for each clip, and mean_maps.png;
-of
-          pictures: grad_cam/<picture>.png and .pdf
+          of pictures: grad_cam/<picture>.png and .pdf
 Command   python grad_cam_visual.py --experiment NAME [--clip DATA/SUBJECT/CLIP | --all]
           python grad_cam_visual.py PICTURES --model FILE
 Expect    about 2 s for each clip, after reading the crops and views.

@@ -1,13 +1,12 @@
 """Leave-one-subject-out training on motion from onset to apex: STSTNet, capsule networks, or an SVM.
 
 Inputs    a folder of ready motion pictures, one a clip, named <subject>_<clip> (red u, green v, blue strain),
-with the
-          annotation sheets under data/ (no frames are needed); or "frames": motion on the 3-D face, from the
-          databases under data/ (data/README.md) or --dataset synthetic
+          with the annotation sheets under data/ (no frames are needed); or "frames": motion on the 3-D face,
+          from the databases under data/ (data/README.md) or --dataset synthetic
 Outputs   result/<experiment>/: one JSON a fold; then run get_result_log.py for result/result_log.csv
 Command   python train_me_loso_composite_motion.py --motion FOLDER --workers 2
-Expect    minutes on a laptop (README.md has the figures); STSTNet's authors report UF1 .7353 / UAR .7186 on
-442 clips.
+Expect    minutes on a laptop (README.md has the figures); STSTNet's authors report UF1 .7353 / UAR .7186
+          on 442 clips.
 """
 
 from capsule.config import run

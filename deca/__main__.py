@@ -237,15 +237,14 @@ def _motion(reconstructor, photo, center, side, path):
     if earlier.shape != photo.shape:
         raise InputError(f"{path}: of another size than the photograph; give two frames of one film")
     onset, apex = (warp_square(image, center, side) for image in (earlier, photo))
-    onset_picture, picture = (torch.from_numpy(image.transpose(2, 0, 1).copy()) for image in (onset, apex))
-    motion, found = reconstructor.motion(onset_picture, picture[None], (YAWS[0], 0, YAWS[-1]))
+    pictures = torch.from_numpy(np.stack([onset, apex]).transpose(0, 3, 1, 2).copy())    # (2, 3, 224, 224)
+    yaws = (YAWS[0], 0, YAWS[-1])
+    motion, found = reconstructor.motion(pictures[0], pictures[1:], yaws)
     if not found[0]:
         raise NoFaceError(f"{path}: no 3-D face found; give another onset")
-    first = reconstructor.reconstruct(onset_picture[None])
-    faces = reconstructor.painted(first, onset_picture[None], "texture")[0, [0, 6, 12]]
+    faces = reconstructor.views(pictures[:1], "texture")[0][0, [YAWS.index(yaw) for yaw in yaws]]
     title = f"motion since {path.name}   ·   {reconstructor.name}"
-    return motion_sheet(title, onset, apex, motion[0].numpy(),
-                        faces.permute(0, 2, 3, 1).numpy(), (YAWS[0], 0, YAWS[-1]))
+    return motion_sheet(title, onset, apex, motion[0].numpy(), faces.permute(0, 2, 3, 1).numpy(), yaws)
 
 
 def _angles(pose):

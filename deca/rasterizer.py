@@ -40,13 +40,14 @@ class Fragments(NamedTuple):
         faces (F, 3): the triangles that were drawn, or the rows of `values` that their corners have. Fewer
         values than images: each for as many images, one after another.
         """
-        values = values.repeat_interleave(len(self.hit) // len(values), 0)
-        hit = self.hit.flatten().nonzero()[:, 0]                                       # (n,)
+        seen = self.hit
+        values = values.repeat_interleave(len(seen) // len(values), 0)
+        hit = seen.flatten().nonzero()[:, 0]                                           # (n,)
         index = faces.index_select(0, _take(self.face_index, hit))                     # (n, 3)
-        index = index + hit.div(self.hit[0].numel(), rounding_mode="floor")[:, None] * values.shape[1]
-        pixels = values.new_zeros(self.hit.numel(), values.shape[2])
+        index = index + hit.div(seen[0].numel(), rounding_mode="floor")[:, None] * values.shape[1]
+        pixels = values.new_zeros(seen.numel(), values.shape[2])
         pixels[hit] = blend(values.flatten(0, 1), index, self.bary.reshape(-1, 3)[hit])
-        return pixels.reshape(*self.hit.shape, -1).permute(0, 3, 1, 2)
+        return pixels.reshape(*seen.shape, -1).permute(0, 3, 1, 2)
 
 
 def choose_rasterizer(name, device):
