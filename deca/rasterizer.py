@@ -1,9 +1,9 @@
 """Which triangle does each pixel see? A batched rasteriser in plain PyTorch, CPU and CUDA (SPEC section 4).
 
-The pixels of every triangle's bounding box are tested at once: triangles are sorted into classes of box size,
-and each class is one dense tensor (box rows, box columns, triangles). A pixel keeps the smallest of its
-candidates' keys, depth in the high 32 bits and face index in the low 32, so the answer does not depend on the
-order of the work.
+Every triangle is cut into the segments that it has on the rows of pixels. A pixel keeps the smallest of the
+keys, depth in the high 32 bits and the number of the segment in the low 32, so the answer does not depend
+on the order of the work. A turn about the vertical axis leaves every point in its row: turned views share the
+cutting.
 """
 
 import math
@@ -18,8 +18,6 @@ BACKENDS = ("torch", "pytorch3d")
 PYTORCH3D_COMMAND = "pip install easypytorch3d==0.7.9.post1 iopath"
 
 NOTHING = torch.iinfo(torch.int64).max      # the key of a pixel that sees no triangle
-# Working sizes (triangles set up together, candidate pixels tested together): what bounds the memory.
-AT_ONCE = {"cpu": (160_000, 500_000), "cuda": (1_300_000, 8_000_000)}
 
 
 class Fragments(NamedTuple):
@@ -43,7 +41,7 @@ class Fragments(NamedTuple):
         seen = self.hit
         values = values.repeat_interleave(len(seen) // len(values), 0)
         hit = seen.flatten().nonzero()[:, 0]                                           # (n,)
-        index = faces.index_select(0, _take(self.face_index, hit))                     # (n, 3)
+        index = faces[_take(self.face_index, hit)]                                     # (n, 3)
         index = index + hit.div(seen[0].numel(), rounding_mode="floor")[:, None] * values.shape[1]
         pixels = values.new_zeros(seen.numel(), values.shape[2])
         pixels[hit] = blend(values.flatten(0, 1), index, self.bary.reshape(-1, 3)[hit])
@@ -93,12 +91,17 @@ def rasterize(vertices, faces, height, width, backend="torch"):
     faces = faces.to(vertices.device)
     if backend == "pytorch3d":
         return _rasterize_pytorch3d(vertices, faces, height, width)
-    at_once, _ = AT_ONCE.get(vertices.device.type, AT_ONCE["cpu"])
-    meshes = max(1, at_once // max(1, len(faces)))
-    parts = [_rasterize_chunk(chunk, faces, height, width) for chunk in vertices.split(meshes)]
-    if len(parts) == 1:
-        return parts[0]
-    return Fragments(*(torch.cat(field) for field in zip(*parts, strict=True)))      # (B, ...) each
+    if len(vertices) > 1 and faces.device.type == "cpu":       # one mesh after another stays in the cache
+        parts = [rasterize(mesh[None], faces, height, width) for mesh in vertices]
+        return Fragments(*(torch.cat(field) for field in zip(*parts, strict=True)))      # (B, ...) each
+    still = torch.eye(2, device=faces.device)[None]
+    seen = rasterize_turned(vertices, faces, still, vertices.new_zeros(len(vertices), 2), height, width)
+    face_index = torch.full(seen.shape, -1, dtype=torch.int64, device=faces.device)
+    face_index.view(-1)[seen.pixel] = seen.face()
+    own = torch.arange(faces.numel(), device=faces.device).reshape(-1, 3)       # a row for each corner
+    bary = seen.at_pixels(own, torch.eye(3, device=faces.device).repeat(len(faces), 1)[None])
+    depth = seen.at_pixels(faces, vertices[..., 2:])[:, 0]
+    return Fragments(face_index, bary.permute(0, 2, 3, 1), depth.masked_fill_(face_index < 0, torch.inf))
 
 
 def blend(values, index, weight):
@@ -106,184 +109,11 @@ def blend(values, index, weight):
     return functional.embedding_bag(index, values, per_sample_weights=weight, mode="sum")
 
 
-def pixel_centres(count, device=None):
-    """(count,) float32: the centres (2k+1)/count - 1 of a row's pixels."""
-    return ((2 * torch.arange(count, dtype=torch.float64, device=device) + 1) / count - 1).float()
-
-
-class _Triangles(NamedTuple):
-    """Triangles that may be seen, sorted by class of box size; T of them, one column each."""
-
-    origin: torch.Tensor     # (2, 3, T) x and y of a point on each edge
-    along: torch.Tensor      # (2, 3, T) the edge's direction, turned so that the inside is positive
-    depth: torch.Tensor      # (5, T) z0, its change per unit of edge function 1 and 2, smallest and largest z
-    box: torch.Tensor        # (4, T) xmin, ymin, xmax, ymax
-    start: torch.Tensor      # (2, T) first column and row of the box, int64
-    face: torch.Tensor       # (T,) index within the mesh
-    mesh: torch.Tensor       # (T,)
-
-
-def _rasterize_chunk(vertices, faces, height, width):
-    """`rasterize` for as many meshes as fit into the memory together."""
-    count, device = len(vertices), vertices.device
-    keys = torch.full((count * height * width,), NOTHING, dtype=torch.int64, device=device)
-    if len(faces) and count and height and width:
-        corners = _corners(vertices, faces)
-        triangles, classes = _set_up(corners, faces, height, width)
-        _draw(keys, triangles, classes, height, width)
-    else:
-        corners = vertices.new_zeros(3, 3, count, max(1, len(faces)))
-    return _fragments(keys, corners, _origins(faces), count, height, width)
-
-
-def _corners(vertices, faces):
-    """(B, V, 3) → (3, 3, B, F): coordinate, corner, mesh, face."""
-    count, total = len(vertices), len(faces)
-    picked = vertices.permute(2, 0, 1).index_select(2, faces.t().reshape(-1))     # (3, B, 3*F)
-    return picked.reshape(3, count, 3, total).permute(0, 2, 1, 3).contiguous()    # → (3, 3, B, F)
-
-
-def _origins(faces):
-    """(3, F): which corner edge functions start from; edge k is opposite corner k.
-
-    Both triangles of an edge start from the same end of it (the lower vertex index). Then their edge
-    functions are each other's exact negatives, and rounding cannot leave a gap between them.
-    """
-    after, before = faces.roll(-1, 1).t(), faces.roll(-2, 1).t()     # the ends of edge k: corners k+1 and k+2
-    corner = torch.arange(3, device=faces.device)[:, None]
-    return torch.where(after < before, (corner + 1) % 3, (corner + 2) % 3)
-
-
-def _edges(xy, origin):
-    """Corners (2, 3, N) and origin corners (3, N) → each edge's start and direction, both (2, 3, N)."""
-    return torch.gather(xy, 1, origin.expand(2, *origin.shape)), xy.roll(-2, 1) - xy.roll(-1, 1)
-
-
-def _area(xy):
-    """Corners (2, 3, N) → twice the signed area (N,)."""
-    (x1, x2), (y1, y2) = (xy[:, 1:] - xy[:, :1]).unbind(0)
-    return x1 * y2 - x2 * y1
-
-
-def _steps(limit):
-    """Box sides that have a class of their own: 1 2 3 4 6 8 12 16 ... `limit`."""
-    steps, side = [1, 2, 3], 4
-    while side < limit:
-        steps += [side, side * 3 // 2]
-        side *= 2
-    return sorted({min(step, limit) for step in [*steps, limit]})
-
-
-def _set_up(corners, faces, height, width):
-    """Triangles that may touch a pixel centre, by class; the classes as [(rows, columns, how many)]."""
-    flat = corners.reshape(3, 3, -1)                                   # (3, 3, B*F)
-    sides = flat.new_tensor([width, height])[:, None]
-    low, high = flat[:2].amin(1), flat[:2].amax(1)                     # (2, B*F)
-    # 0.01 pixel of slack for rounding here: the exact test against the box follows pixel by pixel.
-    first = (((low + 1) * sides - 1) / 2 - 0.01).ceil().clamp(min=0).minimum(sides)
-    last = (((high + 1) * sides - 1) / 2 + 0.01).floor().clamp(min=-1).minimum(sides - 1)
-    seen = ((last >= first).all(0) & (_area(flat[:2]) != 0) & flat.sum((0, 1)).isfinite()).nonzero()[:, 0]
-    size = (last - first)[:, seen].long() + 1                          # (2, T) columns, rows
-
-    columns, rows = _steps(width), _steps(height)
-    wide = torch.bucketize(size[0], torch.tensor(columns, device=flat.device))
-    tall = torch.bucketize(size[1], torch.tensor(rows, device=flat.device))
-    kind, order = (tall * len(columns) + wide).sort(stable=True)
-    counts = torch.bincount(kind, minlength=len(rows) * len(columns)).tolist()
-    classes = [(rows[k // len(columns)], columns[k % len(columns)], n) for k, n in enumerate(counts) if n]
-    seen = seen[order]
-    start = first.index_select(1, seen).long()
-    return _triangles(_columns(flat, seen), _origins(faces), seen, len(faces), start), classes
-
-
-def _columns(table, index):
-    """table[..., index] for a one-dimensional index, the fast way."""
-    return table.flatten(0, -2).index_select(1, index).reshape(*table.shape[:-1], len(index))
-
-
-def _triangles(corners, origins, seen, total, start):
-    face, mesh = seen % total, seen.div(total, rounding_mode="floor")
-    origin, along = _edges(corners[:2], origins.index_select(1, face))
-    area, box = _area(corners[:2]), torch.cat([corners[:2].amin(1), corners[:2].amax(1)])    # (T,), (4, T)
-    z = corners[2]
-    rise = (z[1:] - z[:1]) / area.abs()                                # (2, T)
-    depth = torch.stack([z[0], rise[0], rise[1], z.amin(0), z.amax(0)])
-    return _Triangles(origin, along * area.sign(), depth, box, start, face, mesh)
-
-
-def _draw(keys, triangles, classes, height, width):
-    """Lower `keys` (meshes*H*W,) to the nearest triangle's, class by class."""
-    device = keys.device
-    _, at_once = AT_ONCE.get(device.type, AT_ONCE["cpu"])
-    centres = pixel_centres(width, device), pixel_centres(height, device)
-    begin = 0
-    for rows, columns, count in classes:
-        step = max(1, at_once // (rows * columns))
-        band = min(rows, max(1, at_once // columns))                   # a very large box goes band by band
-        for first in range(begin, begin + count, step):
-            block = slice(first, min(first + step, begin + count))
-            part = _Triangles(*(field[..., block] for field in triangles))
-            left = part.start[0].clamp(max=width - columns)            # a padded box stays inside the image
-            top = part.start[1].clamp(max=height - rows)
-            for down in range(0, rows, band):
-                pixel, key = _candidates(part, centres, left, top + down, min(band, rows - down), columns)
-                keys.scatter_reduce_(0, pixel, key, "amin")
-        begin += count
-
-
-def _candidates(part, centres, left, top, rows, columns):
-    """The pixels (n,) inside the K triangles of `part`, and their keys (n,).
-
-    Looks at rows x columns pixels for each triangle, from column `left` (K,) and row `top` (K,) on.
-    """
-    device = part.face.device
-    height, width = len(centres[1]), len(centres[0])
-    x = centres[0][left + torch.arange(columns, device=device)[:, None]]    # (columns, K)
-    y = centres[1][top + torch.arange(rows, device=device)[:, None]]        # (rows, K)
-    across = -part.along[1][:, None] * (x - part.origin[0][:, None])        # (3, columns, K)
-    down = part.along[0][:, None] * (y - part.origin[1][:, None])           # (3, rows, K)
-    across[0].masked_fill_((x < part.box[0]) | (x > part.box[2]), -torch.inf)
-    down[0].masked_fill_((y < part.box[1]) | (y > part.box[3]), -torch.inf)
-    edge = [down[k][:, None] + across[k] for k in range(3)]                 # 3 x (rows, columns, K)
-    inside = torch.minimum(torch.minimum(edge[0], edge[1]), edge[2]) >= 0
-    depth = torch.addcmul(torch.addcmul(part.depth[0], edge[1], part.depth[1]), edge[2], part.depth[2])
-    hit = inside.flatten().nonzero()[:, 0]                                  # (n,)
-    cell, column = hit.div(len(part.face), rounding_mode="floor"), hit % len(part.face)
-    low, high = (limit.index_select(0, column) for limit in part.depth[3:])
-    z = depth.flatten().index_select(0, hit).clamp(low, high)
-    corner = part.mesh * (height * width) + top * width + left              # (K,) the box's first pixel
-    offset = torch.arange(rows, device=device)[:, None] * width + torch.arange(columns, device=device)
-    pixel = corner.index_select(0, column) + offset.flatten().index_select(0, cell)
-    return pixel, _key(z, part.face.index_select(0, column))
-
-
 def _key(depth, face):
     """int64 keys in the order of (depth, face): a float's bits, read as an integer, keep its order."""
     bits = (depth + 0.0).view(torch.int32)                      # + 0.0 makes -0.0 equal to 0.0
     ordered = (bits >> 31).bitwise_and_(0x7FFFFFFF).bitwise_xor_(bits)      # negative: in reverse order
     return ordered.long().bitwise_left_shift_(32).bitwise_or_(face)
-
-
-def _fragments(keys, corners, origins, count, height, width):
-    """Keys (B*H*W,) → Fragments; barycentric coordinates are computed at the winning face."""
-    total, device = corners.shape[3], keys.device
-    centres = pixel_centres(width, device), pixel_centres(height, device)
-    face_index = torch.full((len(keys),), -1, dtype=torch.int64, device=device)
-    bary = corners.new_zeros(len(keys), 3)
-    depth = corners.new_full((len(keys),), torch.inf)
-    _, at_once = AT_ONCE.get(device.type, AT_ONCE["cpu"])
-    for hit in (keys != NOTHING).nonzero()[:, 0].split(at_once):                 # (n,)
-        face = keys.index_select(0, hit) & 0xFFFFFFFF
-        mesh, pixel = hit.div(height * width, rounding_mode="floor"), hit % (height * width)
-        x, y = centres[0][pixel % width], centres[1][pixel.div(width, rounding_mode="floor")]
-        own = _columns(corners.flatten(2), mesh * total + face)                  # (3, 3, n)
-        origin, along = _edges(own[:2], origins.index_select(1, face))
-        edge = along[0] * (y - origin[1]) - along[1] * (x - origin[0])           # (3, n)
-        whole = edge.sum(0)
-        weight = torch.where(whole == 0, 1 / 3, edge / whole)                    # 0: too thin for float32
-        face_index[hit], bary[hit], depth[hit] = face, weight.t(), (weight * own[2]).sum(0)
-    shape = (count, height, width)
-    return Fragments(face_index.reshape(shape), bary.reshape(*shape, 3), depth.reshape(shape))
 
 
 @torch.no_grad()
@@ -303,7 +133,7 @@ def rasterize_turned(vertices, faces, turns, axis, height, width, backend="torch
         x, z = _turned(turns, points[0], points[2], axis.t()[..., None])               # (Y, B, V) each
         points = torch.stack([x, points[1].expand_as(x), z], 3).transpose(0, 1)        # (B, Y, V, 3)
         return rasterize(points.flatten(0, 1), faces, height, width, backend)
-    row, edges = _segments(points[1], faces, height)
+    row, edges = _segments(points, faces, height)
     x, z = _at_ends(edges, faces, points[::2])                                         # (2, N) each
     x, z = _turned(turns, x, z, axis.t()[:, None, edges.mesh])                         # (Y, 2, N) each
     x, z = x.add_(1).mul_(width).sub_(1).div_(2).unbind(1), z.unbind(1)                # 2 x (Y, N); x: pixels
@@ -355,20 +185,23 @@ class _Edges(NamedTuple):
     share: torch.Tensor     # (2, N) how far down the edge the end is
 
 
-def _segments(y, faces, height):
-    """Triangles of meshes, y (B, V), cut at the centres of the pixel rows: rows (N,) and `_Edges`.
+def _segments(points, faces, height):
+    """Triangles of meshes, points (3, B, V), cut at the centres of the pixel rows: rows (N,) and `_Edges`.
 
     Neighbours cut their edge at the same point.
     """
-    y = ((y + 1) * height - 1) / 2                                                     # (B, V) pixels
+    corners = points[:, :, faces]                                                      # (3, B, F, 3)
+    x, y = (corners[:2, ..., 1:] - corners[:2, ..., :1]).unbind(0)                     # (B, F, 2) each
+    usable = (x[..., 0] * y[..., 1] != x[..., 1] * y[..., 0]) & corners.sum((0, 3)).isfinite()
+    y = ((points[1] + 1) * height - 1) / 2                                             # (B, V) pixels
     tall, order = y[:, faces].sort(dim=2)                          # (B, F, 3) top to bottom
     first = tall[..., 0].ceil().clamp(min=0)
     last = tall[..., 2].floor().clamp(max=height - 1)
-    number = (last - first + 1).clamp(min=0).nan_to_num(0).int()
+    number = torch.where(usable, (last - first + 1).clamp(min=0), 0).int()
     cut, place = _runs(number.flatten())                                               # (N,) in B*F
     row = _take(first, cut).long() + place
     tall = tall.flatten(0, 1).index_select(0, cut).t()                                 # (3, N)
-    low = (row > tall[1]).long()                # the second end lies on the upper or the lower short edge
+    low = (row >= tall[1]).long()               # the second end lies on the upper or the lower short edge
     own = torch.stack([0 * low, low, 0 * low + 2, low + 1])                            # (4, N) of (3, N)
     above, below = tall.gather(0, own).unflatten(0, (2, 2))                            # (2, N) each
     share = torch.where(below == above, 0, (row - above) / (below - above))
@@ -400,6 +233,10 @@ class Turned(NamedTuple):
         hit = torch.zeros(self.shape, dtype=torch.bool, device=self.pixel.device)
         hit.view(-1)[self.pixel] = True
         return hit
+
+    def face(self):
+        """(n,) int64: the triangle that each of the pixels sees."""
+        return _take(self.edges.corner[0, 0], self.cell % self.start.shape[1]).div(3, rounding_mode="floor")
 
     def at_pixels(self, faces, values):
         """See `Fragments.at_pixels`."""
