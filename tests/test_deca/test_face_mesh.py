@@ -16,7 +16,7 @@ from common.errors import InputError
 from deca import face_mesh
 from deca.face_mesh import TOPOLOGY, FaceMesh
 from deca.landmarks import LandmarkDetector, crop_square, warp_square
-from deca.motion import rigid_part, strain
+from deca.motion import flow, rigid_part, strain
 from deca.reconstructor import Surfaces
 from deca.renderer import YAWS
 
@@ -185,6 +185,16 @@ def test_strain_by_hand():
     y, x = np.mgrid[:5, :6].astype(float)
     found = strain(0.3 * x + 0.1 * y, 0.4 * y - 0.5 * x)       # u_x .3, u_y .1, v_x -.5, v_y .4
     np.testing.assert_allclose(found, np.full((5, 6), (0.09 + 0.16 + 0.08) ** 0.5))
+
+
+def test_glare_that_wanders_moves_nothing(crop):
+    skin = crop[0].float().mean(0).numpy()[120:184, 60:124] * 0.7
+    lamps = [skin.copy(), skin.copy()]
+    for picture, left in zip(lamps, (20, 26), strict=True):
+        picture[20:32, left:left + 14] = 255
+    assert np.abs(flow(*lamps)).max() < 0.1
+    dim = [np.minimum(picture, 200) for picture in lamps]               # bright, but not a lamp: it moves
+    assert np.abs(flow(*dim)).max() > 2
 
 
 def test_the_rigid_part_is_found_beside_what_moves_by_itself():
