@@ -6,7 +6,7 @@
 Training is measured in whole epochs of capsule.fold (sampling, augmentation, steps, evaluation), data in
 memory, beside a plain loop (DataLoader with one worker, JPEGs, PIL, fp32, no evaluation) that takes turns
 with it. The estimate of the full run is for folds one after the other. Views: face crop to thirteen views
-with the face mesh.
+with the face mesh, whole; beside it DECA's kind of head, the drawing alone.
 """
 
 import argparse
@@ -25,7 +25,10 @@ from capsule.config import run_main
 from capsule.device import choose_device, choose_precision, set_arithmetic
 from capsule.inputs.crops import clip_square
 from deca import make_reconstructor
+from deca.head import HeadModel
+from deca.head_renderer import Renderer
 from deca.landmarks import LandmarkDetector, warp_square
+from synthetic.mesh import build_head
 
 # 39 batches of 32: an epoch of the composite
 STEPS, TURNS = {"cpu": 1, "cuda": 39}, {"cpu": 2, "cuda": 3}
@@ -55,6 +58,18 @@ def views_speed(device, frames):
                                             paint=paint) for paint in ("shape_detail", "texture")}
 
 
+def head_speed(device, frames):
+    """Views/s that a head of FLAME's kind, with a UV map of detail, is drawn at: no network, no picture."""
+    head, empty, size = build_head(), np.zeros(0), (256, 256)
+    points = (head.points - head.points.mean(0)) / 1000
+    model = HeadModel("synthetic", points, head.faces, *[empty] * 8, head.uv, head.faces, np.zeros(size),
+                      np.ones(size))
+    vertices = torch.tensor(points, dtype=torch.float32, device=device).expand(frames, -1, -1)
+    root = torch.zeros(frames, 3, device=device)
+    return 13 * frames / seconds_of("renderer.views(vertices, root)", vertices=vertices, root=root,
+                                    renderer=Renderer(model, device=device))
+
+
 def first_table(results, peaks, precision, views):
     """The lines of the first table. results: what `race` gives for each of TASKS."""
     ours, plain, flops, memory = zip(*results, strict=True)
@@ -71,7 +86,8 @@ def first_table(results, peaks, precision, views):
         "composite, 68 folds of 30 epochs": [f"{COMPOSITE_PASSES / speed / 3600:.1f} h" for speed in ours],
         "GPU memory in an epoch, GiB": [f"{most / 2**30:.2f}" for most in memory if most],
         "matmul peak, TFLOP/s": [f"{kind} {most / 1e12:.3g}" for kind, most in peaks.items()],
-        "views/s of the face mesh": [f"{paint.split('_')[0]} {speed:.0f}" for paint, speed in views.items()],
+        "views/s of the face mesh; of DECA's head": [f"{paint.split('_')[0]} {speed:.0f}"
+                                                     for paint, speed in views.items()],
         "peak memory of this process, GiB": [f"{peak / 2**20:.2f}"],
     }
     return [f"{name:<42}" + "".join(f"{value:>13}" for value in values)
@@ -103,7 +119,8 @@ def main(arguments=None):
     print(f"{name}, {torch.get_num_threads()} CPU threads, torch {torch.__version__}"
           + (", --quick: small networks" if quick else ""), flush=True)
     peaks = {kind_: matmul_peak(device, kind_, 512 if quick else MATRIX[kind]) for kind_ in ("bf16", "fp32")}
-    views = views_speed(device, 1 if quick else FRAMES[kind])
+    frames = 1 if quick else FRAMES[kind]
+    views = {**views_speed(device, frames), "head": head_speed(device, frames)}
     with tempfile.TemporaryDirectory() as folder:
         results = [race(task, folder, device, precision, STEPS[kind], TURNS[kind], quick, options.threads)
                    for task in tqdm(TASKS, unit="network", disable=None)]
