@@ -174,7 +174,8 @@ class FaceMesh(Reconstructor):
         if level == "detailed":
             return surfaces, self.faces
         fine = surfaces.vertices.cpu().numpy()                                  # (n, V, 3)
-        points = np.linalg.pinv(self.fine.toarray()) @ fine                     # → (n, 468, 3), as they were
+        square = (self.fine.T @ self.fine).toarray()                            # (468, 468)
+        points = np.linalg.solve(square, np.stack([self.fine.T @ mesh for mesh in fine]))      # as they were
         return surfaces._replace(vertices=torch.as_tensor(points).to(surfaces.vertices)), self.coarse
 
 
