@@ -33,7 +33,7 @@ class DECA(Reconstructor):
     """
 
     name = "deca"
-    version = 3
+    version = 4
 
     def __init__(self, head, weights, device="cpu", rasterizer="torch"):
         """head: FLAME's `HeadModel`. weights: a state dict for each network, as `load_checkpoint` gives.

@@ -134,7 +134,7 @@ class FaceMesh(Reconstructor):
     """Pictures → surfaces by the face mesh network; the interface is `Reconstructor`'s."""
 
     name = "mesh"
-    version = 3
+    version = 4
 
     def __init__(self, device="auto", rasterizer="auto"):
         """Raises: InputError for no such device or rasteriser, or when the network is not installed."""
