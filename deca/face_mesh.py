@@ -19,7 +19,7 @@ from common.cache import file_digest
 from common.device import choose_device
 from common.errors import InputError
 from deca.reconstructor import Reconstructor, Surfaces, as_float
-from deca.renderer import VIEW_CAMERA, SurfaceRenderer
+from deca.renderer import GRAZING, VIEW_CAMERA, SurfaceRenderer
 
 MODEL = "modules/face_landmark/face_landmark.tflite"        # within the package mediapipe
 MODEL_DIGEST = "1055cb9d4a9ca8b8"
@@ -34,6 +34,12 @@ EYES = (33, 263)                # outer corners, left and right in the picture
 # Points that expression hardly moves: forehead, temples, nose bridge, eye corners.
 RIGID = [10, 151, 9, 168, 6, 197, 195, 33, 263, 133, 362, 67, 297, 109, 338, 108, 337, 69, 299, 103, 332,
          104, 333, 54, 284, 21, 251, 68, 298, 71, 301, 162, 389, 127, 356]
+# Round what glasses hide: brows, temples, upper cheeks. Inside, and so far outside (metres), a picture's
+# detail is not shown, then more and more: no rim of real glasses gets into the views.
+GLASSES = [46, 53, 52, 65, 55, 285, 295, 282, 283, 276, 127, 227, 34, 356, 447, 264, 234, 454, 117, 118, 119,
+           100, 346, 347, 348, 329, 116, 345]
+CLEAR, FADE = 0.007, 0.007
+FINE = 5.0                      # pixels: detail is what a picture's grey has beside its blur of this width
 CHIN_ROOM = 0.05                # of a view's side: so far above the middle the mean face lies; jaws drop
 BOX = (105, 334, 152, 234, 454)     # brows, chin, sides: what the crop rule's box of 68 landmarks spans
 CROP_RULE = 1.1 * 1.25              # side of a crop over that box (SPEC section 2)
@@ -134,7 +140,7 @@ class FaceMesh(Reconstructor):
     """Pictures → surfaces by the face mesh network; the interface is `Reconstructor`'s."""
 
     name = "mesh"
-    version = 4
+    version = 5
 
     def __init__(self, device="auto", rasterizer="auto"):
         """Raises: InputError for no such device or rasteriser, or when the network is not installed."""
@@ -147,6 +153,10 @@ class FaceMesh(Reconstructor):
         self.network = FaceNetwork(self.mirror)
         self.model = {self.network.path.name: MODEL_DIGEST, TOPOLOGY.name: file_digest(TOPOLOGY)}
         self.renderer = SurfaceRenderer(self.faces, self.fine.shape[0], 224, rasterizer, self.device)
+        hull = cv2.convexHull(self.mean[GLASSES, :2].astype(np.float32))
+        away = [-cv2.pointPolygonTest(hull, point, True) for point in (self.fine @ self.mean)[:, :2].tolist()]
+        self.bare = torch.tensor(np.clip((np.array(away) - CLEAR) / FADE, 0, 1), dtype=torch.float32,
+                                 device=self.device)                            # (V,)
         # Turned about this point, two thirds back to the ears, a face stays in the middle of the picture.
         self.root = np.array([0.0, 0.0, self.mean[[234, 454], 2].mean() * 2 / 3])
 
@@ -168,6 +178,16 @@ class FaceMesh(Reconstructor):
         tensors = [torch.as_tensor(values, dtype=torch.float32, device=self.device)
                    for values in (fine, np.tile(self.root, (len(fine), 1)), pose)]
         return Surfaces(*tensors, torch.as_tensor(found, device=self.device))
+
+    def _shaded(self, images, faces, yaws):
+        """The shade of the surface, and on it the picture's detail (creases, lips), but round the eyes."""
+        grey = images.mean(1).cpu().numpy()                                     # (n, H, W)
+        detail = np.stack([picture - cv2.GaussianBlur(picture, (0, 0), FINE) for picture in grey])
+        posed = faces.posed()
+        turned = (-self.renderer.vertex_normals(posed)[..., 2] / GRAZING).clamp(0, 1)          # (n, V)
+        share = self.bare * turned * faces.found[:, None]
+        detail = torch.from_numpy(detail)[:, None].to(self.device)              # (n, 1, H, W)
+        return self.renderer.views(faces.vertices, faces.root, yaws, detail=(detail, posed, share))
 
     def mesh(self, surfaces, level):
         """See `Reconstructor.mesh`. Coarse: the network's 468 points. Detailed: subdivided twice."""

@@ -73,12 +73,12 @@ class Reconstructor:
         drawn = []
         for part in self._parts(len(pictures)):
             faces = part_of(surfaces, part)
-            if paint == "shape_detail":
-                drawn.append(levels(self.renderer.views(faces.vertices, faces.root, YAWS, VIEW_CAMERA,
-                                                        faces.displacement)))
-            else:
-                drawn.append(levels(self._carried(as_float(pictures[part], self.device), faces, YAWS)))
+            draw = self._shaded if paint == "shape_detail" else self._carried
+            drawn.append(levels(draw(as_float(pictures[part], self.device), faces, YAWS)))
         return torch.cat(drawn)
+
+    def _shaded(self, images, faces, yaws):
+        return self.renderer.views(faces.vertices, faces.root, yaws, VIEW_CAMERA, faces.displacement)
 
     @torch.no_grad()
     def motion(self, onset, pictures, yaws=(0,)):

@@ -113,14 +113,14 @@ class SurfaceRenderer(nn.Module):
         return seen, -turn(scaled[:, None], rotations[:, None, 2:]).flatten(0, 1)
 
     @torch.no_grad()
-    def views(self, vertices, root, yaws_degrees=YAWS, cam=VIEW_CAMERA, displacement=None):
+    def views(self, vertices, root, yaws_degrees=YAWS, cam=VIEW_CAMERA, detail=None):
         """Grey pictures of surfaces turned about the vertical axis (SPEC section 5), shaded at vertices.
 
         vertices (B, V, 3): frontal, metres. root (B, 3): the point that they turn about. yaws_degrees: Y
-        angles. cam (3,): scale, tx, ty of every view. displacement: must be None: these surfaces have none.
+        angles. cam (3,): scale, tx, ty of every view. detail: None, or what is added to the shade: pictures
+        (B, 1, h, w), where they show the surfaces (B, V, 3), image space, and each vertex's share (B, V).
         Returns: (B, Y, H, W) in [0, 1], the grey channel (red = green = blue), background 0.
         """
-        assert displacement is None
         rotations = yaw_rotations(yaws_degrees, vertices.device)
         parts = []
         for part in self._chunks(len(vertices), len(rotations)):
@@ -130,8 +130,20 @@ class SurfaceRenderer(nn.Module):
             lit = torch.einsum("bvc,ylc->byvl", self.vertex_normals(vertices[part]), lights).clamp(0, 1)
             shade = lit.mean(-1, keepdim=True).flatten(0, 1) * (LIGHT_INTENSITY * GREY)        # (B*Y, V, 1)
             shade, facing = seen.at_pixels(self.faces, torch.cat([shade, facing], 2)).unbind(1)
+            if detail is not None:
+                sampled, share = self._sampled(seen, *(values[part] for values in detail))
+                shade = (shade + sampled[:, 0] * share).clamp_(0, 1)
             parts.append(shade.masked_fill_(facing >= LIMIT_NORMAL_Z, 0).unflatten(0, (-1, len(rotations))))
         return torch.cat(parts)                                                        # (B, Y, H, W)
+
+    def _sampled(self, seen, images, posed, share):
+        """What b·Y images see of pictures (b, C, h, w) on surfaces posed in them (b, V, 3): (b·Y, C, H, W);
+        and the vertices' share (b, V) there, 0 off the picture: (b·Y, H, W)."""
+        found = seen.at_pixels(self.faces, torch.cat([posed[..., :2], share[..., None]], 2))
+        where = found[:, :2].permute(0, 2, 3, 1)                                       # (b·Y, H, W, 2)
+        images = images.repeat_interleave(len(found) // len(images), 0)
+        sampled = functional.grid_sample(images, where, align_corners=False, padding_mode="border")
+        return sampled, found[:, 2] * (where.abs().amax(3) <= 1)
 
     @torch.no_grad()
     def carry(self, images, posed, vertices, root, yaws_degrees=YAWS, cam=VIEW_CAMERA):
@@ -147,14 +159,10 @@ class SurfaceRenderer(nn.Module):
         carried, lights = [], []
         for part in self._chunks(len(vertices), len(rotations)):
             seen, facing = self._turned_views(vertices[part], root[part], rotations, cam)
-            found = seen.at_pixels(self.faces, torch.cat([posed[part, :, :2], light[part, :, None]], 2))
             keep = seen.hit & (seen.at_pixels(self.faces, facing)[:, 0] < LIMIT_NORMAL_Z)
-            where = found[:, :2].permute(0, 2, 3, 1)                                   # (B*Y, H, W, 2)
-            sampled = functional.grid_sample(images[part].repeat_interleave(len(rotations), 0), where,
-                                             align_corners=False, padding_mode="border")
-            inside = (where.abs().amax(3) <= 1) & keep             # off the picture: unseen
+            sampled, share = self._sampled(seen, images[part], posed[part], light[part])
             carried.append((sampled * keep[:, None]).unflatten(0, (-1, len(rotations))))
-            lights.append((found[:, 2] * inside).unflatten(0, (-1, len(rotations))))
+            lights.append((share * keep).unflatten(0, (-1, len(rotations))))
         return torch.cat(carried), torch.cat(lights)
 
     def frontal(self, vertices, root):

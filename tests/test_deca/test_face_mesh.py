@@ -131,6 +131,19 @@ def test_texture_is_the_pictures_own_colours(mesh, crop):
     torch.testing.assert_close(sample(drawn[:, 0], place, align_corners=False), colour, rtol=0, atol=0.03)
 
 
+def test_a_picture_s_detail_is_on_the_views_but_round_the_eyes(mesh, crop):
+    """Marks on the picture alone show on cheek and chin, not on lids, nose bridge and temples."""
+    surfaces = mesh.reconstruct(crop)
+    points = mesh.mesh(surfaces, "coarse")[0].posed()[0, :, :2]
+    plain = mesh.painted(surfaces, crop)[0, 6].int()
+    for point, shows in {205: True, 199: True, 159: False, 145: False, 168: False, 127: False}.items():
+        x, y = (((points[point] + 1) * 224 - 1) / 2).round().int().tolist()
+        marked = crop.clone()
+        marked[..., y - 2:y + 3, max(0, x - 2):x + 3] = 0
+        change = (mesh.painted(surfaces, marked)[0, 6].int() - plain).abs().max()
+        assert (change > 25) if shows else (change <= 2), point
+
+
 def test_what_shows_no_face_is_said_and_gets_the_mean_face(mesh, crop):
     wall = torch.full((1, 3, 224, 224), 90, dtype=torch.uint8)
     views, found = mesh.views(torch.cat([wall, crop]))
