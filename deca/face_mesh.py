@@ -34,11 +34,11 @@ EYES = (33, 263)                # outer corners, left and right in the picture
 # Points that expression hardly moves: forehead, temples, nose bridge, eye corners.
 RIGID = [10, 151, 9, 168, 6, 197, 195, 33, 263, 133, 362, 67, 297, 109, 338, 108, 337, 69, 299, 103, 332,
          104, 333, 54, 284, 21, 251, 68, 298, 71, 301, 162, 389, 127, 356]
-# Round what glasses hide: brows, temples, upper cheeks. Inside, and so far outside (metres), a picture's
-# detail is not shown, then more and more: no rim of real glasses gets into the views.
-GLASSES = [46, 53, 52, 65, 55, 285, 295, 282, 283, 276, 127, 227, 34, 356, 447, 264, 234, 454, 117, 118, 119,
-           100, 346, 347, 348, 329, 116, 345]
-CLEAR, FADE = 0.007, 0.007
+# Round what large glasses hide: brows, temples, cheeks down to the wings of the nose. Inside, and so far
+# outside (metres), a picture's detail is not shown, then more and more: no rim gets into the views.
+GLASSES = [70, 63, 105, 66, 107, 336, 296, 334, 293, 300, 162, 127, 234, 389, 356, 454, 123, 50, 101, 352,
+           280, 330]
+CLEAR, FADE = 0.008, 0.006
 FINE = 5.0                      # pixels: detail is what a picture's grey has beside its blur of this width
 CHIN_ROOM = 0.05                # of a view's side: so far above the middle the mean face lies; jaws drop
 BOX = (105, 334, 152, 234, 454)     # brows, chin, sides: what the crop rule's box of 68 landmarks spans
