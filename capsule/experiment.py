@@ -42,8 +42,8 @@ class Experiment:
         self.chosen = self.folds[int(first or 0):int(last or len(self.folds))]
         if not self.chosen:
             raise InputError(f"--folds {options.folds}: selects no fold; there are {len(self.folds)}, from 0")
-        self.said = [*clips.notes.get("said", ()), *(remark for stream in streams for remark in stream.said),
-                     *said]
+        said = [*clips.notes.get("said", ()), *(one for stream in streams for one in stream.said), *said]
+        self.said = [one for number, one in enumerate(said) if one not in said[:number]]     # each once
         self.reconstructor = next((s.rule["reconstructor"] for s in streams if "reconstructor" in s.rule),
                                   None)
         # What changes the numbers: each a word or a digest that a person can compare.

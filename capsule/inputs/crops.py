@@ -196,4 +196,5 @@ def _remarks(jobs, entries):
 
 def with_images(crops, images, kind, rule, said=()):
     """`crops` with other pictures of the same frames."""
-    return replace(crops, images=images, kind=kind, rule=rule, said=tuple(said), onsets=None, has_onset=None)
+    return replace(crops, images=images, kind=kind, rule=rule, said=(*crops.said, *said), onsets=None,
+                   has_onset=None)

@@ -133,7 +133,7 @@ def face_motion(crops, reconstructor="auto", yaws=(0,), device="auto", rasterize
     said = [one for what, which in remarks.items() for one in remark(what, keys[which].tolist())]
     said += not_found(found, "motion", "its motion is that of the mean face")
     say(said)
-    return with_images(crops, images, "motion", rule, [*crops.said, *said])
+    return with_images(crops, images, "motion", rule, said)
 
 
 def as_levels(motion):

@@ -75,8 +75,7 @@ def single_pictures(crops, views):
     offset = np.where(place == 0, crops.offset[:, None], 1000 * (10 + crops.offset[:, None]) + place).ravel()
     names = [name if i == 0 else f"{name}/{YAWS[i - 1]}" for name in crops.names for i in place]
     return replace(crops, images=images, clip=crops.clip.repeat(len(place)), offset=offset, names=names,
-                   rule={**views.rule, "single pictures": {"version": 1}},
-                   said=crops.said + views.said)
+                   rule={**views.rule, "single pictures": {"version": 1}}, said=views.said)
 
 
 def _read_views(crops, root, paint):

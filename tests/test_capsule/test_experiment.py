@@ -12,6 +12,7 @@ from benchmarks.generated import generated
 from capsule.config import Options, parse
 from capsule.device import choose_device
 from capsule.experiment import Experiment
+from capsule.inputs.crops import with_images
 from capsule.modules import network
 from common.errors import InputError
 from common.names import is_plain_name
@@ -49,6 +50,15 @@ def test_where_it_runs_is_not_part_of_the_identity(data, tmp_path):
     first = make(data, tmp_path).identity
     assert first == make(data, tmp_path, device="cpu", workers=2, folds="0:1", threads=1).identity
     assert first != make(data, tmp_path, learning_rate=1e-3).identity
+
+
+def test_what_is_said_of_the_crops_stands_beside_their_views_once(data, tmp_path):
+    lacking, faceless = ({"what": what, "count": 1, "clips": ["a"]} for what in ("no onset", "no face"))
+    crops = replace(data[1][0], said=(lacking,))
+    views = with_images(crops, crops.images, "views", {"rule": "views", "version": 1}, [faceless])
+    for streams in ([views], [crops, views]):
+        said = make(data, tmp_path, streams=streams, experiment=f"of{len(streams)}").said
+        assert [one for one in said if one in (lacking, faceless)] == [lacking, faceless]
 
 
 def moved_apex(clips):
