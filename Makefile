@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 INSTALLED = .venv/.installed
-DEMO = --dataset synthetic --quick --epochs 5 --workers 2
+DEMO = --dataset synthetic --quick --epochs 4 --workers 2 --no-tensorboard
 
 .PHONY: demo test bench lint install clean
 
