@@ -193,8 +193,7 @@ def _segments(points, faces, height):
     corners = points[:, :, faces]                                                      # (3, B, F, 3)
     x, y = (corners[:2, ..., 1:] - corners[:2, ..., :1]).unbind(0)                     # (B, F, 2) each
     usable = (x[..., 0] * y[..., 1] != x[..., 1] * y[..., 0]) & corners.sum((0, 3)).isfinite()
-    y = ((points[1] + 1) * height - 1) / 2                                             # (B, V) pixels
-    tall, order = y[:, faces].sort(dim=2)                          # (B, F, 3) top to bottom
+    tall, order = (((corners[1] + 1) * height - 1) / 2).sort(dim=2)                  # (B, F, 3) top to bottom
     first = tall[..., 0].ceil().clamp(min=0)
     last = tall[..., 2].floor().clamp(max=height - 1)
     number = torch.where(usable, (last - first + 1).clamp(min=0), 0).int()

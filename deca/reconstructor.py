@@ -78,7 +78,7 @@ class Reconstructor:
         return torch.cat(drawn)
 
     def _shaded(self, images, faces, yaws):
-        return self.renderer.views(faces.vertices, faces.root, yaws, VIEW_CAMERA, faces.displacement)
+        return self.renderer.views(faces.vertices, faces.root, yaws, displacement=faces.displacement)
 
     @torch.no_grad()
     def motion(self, onset, pictures, yaws=(0,)):

@@ -195,6 +195,6 @@ def _remarks(jobs, entries):
 
 
 def with_images(crops, images, kind, rule, said=()):
-    """`crops` with other pictures of the same frames."""
+    """`crops` with other pictures of the same frames; `said` comes after what was said of the crops."""
     return replace(crops, images=images, kind=kind, rule=rule, said=(*crops.said, *said), onsets=None,
                    has_onset=None)
