@@ -31,7 +31,7 @@ from deca.landmarks import LandmarkDetector, warp_square
 from synthetic.mesh import build_head
 
 # 39 batches of 32: an epoch of the composite
-STEPS, TURNS = {"cpu": 1, "cuda": 39}, {"cpu": 2, "cuda": 3}
+STEPS, TURNS = {"cpu": 1, "cuda": 39}, {"cpu": 2, "cuda": 2}
 MATRIX, FRAMES = {"cpu": 2048, "cuda": 8192}, {"cpu": 5, "cuda": 100}
 # epochs · images a clip · classes · clips of the rarest · subjects − 1
 COMPOSITE_PASSES = 30 * 5 * 3 * 83 * 67

@@ -20,7 +20,7 @@ from common.images import write_image
 TEST_CLIPS = 7      # of the subject that is left out; the composite has 440 clips of 68 subjects
 PER_CLASS = len(NAMES) * len(OFFSETS)       # training images that one clip of each class brings
 ON_DISK = 64        # clips whose pictures the plain loop reads again and again
-PLAIN_STEPS = 8     # batches of the plain loop's turn at most: on a GPU it is slower by far
+PLAIN_STEPS = 4     # batches of the plain loop's turn at most: on a GPU it is slower by far
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,13 @@ def set_arithmetic(device, threads=0, deterministic=False):
         torch.use_deterministic_algorithms(deterministic, warn_only=True)
 
 
+def sent(tensor, device):
+    """A tensor of the CPU on `device`; to a GPU it goes without waiting for what is to do there before."""
+    if device.type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
 def tune_convolutions(wanted):
     """Let cuDNN time its kernels for the shapes that come next, and keep the fastest; never if deterministic.
 

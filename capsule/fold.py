@@ -16,8 +16,9 @@ from dataclasses import dataclass
 import torch
 
 from capsule.curves import Curves
-from capsule.device import autocast_for, choose_precision, set_arithmetic, tune_convolutions
+from capsule.device import autocast_for, choose_precision, sent, set_arithmetic, tune_convolutions
 from capsule.inputs import augment, sampling
+from capsule.learner import Learner
 from capsule.metrics import Meter
 
 PREDICT_BATCH = 64
@@ -86,11 +87,23 @@ class Pictures:
         self.images = [augment.shrunk(stream.images, self.side).to(device) for stream in streams]
         self.channels = [stream.channels for stream in streams]
         self.labels = torch.from_numpy(clips.labels[self.index.clip]).to(device)    # (N,)
+        self._learner = None
 
     def batch(self, rows):
         """The pictures of image rows, a uint8 tensor a stream, and their labels."""
-        rows = rows.to(self.device)
+        rows = sent(rows, self.device)
         return [images[rows] for images in self.images], self.labels[rows]
+
+    def learner(self, model, training, precision):
+        """A Learner that begins with `model`; on a GPU the last fold's, where it was trained alike."""
+        last = self._learner
+        if last and (last.training, last.precision) == (training, precision):
+            last.restart(model)
+            return last
+        learner = Learner(model, training, self.device, precision)
+        if self.device.type == "cuda":
+            self._learner = learner
+        return learner
 
 
 def train_one(experiment, data_sub, pictures, training, report):
@@ -137,10 +150,8 @@ def train_fold(pictures, data_sub, training, report=lambda epoch: None):
     model, weights = training.network.make(pictures.channels)
     if not isinstance(model, torch.nn.Module):
         return _fit_fold(model, pictures, data_sub, training, report, started)
-    model = _laid_out(model.to(device))
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimiser = torch.optim.Adam(trained, lr=training.learning_rate, fused=True)
-    schedule = torch.optim.lr_scheduler.ExponentialLR(optimiser, gamma=training.lr_decay)
+    learner = pictures.learner(model, training, precision)
+    model = learner.model
     train_clips, test_clips = sampling.data_split(clips, data_sub)
     test_rows = sampling.apex_rows(pictures.index, test_clips)
     truth = torch.from_numpy(clips.labels[test_clips])
@@ -148,14 +159,14 @@ def train_fold(pictures, data_sub, training, report=lambda epoch: None):
     record = {"loss": [], "train_uf1": [], "paper": [], "strict": []}
     seen = 0
     for number in range(1, training.epochs + 1):
-        began, rate = time.monotonic(), optimiser.param_groups[0]["lr"]
+        began, rate = time.monotonic(), learner.rate
         rows = sampling.sample_data(clips, pictures.index, train_clips, draws)
         rows = rows[torch.randperm(len(rows), generator=draws)]
-        loss, meter = _train_epoch(model, optimiser, pictures, rows, draws, training, precision)
+        loss, meter = _train_epoch(learner, pictures, rows, draws)
         if not math.isfinite(loss):
             raise FoldError(f"the loss is {loss} in epoch {number} (fold seed {seed}); try a lower "
                             "--learning-rate or --precision fp32")
-        schedule.step()
+        learner.set_rate(rate * training.lr_decay)
         lengths = predict(model, pictures, test_rows, training.network, precision)
         paper = lengths if set(pictures.kinds) == {"motion"} else predict(
             model, pictures, test_rows, training.network, precision, noise)
@@ -200,21 +211,13 @@ def _fit_fold(model, pictures, data_sub, training, report, started):
     return _result(clips, data_sub, training, "none", scores, record, len(labels), started), model
 
 
-def _laid_out(model):
-    """Convolutions channels-last on a GPU; on a CPU they would be rearranged again and again."""
-    for layer in model.modules():
-        if isinstance(layer, torch.nn.Conv2d) and layer.weight.is_cuda:
-            layer.to(memory_format=torch.channels_last)
-    return model
-
-
-def _train_epoch(model, optimiser, pictures, rows, draws, training, precision):
+def _train_epoch(learner, pictures, rows, draws):
     """One pass over the image rows. Returns: the mean loss (nan if a batch's was), Meter of the outputs."""
-    model.train()
+    learner.model.train()
+    training = learner.training
     total, outputs, labels = torch.zeros((), device=pictures.device), [], []
     for inputs, truth in batches(pictures, rows, augment.draw(len(rows), draws), training.batch_size):
-        tune_convolutions(len(truth) == training.batch_size)
-        found, loss = step(model, optimiser, inputs, truth, training.network, precision)
+        found, loss = learner.learn(inputs, truth)
         total += loss * len(truth)
         outputs.append(found.argmax(1))
         labels.append(truth)
@@ -232,19 +235,6 @@ def batches(pictures, rows, draws, batch_size):
         inputs = augment.train_batch(images, pictures.kinds, draws[part], pictures.side)
         streams = zip(*(stream.split(batch_size) for stream in inputs), strict=True)
         yield from zip(map(list, streams), labels.split(batch_size), strict=True)
-
-
-def step(model, optimiser, inputs, labels, network, precision):
-    """Train by one batch. inputs: float (B, C, H, W) a stream. Returns: (outputs (B, classes), loss),
-    detached, on the device (reading them there would wait for the GPU)."""
-    with autocast_for(labels.device, precision):
-        outputs = model(*network.prepared(inputs))
-    outputs = outputs.float()
-    loss = network.loss(outputs, labels)
-    optimiser.zero_grad(set_to_none=True)
-    loss.backward()
-    optimiser.step()
-    return outputs.detach(), loss.detach()
 
 
 def predict(model, pictures, rows, network, precision, noise=None):

@@ -1,18 +1,19 @@
 """From uint8 pictures to network inputs, whole batches on any device (SPEC section 7).
 
 Random numbers are drawn on the CPU from a generator, so they are the same whatever the device; they reach a
-GPU in few copies, for each makes the CPU wait until the GPU has nothing left to do. Each function takes a
-list of streams, uint8 (B, C, H, W), and their kinds ("crop", "views", "texture", "motion"; see FrameImages),
-and returns a list of float32 (B, C, size, size) in [0, 1]; grey views stay one channel each, which the
-networks read as R=G=B. Rotations are bilinear with black outside: torchvision's default, the nearest pixel,
-would add jagged edges as large as the motion that the network has to see. Motion is not a photograph: it is
-mirrored (u changes its sign) and shifted a little, nothing else.
+GPU in few copies. Each function takes a list of streams, uint8 (B, C, H, W), and their kinds ("crop",
+"views", "texture", "motion"; see FrameImages), and returns a list of float32 (B, C, size, size) in [0, 1];
+grey views stay one channel each, which the networks read as R=G=B. Rotations are bilinear with black outside:
+torchvision's default, the nearest pixel, would add jagged edges as large as the motion that the network has
+to see. Motion is not a photograph: it is mirrored (u changes its sign) and shifted a little, nothing else.
 """
 
 from dataclasses import dataclass, fields
 
 import torch
 import torch.nn.functional as F
+
+from capsule.device import sent
 
 MAX_ANGLE = 8.0     # degrees
 MAX_SHIFT = 1 / 28  # of the side, motion only
@@ -128,7 +129,7 @@ def _moved(images, angle, size, flip=None, shift=None):
     across, down = (0 * sine, 0 * sine) if shift is None else (2 * shift).unbind(1)
     across = torch.stack([mirror * cosine * columns / width, -sine * rows / width, across], 1)
     down = torch.stack([mirror * sine * columns / height, cosine * rows / height, down], 1)
-    transform = torch.stack([across, down], 1).to(images.device)         # 2 × (B, 3) → (B, 2, 3)
+    transform = sent(torch.stack([across, down], 1), images.device)      # 2 × (B, 3) → (B, 2, 3)
     grid = F.affine_grid(transform, (len(images), 1, *size), align_corners=False)
     return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
@@ -140,7 +141,7 @@ def _move_motion(images, draws):
     """
     zero = images.new_tensor([MOTION_ZERO, MOTION_ZERO, 0]).repeat(images.shape[1] // 3)[:, None, None]
     moved = _moved(images - zero, torch.zeros_like(draws.angle), images.shape[2:], draws.flip, draws.shift)
-    moved[:, ::3] *= (1 - 2 * draws.flip.to(moved.dtype)).to(moved.device)[:, None, None, None]
+    moved[:, ::3] *= sent(1 - 2 * draws.flip.to(moved.dtype), moved.device)[:, None, None, None]
     return moved + zero
 
 
@@ -151,7 +152,7 @@ def _mirror_order(images, flip, group):
     if torch.equal(channels, backwards):
         return images
     # (B, 1), (C,) → (B, C)
-    channels = torch.where(flip.unsqueeze(1), backwards, channels).to(images.device)
+    channels = sent(torch.where(flip.unsqueeze(1), backwards, channels), images.device)
     samples = torch.arange(len(images), device=images.device).unsqueeze(1)
     return images[samples, channels]
 
@@ -171,7 +172,7 @@ def jitter_colour(images, draws):
     """
     images, device = images.clone(), images.device
     turns = draws.order.t()                                              # (4, n): the changes of each turn
-    rows, factors = turns.argsort(dim=1, stable=True).to(device), draws.factors.to(device)
+    rows, factors = (sent(part, device) for part in (turns.argsort(dim=1, stable=True), draws.factors))
     for turn, samples in zip(turns, rows, strict=True):                  # samples (n,), by their change
         counts = torch.bincount(turn, minlength=4).tolist()
         for change, chosen in enumerate(samples.split(counts)):
@@ -222,7 +223,7 @@ def _jitter_grey(images, draws):
     is_contrast = torch.stack([first, ~first])                           # (2, n): in which of the two turns
     factors = torch.where(is_contrast, draws.factors[:, CONTRAST], draws.factors[:, BRIGHTNESS])
     pulls = (1 - factors) * is_contrast                                  # brightness blends with black
-    turns = torch.stack([factors, pulls], 1).to(images.device)           # (2 turns, 2, n)
+    turns = sent(torch.stack([factors, pulls], 1), images.device)        # (2 turns, 2, n)
     for factor, pull in turns.view(2, 2, -1, 1, 1, 1):
         means = images.mean((2, 3), keepdim=True)                        # of each picture: (B, C, 1, 1)
         images = torch.addcmul(pull * means, images, factor).clamp_(0, 1)

@@ -123,7 +123,7 @@ def face_motion(crops, reconstructor="auto", yaws=(0,), device="auto", rasterize
         motion, found = maker.motion(crops.onsets[part.row], pictures_of(crops, part), yaws)
         return as_levels(motion), found
 
-    images, found = cached_pictures(crops, root, rule, make, maker.device, ".png", yaws,
+    images, found = cached_pictures(crops, root, rule, make, ".png", yaws,
                                     f"motion ({maker.name})")
     table = crops.clips.table
     remarks = {"onset not on disk: no motion": ~crops.has_onset,

@@ -1,7 +1,6 @@
 """Pictures made of a clip's crops, clip by clip, kept on disk: what views and motion share."""
 
 import os
-import threading
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +10,7 @@ from tqdm.contrib.concurrent import thread_map
 from capsule.data.remarks import remark
 from common.cache import digest, read_entry, write_entry
 
-MAX_RENDERING = 4       # clips rendered together on a CPU: bounds the memory
+MAX_RENDERING = 4       # clips rendered together: bounds the memory
 
 
 @dataclass(frozen=True)
@@ -44,25 +43,22 @@ def not_found(found, what, instead):
     return remark(f"no face for the {what}, {instead}", [clip for clip, face in found.items() if not face])
 
 
-def cached_pictures(crops, root, rule, render, device, suffix, yaws, title):
+def cached_pictures(crops, root, rule, render, suffix, yaws, title):
     """uint8 tensor (N, C, H, W) of every frame of `crops`, clip by clip from the cache or by `render`.
 
-    render(ClipFrames) → (uint8 (n, Y, H, W) or (n, Y, 3, H, W), found bool (n,)); it runs in several threads
-    (on a GPU in turn). A clip is one batch and one cache entry: a resumed run gives the same bytes.
+    render(ClipFrames) → (uint8 (n, Y, H, W) or (n, Y, 3, H, W), found bool (n,)); it runs in several threads.
+    A clip is one batch and one cache entry: a resumed run gives the same bytes.
     Returns: the tensor, C = Y or 3·Y, and {clip key: was a face found in all its frames}.
     """
     parts = clip_frames(crops)
-    on_gpu = device.type == "cuda"
-    workers = min(16 if on_gpu else MAX_RENDERING, os.cpu_count() or 1)
-    rendering = threading.Semaphore(1 if on_gpu else workers)
+    workers = min(MAX_RENDERING, os.cpu_count() or 1)
 
     def make(part):
         folder, key = root / part.clip, digest(rule, list(part.numbers), _content(crops, part))
         names = [f"{number}/{yaw}{suffix}" for number in part.numbers for yaw in yaws]
         entry = read_entry(folder, key)
         if entry is None:
-            with rendering:
-                pictures, found = map(np.asarray, render(part))
+            pictures, found = map(np.asarray, render(part))
             flat = pictures.reshape(-1, *pictures.shape[2:])                        # (n·Y, [3,] H, W)
             flat = flat.transpose(0, 2, 3, 1) if flat.ndim == 4 else flat             # → (n·Y, H, W[, 3])
             info = {"found": bool(np.all(found))}

@@ -51,7 +51,7 @@ def thirteen_views(crops, reconstructor="auto", paint="shape_detail", device="au
     def render(part):
         return maker.views(pictures_of(crops, part), paint)
 
-    images, found = cached_pictures(crops, root, rule, render, maker.device, ".jpg", YAWS,
+    images, found = cached_pictures(crops, root, rule, render, ".jpg", YAWS,
                                     f"views ({maker.name})")
     said = not_found(found, "views", "its views show the mean face")
     say(said)

@@ -1,0 +1,129 @@
+"""One training step, and what it works on: a network and its optimiser on a device.
+
+On a GPU the step is compiled and recorded once, as a CUDA graph, and played back for every full batch of
+every fold: some 500 small kernels take the CPU longer to launch than the GPU to run. A new fold's weights are
+copied into the same network.
+"""
+
+import contextlib
+import shutil
+import warnings
+
+import torch
+from torch.utils._triton import has_triton
+
+from capsule.device import autocast_for, tune_convolutions
+
+WARM_UP = 3    # steps before recording: kernels are compiled, chosen, and their memory is taken
+
+
+def step(model, optimiser, inputs, labels, network, precision):
+    """Train by one batch. inputs: float (B, C, H, W) a stream. Returns: (outputs (B, classes), loss),
+    detached, on the device (reading them there would wait for the GPU)."""
+    with autocast_for(labels.device, precision):
+        outputs = model(*network.prepared(inputs))
+    outputs = outputs.float()
+    loss = network.loss(outputs, labels)
+    optimiser.zero_grad(set_to_none=True)
+    loss.backward()
+    optimiser.step()
+    return outputs.detach(), loss.detach()
+
+
+def can_compile():
+    """Whether torch.compile has what it needs on a GPU: Triton, and a C compiler."""
+    return has_triton() and any(map(shutil.which, ("cc", "gcc", "clang")))
+
+
+class Learner:
+    """A network that learns batch by batch.
+
+    model: from `Network.make`; it moves to `device`. training: capsule.fold.Training. precision: "fp32" or
+    "bf16".
+    """
+
+    def __init__(self, model, training, device, precision):
+        self.training, self.precision, self.on_gpu = training, precision, device.type == "cuda"
+        network = training.network
+        self.compiled = self.on_gpu and not (network.quick or network.is_small or training.deterministic
+                                             ) and can_compile()
+        self.model = _laid_out(model.to(device))
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        # A graph reads the learning rate from the GPU's memory.
+        rate = torch.tensor(training.learning_rate, device=device) if self.on_gpu else training.learning_rate
+        self.optimiser = torch.optim.Adam(trained, lr=rate, fused=True, capturable=self.on_gpu)
+        self.rate, self.graph = training.learning_rate, None
+
+    def set_rate(self, rate):
+        """Learn at this rate from now on."""
+        self.rate, group = rate, self.optimiser.param_groups[0]
+        group["lr"] = group["lr"].fill_(rate) if self.on_gpu else rate
+
+    def restart(self, model):
+        """Begin anew from the weights of `model`, a network of the same kind."""
+        fresh = model.state_dict()
+        for name, own in self.model.state_dict().items():
+            own.copy_(fresh[name])
+        for state in self.optimiser.state.values():
+            for value in state.values():
+                value.zero_()
+        self.set_rate(self.training.learning_rate)
+
+    def learn(self, inputs, labels):
+        """See `step`. What comes back is overwritten by the next batch."""
+        full = len(labels) == self.training.batch_size
+        tune_convolutions(full)
+        if not (full and self.on_gpu):
+            return step(self.model, self.optimiser, inputs, labels, self.training.network, self.precision)
+        if self.graph is None:
+            self._record(inputs, labels)
+        for own, new in zip((*self.inputs, self.labels), (*inputs, labels), strict=True):
+            own.copy_(new)
+        self.graph.replay()
+        return self.outputs, self.loss
+
+    def _record(self, inputs, labels):
+        """Record a step on a batch like this one; the network and the optimiser stay as they are."""
+        self.inputs, self.labels = [stream.clone() for stream in inputs], labels.clone()
+        kept, draws = [tensor.clone() for tensor in self._state()], torch.cuda.get_rng_state(labels.device)
+        model = torch.compile(self.model) if self.compiled else self.model
+
+        def once():
+            return step(model, self.optimiser, self.inputs, self.labels, self.training.network,
+                        self.precision)
+
+        with warnings.catch_warnings(), _beside(labels.device):
+            warnings.simplefilter("ignore")    # the compiler's remarks on its own choices
+            for _ in range(WARM_UP):
+                once()
+        self.optimiser.zero_grad(set_to_none=True)
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph):
+            self.outputs, self.loss = once()
+        for tensor, value in zip(self._state(), kept, strict=False):
+            tensor.copy_(value)
+        for tensor in self._state()[len(kept):]:        # the optimiser's, made by the first step
+            tensor.zero_()
+        torch.cuda.set_rng_state(draws, labels.device)
+
+    def _state(self):
+        optimiser = [value for state in self.optimiser.state.values() for value in state.values()]
+        return [*self.model.state_dict().values(), *optimiser]
+
+
+@contextlib.contextmanager
+def _beside(device):
+    """On a stream beside the current one, as what will be recorded has to run before."""
+    stream, current = torch.cuda.Stream(device), torch.cuda.current_stream(device)
+    stream.wait_stream(current)
+    with torch.cuda.stream(stream):
+        yield
+    current.wait_stream(stream)
+
+
+def _laid_out(model):
+    """Convolutions channels-last on a GPU; on a CPU they would be rearranged again and again."""
+    for layer in model.modules():
+        if isinstance(layer, torch.nn.Conv2d) and layer.weight.is_cuda:
+            layer.to(memory_format=torch.channels_last)
+    return model
