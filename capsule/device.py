@@ -1,8 +1,10 @@
 """Which device a run uses, and how it computes there."""
 
 import os
+import shutil
 
 import torch
+from torch.utils._triton import has_triton
 
 from common.device import choose_device as choose_device
 from common.errors import InputError
@@ -31,6 +33,11 @@ def sent(tensor, device):
     if device.type != "cuda":
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)
+
+
+def can_compile():
+    """Whether torch.compile has what it needs on a GPU: Triton, and a C compiler."""
+    return has_triton() and any(map(shutil.which, ("cc", "gcc", "clang")))
 
 
 def tune_convolutions(wanted):

@@ -6,13 +6,12 @@ copied into the same network.
 """
 
 import contextlib
-import shutil
+import time
 import warnings
 
 import torch
-from torch.utils._triton import has_triton
 
-from capsule.device import autocast_for, tune_convolutions
+from capsule.device import autocast_for, can_compile, tune_convolutions
 
 WARM_UP = 3    # steps before recording: kernels are compiled, chosen, and their memory is taken
 
@@ -28,11 +27,6 @@ def step(model, optimiser, inputs, labels, network, precision):
     loss.backward()
     optimiser.step()
     return outputs.detach(), loss.detach()
-
-
-def can_compile():
-    """Whether torch.compile has what it needs on a GPU: Triton, and a C compiler."""
-    return has_triton() and any(map(shutil.which, ("cc", "gcc", "clang")))
 
 
 class Learner:
@@ -83,28 +77,35 @@ class Learner:
         return self.outputs, self.loss
 
     def _record(self, inputs, labels):
-        """Record a step on a batch like this one; the network and the optimiser stay as they are."""
+        """Record a step on a batch like this one, compiled where that is faster; the network and the
+        optimiser stay as they are."""
         self.inputs, self.labels = [stream.clone() for stream in inputs], labels.clone()
         kept, draws = [tensor.clone() for tensor in self._state()], torch.cuda.get_rng_state(labels.device)
-        model = torch.compile(self.model) if self.compiled else self.model
-
-        def once():
-            return step(model, self.optimiser, self.inputs, self.labels, self.training.network,
-                        self.precision)
-
-        with warnings.catch_warnings(), _beside(labels.device):
-            warnings.simplefilter("ignore")    # the compiler's remarks on its own choices
-            for _ in range(WARM_UP):
-                once()
-        self.optimiser.zero_grad(set_to_none=True)
-        self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph):
-            self.outputs, self.loss = once()
+        found = [self._recorded(self.model)]
+        if self.compiled:
+            found.append(self._recorded(torch.compile(self.model)))
+        self.graph, self.outputs, self.loss = min(found, key=lambda record: _seconds(record[0].replay))
         for tensor, value in zip(self._state(), kept, strict=False):
             tensor.copy_(value)
         for tensor in self._state()[len(kept):]:        # the optimiser's, made by the first step
             tensor.zero_()
         torch.cuda.set_rng_state(draws, labels.device)
+
+    def _recorded(self, model):
+        """(graph of a step of `model`, its outputs, its loss)."""
+        def once():
+            return step(model, self.optimiser, self.inputs, self.labels, self.training.network,
+                        self.precision)
+
+        with warnings.catch_warnings(), _beside(self.labels.device):
+            warnings.simplefilter("ignore")    # the compiler's remarks on its own choices
+            for _ in range(WARM_UP):
+                once()
+        self.optimiser.zero_grad(set_to_none=True)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            outputs, loss = once()
+        return graph, outputs, loss
 
     def _state(self):
         optimiser = [value for state in self.optimiser.state.values() for value in state.values()]
@@ -119,6 +120,17 @@ def _beside(device):
     with torch.cuda.stream(stream):
         yield
     current.wait_stream(stream)
+
+
+def _seconds(replay):
+    """Seconds of ten turns, after one to warm up."""
+    replay()
+    torch.cuda.synchronize()
+    started = time.perf_counter()
+    for _ in range(10):
+        replay()
+    torch.cuda.synchronize()
+    return time.perf_counter() - started
 
 
 def _laid_out(model):

@@ -186,7 +186,8 @@ class FaceMesh(Reconstructor):
         found = presence > PRESENT
         frontal[~found] = self.mean
         pose[~found] = np.eye(3, 4) * np.array([[1], [-1], [-1]]) * VIEW_CAMERA[0]
-        fine = np.stack([self.fine @ mesh for mesh in frontal])                 # (n, V, 3)
+        fine = self.fine @ np.concatenate(frontal, 1)                           # (V, 3n)
+        fine = np.ascontiguousarray(fine.reshape(-1, len(frontal), 3).transpose(1, 0, 2))       # (n, V, 3)
         tensors = [torch.as_tensor(values, dtype=torch.float32, device=self.device)
                    for values in (fine, np.tile(self.root, (len(fine), 1)), pose)]
         return Surfaces(*tensors, torch.as_tensor(found, device=self.device))

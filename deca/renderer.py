@@ -19,7 +19,7 @@ HIDDEN = 0.12                              # image space: a vertex so far behind
 GRAZING = 0.2                              # colours fade where the normal's z in the picture is less
 SHORTEST = 1e-6                            # sums of cross products below this (metres²) stay short
 # Images rendered together: what bounds the memory.
-AT_ONCE = {"cpu": 13, "cuda": 104}
+AT_ONCE = {"cpu": 13, "cuda": 208}
 
 
 def project(vertices, cam):

@@ -8,12 +8,14 @@ torchvision's default, the nearest pixel, would add jagged edges as large as the
 to see. Motion is not a photograph: it is mirrored (u changes its sign) and shifted a little, nothing else.
 """
 
+import functools
+import warnings
 from dataclasses import dataclass, fields
 
 import torch
 import torch.nn.functional as F
 
-from capsule.device import sent
+from capsule.device import can_compile, sent
 
 MAX_ANGLE = 8.0     # degrees
 MAX_SHIFT = 1 / 28  # of the side, motion only
@@ -170,7 +172,10 @@ def jitter_colour(images, draws):
     torchvision's ColorJitter, a batch at a time: in each of four turns, the samples that get the same change
     get it together.
     """
-    images, device = images.clone(), images.device
+    device = images.device
+    if device.type == "cuda" and can_compile():
+        return _compiled_jitter(images, sent(draws.factors, device), sent(draws.order, device))
+    images = images.clone()
     turns = draws.order.t()                                              # (4, n): the changes of each turn
     rows, factors = (sent(part, device) for part in (turns.argsort(dim=1, stable=True), draws.factors))
     for turn, samples in zip(turns, rows, strict=True):                  # samples (n,), by their change
@@ -178,6 +183,34 @@ def jitter_colour(images, draws):
         for change, chosen in enumerate(samples.split(counts)):
             if len(chosen):
                 images[chosen] = _changed(images[chosen], change, factors[chosen, change].view(-1, 1, 1, 1))
+    return images
+
+
+@functools.cache
+def _compiled(function):
+    return torch.compile(function)
+
+
+def _compiled_jitter(images, factors, order):
+    for tensor in (images, factors, order):
+        torch._dynamo.maybe_mark_dynamic(tensor, 0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")    # the compiler's remarks on its own choices
+        return _compiled(jitter_all)(images, factors, order)
+
+
+def jitter_all(images, factors, order):
+    """`jitter_colour` for a compiler, which makes one kernel of a turn: each picture gets all four changes in
+    each turn and keeps its own. factors, order (n, 4): as in `Draws`, where the pictures are."""
+    red, green, blue = GREY_WEIGHTS
+    for change in order.unbind(1):
+        factor = factors.gather(1, change[:, None]).view(-1, 1, 1, 1)
+        change = change.view(-1, 1, 1, 1)
+        grey = red * images[:, 0:1] + green * images[:, 1:2] + blue * images[:, 2:3]
+        base = torch.where(change == CONTRAST, grey.mean((2, 3), keepdim=True),
+                           torch.where(change == SATURATION, grey, 0.0))        # brightness: black
+        images = torch.where(change == HUE, _turn_hue(images, factor),
+                             torch.lerp(base.expand_as(images), images, factor).clamp(0, 1))
     return images
 
 

@@ -49,6 +49,17 @@ def test_colour_jitter_is_torchvisions():
     assert (result - images).abs().amax((1, 2, 3)).min() > 1e-3
 
 
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(
+    not torch.cuda.is_available(), reason="no GPU here"))])
+def test_what_a_compiler_is_given_changes_colours_alike(device):
+    images, draws = pictures(40) / 255, augment.draw(40, generator(3))
+    expected = augment.jitter_colour(images, draws)
+    found = augment.jitter_all(images.to(device), draws.factors.to(device), draws.order.to(device))
+    assert torch.allclose(found.cpu(), expected, atol=1e-5)
+    if device == "cuda":
+        assert torch.allclose(augment.jitter_colour(images.to(device), draws).cpu(), expected, atol=1e-5)
+
+
 @pytest.mark.parametrize("side", [SIZE, 60, 40])
 def test_train_batch_is_torchvisions(side):
     images, draws = pictures(12, side=side), augment.draw(12, generator())
