@@ -72,25 +72,31 @@ class FaceNetwork:
         """
         height, width = pictures[0].shape[:2]
         whole = region_matrix(np.array([width - 1, height - 1]) / 2, FIRST * max(height, width), 0.0)
-        with ThreadPoolExecutor(min(len(pictures), torch.get_num_threads())) as threads:
-            meshes, presences = zip(*threads.map(lambda picture: self._follow(picture, whole), pictures),
-                                    strict=True)
+        with ThreadPoolExecutor(torch.get_num_threads()) as threads:
+            if len(pictures) == 1:
+                found = [self._follow(pictures[0], whole, threads.map)]
+            else:
+                found = list(threads.map(lambda picture: self._follow(picture, whole, map), pictures))
+        meshes, presences = zip(*found, strict=True)
         return np.stack(meshes), np.array(presences)
 
-    def _follow(self, picture, region):
+    def _follow(self, picture, region, each):
         """As `_look`, in the picture's own region in the end; `region` is the first one."""
-        mesh, presence = self._look(picture, region)
+        mesh, presence = self._look(picture, region, each)
         for _ in range(PASSES):
-            mesh, presence = self._look(picture, own_region(mesh))
+            mesh, presence = self._look(picture, own_region(mesh), each)
         return mesh, presence
 
-    def _look(self, picture, matrix):
-        """The mesh (468, 3), picture pixels, and the presence, seen through `matrix` (2, 3)."""
+    def _look(self, picture, matrix, each):
+        """The mesh (468, 3), picture pixels, and the presence, seen through `matrix` (2, 3).
+
+        each: `map`, or one that works at several patches at once.
+        """
         patch = cv2.warpAffine(picture, matrix, (INPUT, INPUT), flags=cv2.INTER_LINEAR,
                                borderMode=cv2.BORDER_REPLICATE)
-        mesh, presence = self._predict(patch)
-        if self.mirror is not None:
-            other, other_presence = self._predict(patch[:, ::-1])
+        patches = [patch] if self.mirror is None else [patch, patch[:, ::-1]]
+        (mesh, presence), *others = each(self._predict, patches)
+        for other, other_presence in others:
             other = (other * [-1, 1, 1] + [INPUT - 1, 0, 0])[self.mirror]
             mesh, presence = (mesh + other) / 2, (presence + other_presence) / 2
         scale = np.hypot(matrix[0, 0], matrix[0, 1])
