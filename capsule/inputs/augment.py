@@ -23,6 +23,7 @@ MOTION_ZERO = 128 / 255    # a motion picture's value where nothing moves
 JITTER = 0.2        # brightness, contrast, saturation: factor 1 ± 0.2; hue: ± 0.2 of the circle
 PAPER_RESIZE = (234 / 224, 240 / 224)    # (height, width) before the centre crop, per pixel of the crop
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
+COMPILED_SIDE = 200    # pixels: smaller pictures take less time than the compiler
 GREY_WEIGHTS = (0.2989, 0.587, 0.114)    # ITU-R 601-2, as torchvision rounds them
 
 
@@ -173,7 +174,7 @@ def jitter_colour(images, draws):
     get it together.
     """
     device = images.device
-    if device.type == "cuda" and can_compile():
+    if device.type == "cuda" and images.shape[-1] >= COMPILED_SIDE and can_compile():
         return _compiled_jitter(images, sent(draws.factors, device), sent(draws.order, device))
     images = images.clone()
     turns = draws.order.t()                                              # (4, n): the changes of each turn
