@@ -38,9 +38,8 @@ class Learner:
 
     def __init__(self, model, training, device, precision):
         self.training, self.precision, self.on_gpu = training, precision, device.type == "cuda"
-        network = training.network
-        self.compiled = self.on_gpu and not (network.quick or network.is_small or training.deterministic
-                                             ) and can_compile()
+        small = training.network.quick or training.network.is_small
+        self.compiled = self.on_gpu and not (small or training.deterministic) and can_compile()
         self.model = _laid_out(model.to(device))
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         # A graph reads the learning rate from the GPU's memory.
@@ -81,9 +80,9 @@ class Learner:
         optimiser stay as they are."""
         self.inputs, self.labels = [stream.clone() for stream in inputs], labels.clone()
         kept, draws = [tensor.clone() for tensor in self._state()], torch.cuda.get_rng_state(labels.device)
-        found = [self._recorded(self.model)]
+        found = [self._graph_of(self.model)]
         if self.compiled:
-            found.append(self._recorded(torch.compile(self.model)))
+            found.append(self._graph_of(torch.compile(self.model)))
         self.graph, self.outputs, self.loss = min(found, key=lambda record: _seconds(record[0].replay))
         for tensor, value in zip(self._state(), kept, strict=False):
             tensor.copy_(value)
@@ -91,7 +90,7 @@ class Learner:
             tensor.zero_()
         torch.cuda.set_rng_state(draws, labels.device)
 
-    def _recorded(self, model):
+    def _graph_of(self, model):
         """(graph of a step of `model`, its outputs, its loss)."""
         def once():
             return step(model, self.optimiser, self.inputs, self.labels, self.training.network,
