@@ -100,7 +100,7 @@ class Pictures:
         if last and (last.training, last.precision) == (training, precision):
             last.restart(model)
             return last
-        learner = Learner(model, training, self.device, precision)
+        learner = Learner(model, training, self.device, precision, step)
         if self.device.type == "cuda":
             self._learner = learner
         return learner
@@ -235,6 +235,19 @@ def batches(pictures, rows, draws, batch_size):
         inputs = augment.train_batch(images, pictures.kinds, draws[part], pictures.side)
         streams = zip(*(stream.split(batch_size) for stream in inputs), strict=True)
         yield from zip(map(list, streams), labels.split(batch_size), strict=True)
+
+
+def step(model, optimiser, inputs, labels, network, precision):
+    """Train by one batch. inputs: float (B, C, H, W) a stream. Returns: (outputs (B, classes), loss),
+    detached, on the device (reading them there would wait for the GPU)."""
+    with autocast_for(labels.device, precision):
+        outputs = model(*network.prepared(inputs))
+    outputs = outputs.float()
+    loss = network.loss(outputs, labels)
+    optimiser.zero_grad(set_to_none=True)
+    loss.backward()
+    optimiser.step()
+    return outputs.detach(), loss.detach()
 
 
 def predict(model, pictures, rows, network, precision, noise=None):

@@ -1,8 +1,8 @@
-"""One training step, and what it works on: a network and its optimiser on a device.
+"""A network and its optimiser on a device, which learn batch by batch, fold by fold.
 
-On a GPU the step is compiled and recorded once, as a CUDA graph, and played back for every full batch of
-every fold: some 500 small kernels take the CPU longer to launch than the GPU to run. A new fold's weights are
-copied into the same network.
+On a GPU the training step is compiled and recorded once, as a CUDA graph, and played back for every full
+batch of every fold: some 500 small kernels take the CPU longer to launch than the GPU to run. A new fold's
+weights are copied into the same network.
 """
 
 import contextlib
@@ -11,33 +11,21 @@ import warnings
 
 import torch
 
-from capsule.device import autocast_for, can_compile, tune_convolutions
+from capsule.device import can_compile, tune_convolutions
 
 WARM_UP = 3    # steps before recording: kernels are compiled, chosen, and their memory is taken
-
-
-def step(model, optimiser, inputs, labels, network, precision):
-    """Train by one batch. inputs: float (B, C, H, W) a stream. Returns: (outputs (B, classes), loss),
-    detached, on the device (reading them there would wait for the GPU)."""
-    with autocast_for(labels.device, precision):
-        outputs = model(*network.prepared(inputs))
-    outputs = outputs.float()
-    loss = network.loss(outputs, labels)
-    optimiser.zero_grad(set_to_none=True)
-    loss.backward()
-    optimiser.step()
-    return outputs.detach(), loss.detach()
 
 
 class Learner:
     """A network that learns batch by batch.
 
     model: from `Network.make`; it moves to `device`. training: capsule.fold.Training. precision: "fp32" or
-    "bf16".
+    "bf16". step: what to do with a batch, `capsule.fold.step`.
     """
 
-    def __init__(self, model, training, device, precision):
+    def __init__(self, model, training, device, precision, step):
         self.training, self.precision, self.on_gpu = training, precision, device.type == "cuda"
+        self._one_step = step
         small = training.network.quick or training.network.is_small
         self.compiled = self.on_gpu and not (small or training.deterministic) and can_compile()
         self.model = _laid_out(model.to(device))
@@ -62,12 +50,15 @@ class Learner:
                 value.zero_()
         self.set_rate(self.training.learning_rate)
 
+    def _step(self, model, inputs, labels):
+        return self._one_step(model, self.optimiser, inputs, labels, self.training.network, self.precision)
+
     def learn(self, inputs, labels):
-        """See `step`. What comes back is overwritten by the next batch."""
+        """Train by one batch, as `capsule.fold.step`. What comes back is overwritten by the next batch."""
         full = len(labels) == self.training.batch_size
         tune_convolutions(full)
         if not (full and self.on_gpu):
-            return step(self.model, self.optimiser, inputs, labels, self.training.network, self.precision)
+            return self._step(self.model, inputs, labels)
         if self.graph is None:
             self._record(inputs, labels)
         for own, new in zip((*self.inputs, self.labels), (*inputs, labels), strict=True):
@@ -92,18 +83,14 @@ class Learner:
 
     def _graph_of(self, model):
         """(graph of a step of `model`, its outputs, its loss)."""
-        def once():
-            return step(model, self.optimiser, self.inputs, self.labels, self.training.network,
-                        self.precision)
-
         with warnings.catch_warnings(), _beside(self.labels.device):
             warnings.simplefilter("ignore")    # the compiler's remarks on its own choices
             for _ in range(WARM_UP):
-                once()
+                self._step(model, self.inputs, self.labels)
         self.optimiser.zero_grad(set_to_none=True)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
-            outputs, loss = once()
+            outputs, loss = self._step(model, self.inputs, self.labels)
         return graph, outputs, loss
 
     def _state(self):

@@ -10,9 +10,8 @@ import torch
 from benchmarks.generated import generated
 from capsule import fold
 from capsule.device import choose_precision, set_arithmetic, tune_convolutions
-from capsule.fold import FoldError, Pictures, Training, batches, predict, train_fold
+from capsule.fold import FoldError, Pictures, Training, batches, predict, step, train_fold
 from capsule.inputs import augment
-from capsule.learner import step
 from capsule.loss import me_loss
 from capsule.modules import MECapsuleNet, network
 from common.errors import InputError

@@ -5,8 +5,8 @@ import torch
 
 from benchmarks.generated import generated
 from capsule.device import set_arithmetic
-from capsule.fold import Pictures, Training, train_fold
-from capsule.learner import Learner, step
+from capsule.fold import Pictures, Training, step, train_fold
+from capsule.learner import Learner
 from capsule.modules import network
 
 CPU = torch.device("cpu")
@@ -45,14 +45,14 @@ def test_a_network_that_begins_anew_forgets_everything(name, device):
     net = network(name, 3, quick=True)
     set_arithmetic(device, 1, deterministic=True)
     try:
-        learner = Learner(fresh(net, 5), training(net, deterministic=True), device, "fp32")
+        learner = Learner(fresh(net, 5), training(net, deterministic=True), device, "fp32", step)
         learn(learner, device)
         learner.set_rate(1e-5)
         torch.manual_seed(3)
         learner.restart(fresh(net))
         torch.manual_seed(4)        # dropout
         again = learn(learner, device)
-        first = Learner(fresh(net), training(net, deterministic=True), device, "fp32")
+        first = Learner(fresh(net), training(net, deterministic=True), device, "fp32", step)
         torch.manual_seed(4)
         assert same(again, learn(first, device)) and learner.rate == first.rate == 1e-3
     finally:
@@ -65,8 +65,9 @@ def test_the_recorded_step_is_the_step():
     net, device = network("resnet", 3, quick=True), torch.device("cuda")
     set_arithmetic(device, 1, deterministic=True)
     try:
-        recorded = learn(Learner(fresh(net), training(net, deterministic=True), device, "fp32"), device)[0]
-        plain = Learner(fresh(net), training(net), device, "fp32")
+        played = Learner(fresh(net), training(net, deterministic=True), device, "fp32", step)
+        recorded, _ = learn(played, device)
+        plain = Learner(fresh(net), training(net), device, "fp32", step)
         plain.model.train()
         losses = [float(step(plain.model, plain.optimiser, *batch, net, "fp32")[1])
                   for batch in batches(device, net.side)]
