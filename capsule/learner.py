@@ -26,8 +26,8 @@ class Learner:
     def __init__(self, model, training, device, precision, step):
         self.training, self.precision, self.on_gpu = training, precision, device.type == "cuda"
         self._one_step = step
-        small = training.network.quick or training.network.is_small
-        self.compiled = self.on_gpu and not (small or training.deterministic) and can_compile()
+        wanted = self.on_gpu and training.network.is_full and not training.deterministic
+        self.compiled = wanted and can_compile()
         self.model = _laid_out(model.to(device))
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         # A graph reads the learning rate from the GPU's memory.

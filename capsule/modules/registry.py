@@ -106,6 +106,11 @@ class Network:
         return NETWORKS[self.name].side > 0
 
     @property
+    def is_full(self):
+        """Whether it is so large that compiling its step for a GPU pays."""
+        return not (self.quick or self.is_small)
+
+    @property
     def loss(self):
         """loss(outputs (B, classes), labels (B,)) → scalar."""
         return NETWORKS[self.name].loss
