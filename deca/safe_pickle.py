@@ -141,6 +141,8 @@ def _dense(matrix):
         raise ValueError(f"a sparse matrix of {rows} x {columns}")
     made = getattr(scipy.sparse, matrix.name)(parts, shape=(rows, columns))
     made.check_format(full_check=True)          # no index outside
+    if (np.diff(made.indptr) < 0).any():        # which scipy does not ask where the last one is 0
+        raise ValueError("a sparse matrix with a column of fewer than no numbers")
     return made.toarray()
 
 

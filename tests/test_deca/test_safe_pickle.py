@@ -157,7 +157,8 @@ def test_a_memo_index_of_two_thousand_million_takes_no_memory():
 
 
 @pytest.mark.parametrize("change", [
-    {"indptr": np.array([0, 1, 2, 30])}, {"indptr": np.array([0, 2, 1, 3])}, {"indices": np.array([0, 1, 9])},
+    {"indptr": np.array([0, 1, 2, 30])}, {"indptr": np.array([0, 2, 1, 3])},
+    {"indptr": np.array([0, 2**30, 0, 0])}, {"indices": np.array([0, 1, 9])},
     {"indices": np.array([0, 1, -1])}, {"indices": np.array([0.5, 1, 2])}, {"_shape": (3, 10**12)},
     {"_shape": (3, 4)}, {"data": np.ones(2)}, {"data": "text"}])
 def test_impossible_sparse_matrices_are_refused(change):
