@@ -122,8 +122,8 @@ def test_kept_models_load_and_predict_what_was_written(data_root, tmp_path, monk
 def test_a_fold_whose_loss_is_nan_is_named_and_the_others_go_on(data_root, tmp_path, monkeypatch, capsys):
     honest = fold_module._train_epoch
 
-    def broken(model, optimiser, pictures, rows, *rest):
-        loss, meter = honest(model, optimiser, pictures, rows, *rest)
+    def broken(learner, pictures, rows, draws):
+        loss, meter = honest(learner, pictures, rows, draws)
         test = set(range(len(pictures.clips.table))) - set(pictures.index.clip[rows].tolist())
         return float("nan") if pictures.clips.table["subject"].iloc[min(test)] == "sub01" else loss, meter
 
