@@ -203,16 +203,20 @@ def _compiled_jitter(images, factors, order):
 def jitter_all(images, factors, order):
     """`jitter_colour` for a compiler, which makes one kernel of a turn: each picture gets all four changes in
     each turn and keeps its own. factors, order (n, 4): as in `Draws`, where the pictures are."""
-    red, green, blue = GREY_WEIGHTS
     for change in order.unbind(1):
         factor = factors.gather(1, change[:, None]).view(-1, 1, 1, 1)
         change = change.view(-1, 1, 1, 1)
-        grey = red * images[:, 0:1] + green * images[:, 1:2] + blue * images[:, 2:3]
+        grey = _grey(images)
         base = torch.where(change == CONTRAST, grey.mean((2, 3), keepdim=True),
                            torch.where(change == SATURATION, grey, 0.0))        # brightness: black
         images = torch.where(change == HUE, _turn_hue(images, factor),
                              torch.lerp(base.expand_as(images), images, factor).clamp(0, 1))
     return images
+
+
+def _grey(images):
+    red, green, blue = GREY_WEIGHTS
+    return red * images[:, 0:1] + green * images[:, 1:2] + blue * images[:, 2:3]       # (b, 1, H, W)
 
 
 def _changed(images, change, factors):
@@ -221,8 +225,7 @@ def _changed(images, change, factors):
         return _turn_hue(images, factors)
     if change == BRIGHTNESS:
         return (images * factors).clamp_(0, 1)
-    red, green, blue = GREY_WEIGHTS
-    grey = red * images[:, 0:1] + green * images[:, 1:2] + blue * images[:, 2:3]
+    grey = _grey(images)
     if change == CONTRAST:
         grey = grey.mean((2, 3), keepdim=True)
     return torch.lerp(grey, images, factors).clamp_(0, 1)
