@@ -53,7 +53,8 @@ class Options:
                          ("shape_detail", "texture", "motion"))
     motion: str = _option("frames", "'frames': motion from onset to apex on the 3-D face; or a folder of "
                           "ready motion pictures")
-    rasterizer: str = _option("auto", "what draws the views", ("auto", "torch", "pytorch3d"))
+    rasterizer: str = _option("auto", "what draws the views; auto: torch, the faster one",
+                              ("auto", "torch", "pytorch3d"))
     views_root: str = _option("", "folder of thirteen views made elsewhere")
     logits: bool = _option(False, "cross-entropy on logits, the textbook way, not on the softmax output")
     epochs: int = _option(30, "epochs of each fold", between=(1, 100_000))

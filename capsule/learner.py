@@ -13,6 +13,7 @@ import torch
 
 from capsule.device import can_compile, tune_convolutions
 
+COMPILER = {"max_autotune_pointwise": True}    # its first guess at the batch norms' sums is a slow one
 WARM_UP = 3    # steps before recording: kernels are compiled, chosen, and their memory is taken
 
 
@@ -73,7 +74,7 @@ class Learner:
         kept, draws = [tensor.clone() for tensor in self._state()], torch.cuda.get_rng_state(labels.device)
         found = [self._graph_of(self.model)]
         if self.compiled:
-            found.append(self._graph_of(torch.compile(self.model)))
+            found.append(self._graph_of(torch.compile(self.model, options=COMPILER)))
         self.graph, self.outputs, self.loss = min(found, key=lambda record: _seconds(record[0].replay))
         for tensor, value in zip(self._state(), kept, strict=False):
             tensor.copy_(value)

@@ -90,7 +90,7 @@ def _parser():
     parser.add_argument("--reconstructor", choices=RECONSTRUCTORS, default="auto",
                         help="deca needs the official files; auto (default): deca where they are, else mesh")
     parser.add_argument("--rasterizer", choices=("auto", "torch", "pytorch3d"), default="auto",
-                        help="what draws; auto: pytorch3d on a GPU, else torch (default)")
+                        help="what draws; auto: torch, the faster one (default)")
     parser.add_argument("--device", default="auto", help="cpu, cuda or auto (default)")
     parser.add_argument("--check", action="store_true", help="say which official files are there, and stop")
     return parser

@@ -48,23 +48,18 @@ class Fragments(NamedTuple):
         return pixels.reshape(*seen.shape, -1).permute(0, 3, 1, 2)
 
 
-def choose_rasterizer(name, device):
-    """"auto", "torch" or "pytorch3d" → the backend for faces on `device`.
+def choose_rasterizer(name):
+    """"auto", "torch" or "pytorch3d" → the backend.
 
-    auto: pytorch3d on a GPU where it can be imported, else torch. Raises: InputError for another name, or for
-    pytorch3d where it cannot be imported.
+    auto: the faster one, which is this file's on a GPU too (docs/costs.md). Raises: InputError for another
+    name, or for pytorch3d where it cannot be imported.
     """
     if name not in ("auto", *BACKENDS):
         raise InputError(f"rasterizer {name!r}: choose one of auto, {', '.join(BACKENDS)}")
-    if name == "torch" or (name == "auto" and torch.device(device).type == "cpu"):
-        return "torch"
-    try:
+    if name == "pytorch3d":
         _pytorch3d()
-    except InputError:
-        if name == "auto":
-            return "torch"
-        raise
-    return "pytorch3d"
+        return name
+    return "torch"
 
 
 @torch.no_grad()

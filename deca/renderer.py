@@ -60,7 +60,7 @@ class SurfaceRenderer(nn.Module):
         """
         super().__init__()
         self.image_size, self.n_vertices = image_size, n_vertices
-        self.backend = choose_rasterizer(rasterizer, device)
+        self.backend = choose_rasterizer(rasterizer)
         faces = torch.as_tensor(faces, dtype=torch.int64)
         self._keep("faces", faces.to(device))
         lights = functional.normalize(torch.tensor(LIGHTS, dtype=torch.float32), dim=1)

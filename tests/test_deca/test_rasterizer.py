@@ -167,14 +167,14 @@ def test_turned_meshes_are_seen_as_if_each_were_drawn_alone():
 
 
 def test_which_rasterizer(monkeypatch):
-    assert choose_rasterizer("auto", "cpu") == choose_rasterizer("torch", "cuda") == "torch"
+    assert choose_rasterizer("auto") == choose_rasterizer("torch") == "torch"
     if HAS_PYTORCH3D:
-        assert choose_rasterizer("auto", "cuda") == choose_rasterizer("pytorch3d", "cpu") == "pytorch3d"
+        assert choose_rasterizer("pytorch3d") == "pytorch3d"
     monkeypatch.setitem(__import__("sys").modules, "pytorch3d", None)
     monkeypatch.setitem(__import__("sys").modules, "pytorch3d.structures", None)
-    assert choose_rasterizer("auto", "cuda") == "torch"
+    assert choose_rasterizer("auto") == "torch"
     with pytest.raises(InputError, match=r"pip install easypytorch3d==0\.7\.9\.post1 iopath"):
-        choose_rasterizer("pytorch3d", "cpu")
+        choose_rasterizer("pytorch3d")
 
 
 def test_order_of_the_keys_is_the_order_of_depth_then_face():
