@@ -1,5 +1,6 @@
 """The printed tables: every run beside its clip list's baselines and, where comparable, published numbers."""
 
+import textwrap
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ BOTH = {"casme": "CASME II\nUF1 / UAR", "smic": "SMIC\nUF1 / UAR", "samm": "SAMM
 COLUMNS = ["result", "seed", "folds", "evaluation", "UF1", "UAR", "accuracy", *BOTH.values(), "notes"]
 NOTHING = "-"
 NAMES_IN_A_NOTE = 8
+WIDEST_NAME = 90       # of a run, in a line of the printed table: those of fused runs are longer
 FEWEST_SUBJECTS = 3    # for a bootstrap interval over subjects
 LEAK = "*: chosen for each subject on its own test clips, which leaks the test fold"
 LEGEND = ("strict: pictures as they are, the last epoch; quote this one.",
@@ -69,6 +71,7 @@ def render(tables, form="text"):
     for table in tables:
         cells = table.cells.rename(columns=lambda name: name if form == "text" else name.replace("\n", " "))
         if form == "text":
+            cells = cells.assign(result=[textwrap.fill(name, WIDEST_NAME) for name in cells["result"]])
             body = cells.to_markdown(index=False, tablefmt="simple", disable_numparse=True)
             lines = [table.title, *body.split("\n"), *table.notes]
         elif form == "markdown":

@@ -112,6 +112,16 @@ def test_fuses_experiments_as_one_more_row_everywhere(tmp_path):
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "1 of 4 folds of partial" in done.stderr
 
 
+def test_a_long_name_does_not_widen_the_printed_table(tmp_path):
+    names = [f"model-{'part-' * count}end" for count in (10, 11, 12)]
+    for name in names:
+        write_run(tmp_path, name, config={"model": name})
+    alone, fused = (run_script("--result-root", tmp_path, "--no-figures", "--experiment", names[0], *more)
+                    for more in ([], ["--fuse", *names]))
+    widths = [max(map(len, done.stdout.split("strict:")[0].splitlines())) for done in (alone, fused)]
+    assert widths[1] - widths[0] < 40 < len("+".join(names)) - len(names[0])
+
+
 def test_a_reader_that_goes_away_leaves_whole_tables_and_a_quiet_end(tmp_path):
     write_run(tmp_path)
     assert run_script("--result-root", tmp_path, "--no-figures").returncode == 0
