@@ -177,6 +177,7 @@ def train_fold(pictures, data_sub, training, report=lambda epoch: None):
         record["strict"].append(lengths.argmax(1).tolist())
         report(_epoch(data_sub, number, record, meter, training, lengths, truth, rate,
                       len(rows) / (time.monotonic() - began)))
+    record["step"] = learner.how
     return _result(clips, data_sub, training, weights, lengths, record, seen, started), model
 
 

@@ -35,6 +35,7 @@ class Learner:
         rate = torch.tensor(training.learning_rate, device=device) if self.on_gpu else training.learning_rate
         self.optimiser = torch.optim.Adam(trained, lr=rate, fused=True, capturable=self.on_gpu)
         self.rate, self.graph = training.learning_rate, None
+        self.how = "eager"    # how it takes a full batch's step: eager, recorded, or compiled and recorded
 
     def set_rate(self, rate):
         """Learn at this rate from now on."""
@@ -72,10 +73,11 @@ class Learner:
         optimiser stay as they are."""
         self.inputs, self.labels = [stream.clone() for stream in inputs], labels.clone()
         kept, draws = [tensor.clone() for tensor in self._state()], torch.cuda.get_rng_state(labels.device)
-        found = [self._graph_of(self.model)]
+        found = {"recorded": self._graph_of(self.model)}
         if self.compiled:
-            found.append(self._graph_of(torch.compile(self.model, options=COMPILER)))
-        self.graph, self.outputs, self.loss = min(found, key=lambda record: _seconds(record[0].replay))
+            found["compiled"] = self._graph_of(torch.compile(self.model, options=COMPILER))
+        self.how = min(found, key=lambda how: _seconds(found[how][0].replay))
+        self.graph, self.outputs, self.loss = found[self.how]
         for tensor, value in zip(self._state(), kept, strict=False):
             tensor.copy_(value)
         for tensor in self._state()[len(kept):]:        # the optimiser's, made by the first step

@@ -90,6 +90,7 @@ def test_a_fold_is_recorded_and_repeats_itself(data):
                                                                      if "second" not in k}
     assert [clip["subject"] for clip in first["clips"]] == ["sub01"] * 3 and first["y_true"] == [0, 1, 2]
     assert len(first["loss"]) == len(first["paper"]) == len(first["strict"]) == len(first["train_uf1"]) == 2
+    assert first["step"] == "eager"
     assert first["strict"][-1] == [max(range(3), key=row.__getitem__) for row in first["lengths"]]
     assert first["weights"] == "none"
     assert [epoch.learning_rate for epoch in epochs] == pytest.approx([5e-4, 4e-4])    # that of the epoch
