@@ -10,7 +10,7 @@ Expect    minutes on a laptop (README.md has the figures); STSTNet's authors rep
 """
 
 from capsule.config import run
-from capsule.data import load_clips
+from capsule.data import load_clips, with_action_units
 from capsule.inputs import face_crops
 from capsule.inputs.motion import face_motion, normalised, ready_motion
 from capsule.modules import network
@@ -18,7 +18,7 @@ from capsule.run import run_loso
 
 DATASET = "composite"       # casme | smic | samm | composite | synthetic
 PROTOCOL = "megc2019"       # dsnca: the reference's clip list | megc2019: the challenge's
-MODEL = "STSTNet"           # STSTNet | MotionCapsuleNet | MECapsuleNet | SVM: the row to beat
+MODEL = "STSTNet"           # STSTNet | MotionCapsuleNet | MECapsuleNet | SVM | ActionUnitSVM: the row to beat
 MOTION = "frames"           # frames: onset to apex, on the 3-D face | a folder of ready motion pictures
 RECONSTRUCTOR = "auto"      # deca | mesh | auto: deca where the official files are
 # The authors of STSTNet train 800 epochs of batches of 256 at 5e-5 without decay: hours here. The step size
@@ -35,6 +35,8 @@ def main(options):
                              options.rasterizer)
     else:
         clips, motion = ready_motion(clips, options.motion, options.skip_missing)
+    if options.model == "ActionUnitSVM":
+        clips = with_action_units(clips)      # of the training clips: a fold never reads the held-out one's
     net = network(options.model, clips.n_classes, quick=options.quick, pretrained=options.pretrained,
                   weights=options.weights)
     return run_loso(options, clips, [normalised(motion)], net)
@@ -42,6 +44,6 @@ def main(options):
 
 if __name__ == "__main__":
     run(main, __doc__, dataset=DATASET, protocol=PROTOCOL, model=MODEL,
-        model_choices=("STSTNet", "MotionCapsuleNet", "MECapsuleNet", "SVM"), motion=MOTION,
+        model_choices=("STSTNet", "MotionCapsuleNet", "MECapsuleNet", "SVM", "ActionUnitSVM"), motion=MOTION,
         reconstructor=RECONSTRUCTOR, rasterizer="auto", epochs=EPOCHS, batch_size=BATCH_SIZE,
         learning_rate=LEARNING_RATE, lr_decay=LR_DECAY, seed=SEED, pretrained=False)

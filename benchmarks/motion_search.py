@@ -1,6 +1,6 @@
 """Which settings the SVM on motion pictures gets, by nested leave-one-subject-out, and its score.
 
-    python -m benchmarks.motion_search FOLDER [--data-root data]      # a minute or two on one core
+    python -m benchmarks.motion_search FOLDER [--data-root data]      # some six minutes on one core
 
 FOLDER: ready motion pictures, as train_me_loso_composite_motion.py takes them. For each held-out subject the
 others are split into five groups of subjects; the setting with the best UF1 over these inner folds predicts
@@ -13,33 +13,46 @@ from collections import Counter
 from itertools import product
 
 import numpy as np
-from sklearn.model_selection import LeaveOneGroupOut, PredefinedSplit, cross_val_predict
 from sklearn.svm import SVC
 from tqdm import tqdm
 
 from capsule.config import run_main
-from capsule.data import load_clips
+from capsule.data import load_clips, with_action_units
+from capsule.data.action_units import unit_matrix
 from capsule.inputs.motion import normalised, ready_motion
 from capsule.metrics import Meter, bootstrap_uf1
 from capsule.modules.svm import SVM
+from capsule.modules.unit_scores import UnitScores
 
 GRID = {"normalised": (False, True), "patch": (28, 14), "blur": (0.0, 1.0), "gamma": (0.5, 1.5),
-        "c": (1.0, 3.0)}
+        "c": (1.0, 3.0), "units": (False, True)}     # units: from the action units of training clips as well
 GROUPS = 5
 
 
-def predictions(kernel, labels, subjects, groups, c):
+def predictions(kernel, labels, subjects, groups, c, units=None):
     """Class numbers of all clips: outer (n,), each from the others' subjects; inner (subjects, n), row i
     without subject i, each clip from the other groups (-1 for subject i's own)."""
-    machine = SVC(C=c, kernel="precomputed", class_weight="balanced", break_ties=True)
-    outer = cross_val_predict(machine, kernel, labels, groups=subjects, cv=LeaveOneGroupOut())
     names = np.unique(subjects)
-    inner = np.full((len(names), len(labels)), -1)
+    outer, inner = np.empty_like(labels), np.full((len(names), len(labels)), -1)
     for row, name in enumerate(names):
-        rest = np.flatnonzero(subjects != name)
-        inner[row, rest] = cross_val_predict(machine, kernel[np.ix_(rest, rest)], labels[rest],
-                                             cv=PredefinedSplit(groups[rest]))
+        rest = subjects != name
+        outer[~rest] = _predicted(kernel, labels, subjects, units, rest, c)[~rest]
+        for group in np.unique(groups[rest]):
+            own = rest & (groups == group)
+            inner[row, own] = _predicted(kernel, labels, subjects, units, rest & ~own, c)[own]
     return outer, inner
+
+
+def _predicted(kernel, labels, subjects, units, train, c):
+    """Class numbers (n,) of all clips from those of `train` (n,), bool."""
+    kernel = kernel[:, train]
+    if units is not None:
+        scores = UnitScores(kernel[train], subjects[train], units[train])
+        of_all = scores.of(kernel)
+        of_all[train] = scores.own
+        kernel = kernel + scores.kernel(of_all)
+    machine = SVC(C=c, kernel="precomputed", class_weight="balanced", break_ties=True)
+    return machine.fit(kernel[train], labels[train]).predict(kernel)
 
 
 def nested(found, labels, subjects, classes):
@@ -56,6 +69,7 @@ def nested(found, labels, subjects, classes):
 def search(folder, data_root):
     """Print the table of all settings and the nested score."""
     clips, motion = ready_motion(load_clips("composite", data_root, protocol="megc2019"), folder)
+    units = unit_matrix(with_action_units(clips).table["action_units"])
     labels, subjects, classes = clips.labels, clips.table["data_sub"].to_numpy(str), clips.n_classes
     names, owner = np.unique(subjects, return_inverse=True)
     groups = np.random.default_rng(0).permutation(len(names))[owner] % GROUPS
@@ -63,8 +77,16 @@ def search(folder, data_root):
     found = {}
     for setting in tqdm(list(product(*GRID.values())), unit="setting", disable=None):
         images = pictures[setting[0]]
-        kernel = SVM(classes, *setting[1:]).fit(images, labels).kernel(images)
-        found[setting] = predictions(kernel, labels, subjects, groups, setting[-1])
+        *own, c, with_units = setting[1:]
+        kernel = SVM(classes, *own).fit(images, labels).alike(images)
+        found[setting] = predictions(kernel, labels, subjects, groups, c, units if with_units else None)
+    for only in (False, True):
+        _print(found, labels, subjects, classes, only)
+
+
+def _print(found, labels, subjects, classes, with_units):
+    """The table of the settings with or without action units, and what nesting makes of them."""
+    found = {setting: both for setting, both in found.items() if setting[-1] == with_units}
     picked, chosen = nested(found, labels, subjects, classes)
     times = Counter(chosen)
     print(*(f"{name:>10}" for name in (*GRID, "outer UF1", "chosen")))

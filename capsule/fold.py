@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 
 from capsule.curves import Curves
+from capsule.data.action_units import unit_matrix
 from capsule.device import autocast_for, choose_precision, sent, set_arithmetic, tune_convolutions
 from capsule.inputs import augment, sampling
 from capsule.learner import Learner
@@ -193,13 +194,16 @@ def _result(clips, data_sub, training, weights, lengths, record, seen, started):
 
 
 def _fit_fold(model, pictures, data_sub, training, report, started):
-    """As `train_fold` for a classifier without epochs (capsule.modules.svm): all apexes, nothing random."""
+    """As `train_fold` for a classifier without epochs (capsule.modules.svm): all apexes, nothing random; and
+    the training clips' action units, where the clip table has them."""
     clips = pictures.clips
     train_clips, test_clips = sampling.data_split(clips, data_sub)
     (images,), labels = pictures.batch(sampling.apex_rows(pictures.index, train_clips))
     (held_out,), truth = pictures.batch(sampling.apex_rows(pictures.index, test_clips))
     images, labels, truth = images.cpu().numpy(), labels.cpu().numpy(), truth.cpu()
-    model.fit(images, labels)
+    train = clips.table.iloc[train_clips]
+    more = (train["data_sub"], unit_matrix(train["action_units"])) if "action_units" in train else ()
+    model.fit(images, labels, *more)
     scores, known = (torch.from_numpy(model.scores(part)) for part in (held_out.cpu().numpy(), images))
     meter = Meter(training.network.classes)
     meter.add(labels, known.argmax(1))

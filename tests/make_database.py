@@ -91,6 +91,8 @@ def _write_sheet(root, data, rows):
     for moment in ("onset", "apex", "offset"):
         if data != "smic" or moment != "apex":
             sheet[frame.format(moment.capitalize())] = rows[moment]
+    if data != "smic":
+        sheet["Action Units"] = rows["emotion"].map({"happiness": "6+12", "surprise": "1+2"}).fillna("4+L10")
     sheet["Emotion" if data == "smic" else "Estimated Emotion"] = rows["emotion"]
     if data == "smic":
         with pd.ExcelWriter(root / "SMIC-HS-E_annotation.xlsx") as book:

@@ -94,9 +94,11 @@ class Clips:
 
     @property
     def identity(self):
-        """16 hex digits of the clips, labels and onset, apex and offset numbers, in order."""
+        """16 hex digits of the clips, labels and onset, apex and offset numbers, in order; and of their
+        action units where the table has them."""
         numbers = self.table[["label", *(f"{name}_frame" for name in FRAMES)]].to_numpy(np.int64)
-        return digest(self.keys, numbers.tolist())
+        units = [self.table["action_units"].to_list()] if "action_units" in self.table else []
+        return digest(self.keys, numbers.tolist(), *units)
 
 
 def load_clips(dataset, data_root="data", classes=3, protocol="dsnca", subset="all", skip_missing=False,

@@ -17,7 +17,7 @@ HEADER_ROWS = 40        # the header is looked for in this many rows (SAMM's sta
 COLUMNS = {"data": ("data",), "subject": ("Subject",), "clip": ("Filename", "clip"),
            "label": ("label", "y_true"), "onset": ("OnsetFrame", "OnsetF"),
            "apex": ("ApexFrame", "ApexF"), "offset": ("OffsetFrame", "OffsetF"),
-           "emotion": ("Estimated Emotion", "Emotion")}
+           "emotion": ("Estimated Emotion", "Emotion"), "action units": ("Action Units",)}
 FRAMES = ("onset", "apex", "offset")
 USE_OWNERS = "put the owners' sheet in its place, as .xlsx or .csv"
 

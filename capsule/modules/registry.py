@@ -57,6 +57,10 @@ def _plain(kind):
     return lambda channels, classes, side, **options: kind(classes, **options)
 
 
+def _svm(channels, classes, side, **options):
+    return SVM(classes)
+
+
 NETWORKS = {
     "MECapsuleNet": _Kind(_capsules("resnet")),
     "resnet": _Kind(_capsules("resnet")),              # the 2-D script's names: MECapsuleNet on this backbone
@@ -69,7 +73,8 @@ NETWORKS = {
                      side=ststnet.SIDE, logits=True),
     "MotionCapsuleNet": _Kind(lambda channels, classes, side, **options: MotionCapsuleNet(classes),
                               side=motion_capsule_net.SIDE),
-    "SVM": _Kind(lambda channels, classes, side, **options: SVM(classes), side=ststnet.SIDE),
+    "SVM": _Kind(_svm, side=ststnet.SIDE),
+    "ActionUnitSVM": _Kind(_svm, side=ststnet.SIDE),   # the same, with clips whose table has action_units
 }
 
 

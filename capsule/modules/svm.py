@@ -11,6 +11,8 @@ import torch
 from sklearn.metrics.pairwise import euclidean_distances
 from sklearn.svm import SVC
 
+from capsule.modules.unit_scores import UnitScores
+
 CHANNEL_WEIGHTS = (1.0, 1.0, 0.5)      # of u, v, strain
 BLUR = 1.0                             # pixels of 28
 PATCH, STEP = 14, 7                    # pixels: side of a patch, way to the next one
@@ -25,15 +27,22 @@ class SVM:
 
     def __init__(self, classes, patch=PATCH, blur=BLUR, gamma=GAMMA, c=C):
         self.classes, self.patch, self.blur, self.gamma, self.c = classes, patch, blur, gamma, c
-        self.learnt = {}
+        self.learnt, self.units = {}, None
 
-    def fit(self, images, labels):
-        """Learn from pictures, uint8 (n, 3, H, W) of u, v, strain, and their classes (n,). Returns itself."""
+    def fit(self, images, labels, subjects=None, units=None):
+        """Learn from pictures, uint8 (n, 3, H, W) of u, v, strain, and their classes (n,); with subjects (n,)
+        and action units (n, units; see `UnitScores`) from these too. Returns itself."""
         self.learnt = {"images": torch.from_numpy(images), "labels": torch.from_numpy(labels)}
         self.known = self._patches(images)
         self.medians = [np.median(euclidean_distances(part, squared=True)) + 1e-9 for part in self.known]
+        kernel = self.alike(images)
+        if units is not None:
+            self.learnt |= {"subjects": torch.from_numpy(np.unique(subjects, return_inverse=True)[1]),
+                            "units": torch.from_numpy(units)}
+            self.units = UnitScores(kernel, subjects, units)
+            kernel = kernel + self.units.kernel(self.units.own)
         self.machine = SVC(C=self.c, kernel="precomputed", class_weight="balanced", break_ties=True)
-        self.machine.fit(self.kernel(images), labels)
+        self.machine.fit(kernel, labels)
         return self
 
     def state_dict(self):
@@ -49,14 +58,21 @@ class SVM:
                 or min(images.shape[2:]) < self.patch or labels.dtype != np.int64
                 or labels.shape != images.shape[:1] or not set(labels) <= set(range(self.classes))):
             raise ValueError("no motion pictures and their classes")
-        self.fit(images, labels)
+        more = [torch.as_tensor(tensors[name]).cpu().numpy() for name in ("subjects", "units")
+                if name in tensors]
+        if more and ([part.ndim for part in more] != [1, 2] or {len(part) for part in more} != {len(labels)}):
+            raise ValueError("no subjects and action units of these pictures")
+        self.fit(images, labels, *more)
 
     def scores(self, images):
         """Shares of 1, float32 (n, classes), of pictures uint8 (n, 3, H, W); the largest is the prediction.
 
         The softmax of the one-against-rest decision values; a class that was not there to learn from gets 0.
         """
-        decision = self.machine.decision_function(self.kernel(images))
+        kernel = self.alike(images)
+        if self.units:
+            kernel = kernel + self.units.kernel(self.units.of(kernel))
+        decision = self.machine.decision_function(kernel)
         if len(self.machine.classes_) == 2:
             decision = np.stack([-decision, decision], 1) / 2        # (n,) → (n, 2)
         powers = np.exp(decision - decision.max(1, keepdims=True))
@@ -64,7 +80,7 @@ class SVM:
         scores[:, self.machine.classes_] = powers / powers.sum(1, keepdims=True)
         return scores
 
-    def kernel(self, images):
+    def alike(self, images):
         """(n, known): how alike a picture is to a known one or its mirror image, the patches' mean."""
         total = 0
         for mirrored in (False, True):

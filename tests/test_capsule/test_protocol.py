@@ -143,7 +143,7 @@ def test_spelling_of_columns_and_values_does_not_matter(tmp_path):
     make_database(tmp_path, "casme")
     plain = load_clips("casme", tmp_path).table
     sheet = pd.read_excel(tmp_path / f"{CASME}.xlsx", dtype=str)
-    sheet.columns = [" subject ", "FILE_NAME", "onset frame", "Apex_frame", "OFFSETFRAME",
+    sheet.columns = [" subject ", "FILE_NAME", "onset frame", "Apex_frame", "OFFSETFRAME", "action_units",
                      "estimated_emotion"]
     sheet = sheet.assign(**{"estimated_emotion": sheet["estimated_emotion"].str.upper() + "  "})
     (tmp_path / f"{CASME}.xlsx").unlink()
