@@ -50,4 +50,4 @@ def unit_matrix(texts):
 
 
 def _numbers(text):
-    return {int(number) for number in re.findall(r"\d+", text)}
+    return {int(number) for number in re.findall(r"(?<!\d)\d{1,2}(?!\d)", text)}

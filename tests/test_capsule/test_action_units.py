@@ -46,6 +46,7 @@ def test_units_are_read_as_the_owners_write_them(root, capsys):
     assert coded.notes["said"][-1]["count"] == 2 and "action_units" not in clips.table
     assert coded.identity != clips.identity
     matrix = unit_matrix(coded.table["action_units"])
+    assert unit_matrix(["R1A+AU2", "9" * 5000 + " 4"]).tolist() == [[1, 1, 0], [0, 0, 1]]
     np.testing.assert_array_equal(matrix, [[1, 1, 0, 0], [np.nan] * 4, [0, 0, 1, 1], [np.nan] * 4])
 
 
