@@ -35,7 +35,7 @@ class SVM:
         self.learnt = {"images": torch.from_numpy(images), "labels": torch.from_numpy(labels)}
         self.known = self._patches(images)
         self.medians = [np.median(euclidean_distances(part, squared=True)) + 1e-9 for part in self.known]
-        kernel = self.alike(images)
+        kernel, self.units = self.alike(images), None
         if units is not None:
             self.learnt |= {"subjects": torch.from_numpy(np.unique(subjects, return_inverse=True)[1]),
                             "units": torch.from_numpy(units)}
