@@ -110,6 +110,9 @@ class Log:
         frozen = sum(not parameter.requires_grad for parameter in getattr(model, "parameters", list)())
         self.say(f"{experiment.name}: {len(experiment.clips.table)} clips, {len(experiment.folds)} subjects, "
                  f"on {device}; weights {experiment.weights}, {frozen} parameters frozen")
+        on_gpu = getattr(device, "type", "") == "cuda"
+        if on_gpu and experiment.network.is_full and not experiment.options.deterministic:
+            self.say("  the first fold compiles its step, which takes about a minute")
         lacking = sum(remark["count"] for remark in experiment.said
                       if remark["what"].startswith("neighbours"))
         if lacking:
