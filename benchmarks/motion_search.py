@@ -1,11 +1,11 @@
 """Which settings the SVM on motion pictures gets, by nested leave-one-subject-out, and its score.
 
-    python -m benchmarks.motion_search FOLDER [--data-root data]      # some six minutes on one core
+    python -m benchmarks.motion_search FOLDER [--data-root data]      # some minutes on one core
 
 FOLDER: ready motion pictures, as train_me_loso_composite_motion.py takes them. For each held-out subject the
 others are split into five groups of subjects; the setting with the best UF1 over these inner folds predicts
-the subject. The last line is the score of that procedure; to take the best of the column "outer" would be to
-choose on the test subjects. Kernel widths come from the distances of all pictures, without labels.
+the subject. Two tables, without and with action units; the last line of each is the score of that procedure:
+to take the best of the column "outer" would be to choose on the test subjects. Kernel widths come from the distances of all pictures, without labels.
 """
 
 import argparse
@@ -67,7 +67,7 @@ def nested(found, labels, subjects, classes):
 
 
 def search(folder, data_root):
-    """Print the table of all settings and the nested score."""
+    """Print the tables of all settings and the nested scores."""
     clips, motion = ready_motion(load_clips("composite", data_root, protocol="megc2019"), folder)
     units = unit_matrix(with_action_units(clips).table["action_units"])
     labels, subjects, classes = clips.labels, clips.table["data_sub"].to_numpy(str), clips.n_classes
