@@ -5,7 +5,8 @@
 FOLDER: ready motion pictures, as train_me_loso_composite_motion.py takes them. For each held-out subject the
 others are split into five groups of subjects; the setting with the best UF1 over these inner folds predicts
 the subject. Two tables, without and with action units; the last line of each is the score of that procedure:
-to take the best of the column "outer" would be to choose on the test subjects. Kernel widths come from the distances of all pictures, without labels.
+to take the best of the column "outer" would be to choose on the test subjects. Kernel widths come from the
+distances of all pictures, without labels.
 """
 
 import argparse
