@@ -2,7 +2,8 @@
 
 After the idea of Vapnik and Vashist, "A new learning paradigm: learning using privileged information", 2009:
 what only a teacher sees shapes what is learnt. How strongly a picture shows each unit is estimated from the
-coded training clips and becomes a second kernel beside that of the pictures. No constant was chosen by score.
+coded training clips and becomes a second kernel beside that of the pictures. No constant was chosen by score;
+that the second kernel is linear in the scores was, of two forms tried.
 """
 
 import numpy as np
@@ -15,7 +16,7 @@ class UnitScores:
     """Kernel ridge regression from pictures to action units.
 
     kernel: (n, n) of the training pictures. subjects: (n,). units: float (n, units), nan rows where not
-    coded. A training clip's own scores come from the other subjects' clips, as a test clip's will.
+    coded. A coded clip's own scores come from the other subjects' clips, as a test clip's will.
     """
 
     def __init__(self, kernel, subjects, units):
@@ -27,7 +28,7 @@ class UnitScores:
         inverse = np.linalg.inv(inner + RIDGE * np.eye(len(inner)))
         self.weights, hat = inverse @ wanted, inner @ inverse
         own = kernel[:, self.coded] @ self.weights                                  # (n, units)
-        for subject in np.unique(subjects):     # exactly as if it had been left out
+        for subject in np.unique(subjects):     # as if it had been left out, but for the means
             rows = np.flatnonzero(subjects == subject)
             rest = np.eye(len(rows)) - hat[np.ix_(rows, rows)]
             at = self.coded[rows]
