@@ -14,7 +14,6 @@ from collections import Counter
 from itertools import product
 
 import numpy as np
-from sklearn.svm import SVC
 from tqdm import tqdm
 
 from capsule.config import run_main
@@ -22,11 +21,10 @@ from capsule.data import load_clips, with_action_units
 from capsule.data.action_units import unit_matrix
 from capsule.inputs.motion import normalised, ready_motion
 from capsule.metrics import Meter, bootstrap_uf1
-from capsule.modules.svm import SVM
-from capsule.modules.unit_scores import UnitScores
+from capsule.modules.svm import SVM, KernelMachine
 
-GRID = {"normalised": (False, True), "patch": (28, 14), "blur": (0.0, 1.0), "gamma": (0.5, 1.5),
-        "c": (1.0, 3.0), "units": (False, True)}     # units: from the action units of training clips as well
+KERNELS = {"normalised": (False, True), "patch": (28, 14), "blur": (0.0, 1.0), "gamma": (0.5, 1.5)}
+MACHINES = {"c": (1.0, 3.0), "units": (False, True)}     # units: also from training clips' action units
 GROUPS = 5
 
 
@@ -37,23 +35,18 @@ def predictions(kernel, labels, subjects, groups, c, units=None):
     outer, inner = np.empty_like(labels), np.full((len(names), len(labels)), -1)
     for row, name in enumerate(names):
         rest = subjects != name
-        outer[~rest] = _predicted(kernel, labels, subjects, units, rest, c)[~rest]
+        outer[~rest] = _predicted(kernel, labels, subjects, units, rest, ~rest, c)
         for group in np.unique(groups[rest]):
             own = rest & (groups == group)
-            inner[row, own] = _predicted(kernel, labels, subjects, units, rest & ~own, c)[own]
+            inner[row, own] = _predicted(kernel, labels, subjects, units, rest & ~own, own, c)
     return outer, inner
 
 
-def _predicted(kernel, labels, subjects, units, train, c):
-    """Class numbers (n,) of all clips from those of `train` (n,), bool."""
-    kernel = kernel[:, train]
-    if units is not None:
-        scores = UnitScores(kernel[train], subjects[train], units[train])
-        of_all = scores.of(kernel)
-        of_all[train] = scores.own
-        kernel = kernel + scores.kernel(of_all)
-    machine = SVC(C=c, kernel="precomputed", class_weight="balanced", break_ties=True)
-    return machine.fit(kernel[train], labels[train]).predict(kernel)
+def _predicted(kernel, labels, subjects, units, train, wanted, c):
+    """Class numbers of the clips `wanted` from those of `train`; both (n,) bool."""
+    units = None if units is None else units[train]
+    machine = KernelMachine(kernel[np.ix_(train, train)], labels[train], c, subjects[train], units)
+    return machine.predict(kernel[np.ix_(wanted, train)])
 
 
 def nested(found, labels, subjects, classes):
@@ -76,11 +69,11 @@ def search(folder, data_root):
     groups = np.random.default_rng(0).permutation(len(names))[owner] % GROUPS
     pictures = {False: motion.images.numpy(), True: normalised(motion).images.numpy()}
     found = {}
-    for setting in tqdm(list(product(*GRID.values())), unit="setting", disable=None):
-        images = pictures[setting[0]]
-        *own, c, with_units = setting[1:]
-        kernel = SVM(classes, *own).fit(images, labels).alike(images)
-        found[setting] = predictions(kernel, labels, subjects, groups, c, units if with_units else None)
+    for given in tqdm(list(product(*KERNELS.values())), unit="kernel", disable=None):
+        kernel = SVM(classes, *given[1:]).known_kernel(pictures[given[0]])
+        for c, with_units in product(*MACHINES.values()):
+            found[(*given, c, with_units)] = predictions(kernel, labels, subjects, groups, c,
+                                                         units if with_units else None)
     for only in (False, True):
         _print(found, labels, subjects, classes, only)
 
@@ -90,7 +83,7 @@ def _print(found, labels, subjects, classes, with_units):
     found = {setting: both for setting, both in found.items() if setting[-1] == with_units}
     picked, chosen = nested(found, labels, subjects, classes)
     times = Counter(chosen)
-    print(*(f"{name:>10}" for name in (*GRID, "outer UF1", "chosen")))
+    print(*(f"{name:>10}" for name in (*KERNELS, *MACHINES, "outer UF1", "chosen")))
     for setting, (outer, _) in found.items():
         print(*(f"{value!s:>10}" for value in setting), f"{Meter(classes, labels, outer).uf1:10.4f}",
               f"{times[setting]:10d}")

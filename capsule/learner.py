@@ -17,6 +17,12 @@ COMPILER = {"max_autotune_pointwise": True}    # its first guess at the batch no
 WARM_UP = 3    # steps before recording: kernels are compiled, chosen, and their memory is taken
 
 
+def is_compiled(training, device):
+    """Whether a step is compiled too, which takes about a minute: at full size, on a GPU that can."""
+    wanted = device.type == "cuda" and training.network.is_full and not training.deterministic
+    return wanted and can_compile()
+
+
 class Learner:
     """A network that learns batch by batch.
 
@@ -27,8 +33,7 @@ class Learner:
     def __init__(self, model, training, device, precision, step):
         self.training, self.precision, self.on_gpu = training, precision, device.type == "cuda"
         self._one_step = step
-        wanted = self.on_gpu and training.network.is_full and not training.deterministic
-        self.compiled = wanted and can_compile()
+        self.compiled = is_compiled(training, device)
         self.model = _laid_out(model.to(device))
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         # A graph reads the learning rate from the GPU's memory.

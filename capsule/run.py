@@ -10,6 +10,7 @@ from capsule.data.remarks import line
 from capsule.device import choose_device, choose_precision
 from capsule.experiment import Experiment
 from capsule.fold import Epoch, Pictures, State, Training, train_one
+from capsule.learner import is_compiled
 from capsule.metrics import Meter
 from common.errors import InputError
 
@@ -45,6 +46,8 @@ def run_loso(options, clips, streams, network):
         if todo and cluster:
             failed = cluster.train(experiment, todo, training, log)
         elif todo:
+            if is_compiled(training, device):
+                log.say("  the first fold compiles its step, which takes about a minute")
             failed = train_in_turn(experiment, todo, Pictures(clips, streams, network, device), training, log)
         return log.end(failed)
 
@@ -110,9 +113,6 @@ class Log:
         frozen = sum(not parameter.requires_grad for parameter in getattr(model, "parameters", list)())
         self.say(f"{experiment.name}: {len(experiment.clips.table)} clips, {len(experiment.folds)} subjects, "
                  f"on {device}; weights {experiment.weights}, {frozen} parameters frozen")
-        on_gpu = getattr(device, "type", "") == "cuda"
-        if on_gpu and experiment.network.is_full and not experiment.options.deterministic:
-            self.say("  the first fold compiles its step, which takes about a minute")
         lacking = sum(remark["count"] for remark in experiment.said
                       if remark["what"].startswith("neighbours"))
         if lacking:

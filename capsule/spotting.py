@@ -132,6 +132,7 @@ def _in_processes(jobs, todo, workers):
     own = threading.local()
 
     def spot(i):
+        """(i, what `_spot` returns for the clip)."""
         for _ in range(2):
             if not hasattr(own, "process"):
                 spawn = multiprocessing.get_context("spawn")        # Ctrl-C is the parent's to handle

@@ -7,7 +7,7 @@ import numpy as np
 
 from capsule.data.databases import BLOCKS
 from capsule.data.remarks import remark, say
-from capsule.data.sheets import find_sheet, read_columns, subject_names
+from capsule.data.sheets import owners_sheet, read_columns, subject_names
 from common.errors import InputError
 
 WANTED = ("subject", "clip", "action units")
@@ -21,10 +21,7 @@ def with_action_units(clips):
     """
     coded = {}
     for data in clips.table["data"].unique():
-        path, block = find_sheet(data, clips.data_root), BLOCKS[data]
-        if path is None:
-            raise InputError(f"{clips.data_root}: no annotation sheet {block.sheet}.xlsx, which codes the "
-                             "action units; data/README.md says where to get it")
+        path, block = owners_sheet(data, clips.data_root), BLOCKS[data]
         sheet = read_columns(path, WANTED, block.tab, optional=("action units",))
         subjects = subject_names(path, sheet["subject"], block.subject)
         for subject, clip, text in zip(subjects, sheet["clip"], sheet.get("action units", []), strict=False):

@@ -40,6 +40,15 @@ def find_sheet(data, root):
     return None
 
 
+def owners_sheet(data, root):
+    """As `find_sheet`. Raises: InputError when there is none."""
+    path = find_sheet(data, root)
+    if path is None:
+        raise InputError(f"{root}: no annotation sheet {BLOCKS[data].sheet}.xlsx (.csv, or another edition) "
+                         f"there, in annotations/ or in {data}'s folder; data/README.md says where to get it")
+    return path
+
+
 def read_sheet(data, root):
     """The clips of database `data` as its owners coded them.
 
@@ -48,10 +57,7 @@ def read_sheet(data, root):
     case); the index is the line in the sheet.
     Raises: InputError, naming sheet and row or column, when the sheet is not there or not usable.
     """
-    path, block = find_sheet(data, root), BLOCKS[data]
-    if path is None:
-        raise InputError(f"{root}: no annotation sheet {block.sheet}.xlsx (.csv, or another edition) there, "
-                         f"in annotations/ or in {data}'s folder; data/README.md says where to get it")
+    path, block = owners_sheet(data, root), BLOCKS[data]
     table = read_columns(path, ("subject", "clip", *FRAMES, "emotion"), block.tab,
                          optional=() if block.codes_apex else ("apex",))
     table["subject"] = subject_names(path, table["subject"], block.subject)

@@ -54,6 +54,7 @@ def cached_pictures(crops, root, rule, render, suffix, yaws, title):
     workers = min(MAX_RENDERING, os.cpu_count() or 1)
 
     def make(part):
+        """(uint8 (n, C, H, W) of the clip's n frames, was a face found in all of them?)."""
         folder, key = root / part.clip, digest(rule, list(part.numbers), _content(crops, part))
         names = [f"{number}/{yaw}{suffix}" for number in part.numbers for yaw in yaws]
         entry = read_entry(folder, key)

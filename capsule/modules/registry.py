@@ -57,8 +57,8 @@ def _plain(kind):
     return lambda channels, classes, side, **options: kind(classes, **options)
 
 
-def _svm(channels, classes, side, **options):
-    return SVM(classes)
+def _small(kind):
+    return lambda channels, classes, side, **options: kind(classes)
 
 
 NETWORKS = {
@@ -69,12 +69,10 @@ NETWORKS = {
     "MECapsuleNetDualCA": _Kind(_dual(MECapsuleNetDualCA), streams=2),
     "ResNet": _Kind(_plain(ResNet), loss=cross_entropy),
     "VGG": _Kind(_plain(VGG), loss=cross_entropy),
-    "STSTNet": _Kind(lambda channels, classes, side, **options: STSTNet(classes), loss=cross_entropy,
-                     side=ststnet.SIDE, logits=True),
-    "MotionCapsuleNet": _Kind(lambda channels, classes, side, **options: MotionCapsuleNet(classes),
-                              side=motion_capsule_net.SIDE),
-    "SVM": _Kind(_svm, side=ststnet.SIDE),
-    "ActionUnitSVM": _Kind(_svm, side=ststnet.SIDE),   # the same, with clips whose table has action_units
+    "STSTNet": _Kind(_small(STSTNet), loss=cross_entropy, side=ststnet.SIDE, logits=True),
+    "MotionCapsuleNet": _Kind(_small(MotionCapsuleNet), side=motion_capsule_net.SIDE),
+    "SVM": _Kind(_small(SVM), side=ststnet.SIDE),
+    "ActionUnitSVM": _Kind(_small(SVM), side=ststnet.SIDE),   # its clips have action_units
 }
 
 

@@ -19,6 +19,35 @@ PATCH, STEP = 14, 7                    # pixels: side of a patch, way to the nex
 GAMMA, C = 0.5, 3.0                    # of the kernel, over the median squared distance; of the SVM
 
 
+class KernelMachine:
+    """The classifier on a kernel alone: balanced classes; with action units also by how alike these are.
+
+    kernel: (n, n) of the training pictures. labels (n,). subjects, units: as `UnitScores`, or None.
+    """
+
+    def __init__(self, kernel, labels, c, subjects=None, units=None):
+        self.units = None if units is None else UnitScores(kernel, subjects, units)
+        if self.units:
+            kernel = kernel + self.units.kernel(self.units.own)
+        self.machine = SVC(C=c, kernel="precomputed", class_weight="balanced", break_ties=True)
+        self.machine.fit(kernel, labels)
+
+    def with_units(self, kernel):
+        """What the machine takes of other pictures, from their kernel with the training pictures (m, n)."""
+        return kernel + self.units.kernel(self.units.of(kernel)) if self.units else kernel
+
+    def predict(self, kernel):
+        """Class numbers (m,)."""
+        return self.machine.predict(self.with_units(kernel))
+
+    def decision(self, kernel):
+        """(the classes that were there to learn from, their decision values (m, classes))."""
+        values = self.machine.decision_function(self.with_units(kernel))
+        if len(self.machine.classes_) == 2:
+            values = np.stack([-values, values], 1) / 2              # (m,) → (m, 2)
+        return self.machine.classes_, values
+
+
 class SVM:
     """RBF kernels of overlapping patches, each picture compared with the other and with its mirror image;
     classes balanced. Deterministic."""
@@ -27,22 +56,16 @@ class SVM:
 
     def __init__(self, classes, patch=PATCH, blur=BLUR, gamma=GAMMA, c=C):
         self.classes, self.patch, self.blur, self.gamma, self.c = classes, patch, blur, gamma, c
-        self.learnt, self.units = {}, None
+        self.learnt = {}
 
     def fit(self, images, labels, subjects=None, units=None):
         """Learn from pictures, uint8 (n, 3, H, W) of u, v, strain, and their classes (n,); with subjects (n,)
         and action units (n, units; see `UnitScores`) from these too. Returns itself."""
         self.learnt = {"images": torch.from_numpy(images), "labels": torch.from_numpy(labels)}
-        self.known = self._patches(images)
-        self.medians = [np.median(euclidean_distances(part, squared=True)) + 1e-9 for part in self.known]
-        kernel, self.units = self.alike(images), None
         if units is not None:
             self.learnt |= {"subjects": torch.from_numpy(np.unique(subjects, return_inverse=True)[1]),
                             "units": torch.from_numpy(units)}
-            self.units = UnitScores(kernel, subjects, units)
-            kernel = kernel + self.units.kernel(self.units.own)
-        self.machine = SVC(C=self.c, kernel="precomputed", class_weight="balanced", break_ties=True)
-        self.machine.fit(kernel, labels)
+        self.machine = KernelMachine(self.known_kernel(images), labels, self.c, subjects, units)
         return self
 
     def state_dict(self):
@@ -69,16 +92,17 @@ class SVM:
 
         The softmax of the one-against-rest decision values; a class that was not there to learn from gets 0.
         """
-        kernel = self.alike(images)
-        if self.units:
-            kernel = kernel + self.units.kernel(self.units.of(kernel))
-        decision = self.machine.decision_function(kernel)
-        if len(self.machine.classes_) == 2:
-            decision = np.stack([-decision, decision], 1) / 2        # (n,) → (n, 2)
+        classes, decision = self.machine.decision(self.alike(images))
         powers = np.exp(decision - decision.max(1, keepdims=True))
         scores = np.zeros((len(images), self.classes), np.float32)
-        scores[:, self.machine.classes_] = powers / powers.sum(1, keepdims=True)
+        scores[:, classes] = powers / powers.sum(1, keepdims=True)
         return scores
+
+    def known_kernel(self, images):
+        """Compare with these pictures from now on. Returns: how alike they are, (n, n)."""
+        self.known = self._patches(images)
+        self.medians = [np.median(euclidean_distances(part, squared=True)) + 1e-9 for part in self.known]
+        return self.alike(images)
 
     def alike(self, images):
         """(n, known): how alike a picture is to a known one or its mirror image, the patches' mean."""

@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from benchmarks.generated import generated
+from capsule import learner as learner_module
 from capsule.device import set_arithmetic
 from capsule.fold import Pictures, Training, step, train_fold
-from capsule.learner import Learner
+from capsule.learner import Learner, is_compiled
 from capsule.modules import network
 
 CPU = torch.device("cpu")
@@ -88,3 +89,13 @@ def test_folds_do_not_depend_on_those_before():
     finally:
         torch.use_deterministic_algorithms(False)
     assert all(after[name] == alone[name] for name in ("loss", "lengths", "strict", "paper"))
+
+
+@pytest.mark.parametrize("able", [True, False])
+def test_what_is_compiled(able, monkeypatch):
+    monkeypatch.setattr(learner_module, "can_compile", lambda: able)
+    full, quick = network("resnet", 3, pretrained=False), network("resnet", 3, quick=True)
+    gpu = torch.device("cuda")
+    assert is_compiled(training(full), gpu) is able
+    assert not any((is_compiled(training(full), CPU), is_compiled(training(quick), gpu),
+                    is_compiled(training(full, deterministic=True), gpu)))
