@@ -3,7 +3,7 @@
 Inputs    result/<experiment>/ of a training script run with --save-models, and the database it was
           trained on; or any pictures with --model FILE (ready motion pictures for a network that sees motion)
 Outputs   result/<experiment>/grad_cam/<clip>.png and .pdf; with --all one for each clip, and mean_maps.png;
-          of pictures: grad_cam/<picture>.png and .pdf
+          of pictures: grad_cam/<folders and name>.png and .pdf
 Command   python grad_cam_visual.py --experiment NAME [--clip DATA/SUBJECT/CLIP | --all]
           python grad_cam_visual.py PICTURES --model FILE
 Expect    about 2 s for each clip, after reading the crops and views.
@@ -51,7 +51,7 @@ def draw_run(choice, device):
     """Explain clips of a run of ours, each with its subject's fold."""
     run = select(*read_runs(choice.result_root), [choice.experiment])[0]
     clips = gradcam.clips_of(run, choice.data_root, choice.clip, choice.all)
-    places = run.facts.get("places", {"motion": "", "views_root": ""})
+    places = gradcam.places_of(run)
     folder, drawn, subject = check_inside(choice.result_root, run.folder / "grad_cam"), [], None
     for i, row in tqdm(list(enumerate(clips.table.itertuples())), desc="figures", unit="clip", disable=None):
         if row.data_sub != subject:
@@ -81,7 +81,8 @@ def draw_pictures(choice, device):
     for path in tqdm(paths, desc="figures", unit="picture", disable=None):
         crop, pictures, _ = pictures_of(path, trained, maker)
         clip = gradcam.explain(trained, path.name, None, pictures, crop)
-        save_figure(clip_figure(run, clip), Path("grad_cam") / path.stem)
+        name = "_".join(part for part in path.with_suffix("").parts if part not in (path.anchor, ".."))
+        save_figure(clip_figure(run, clip), Path("grad_cam") / name)
     return [f"{len(paths)} pictures: grad_cam"]
 
 

@@ -28,8 +28,9 @@ SEED = 9
 
 
 def main(options):
+    frames = options.frames if options.motion == "frames" else None      # ready pictures need none
     clips = load_clips(options.dataset, options.data_root, options.classes, options.protocol, options.subset,
-                       options.skip_missing and options.motion == "frames", options.frames)
+                       options.skip_missing, frames)                    # the protocol, checked
     if options.motion == "frames":
         motion = face_motion(face_crops(clips), options.reconstructor, (0,), options.device,
                              options.rasterizer)

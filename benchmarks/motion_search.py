@@ -62,7 +62,7 @@ def nested(found, labels, subjects, classes):
 
 def search(folder, data_root):
     """Print the tables of all settings and the nested scores."""
-    clips, motion = ready_motion(load_clips("composite", data_root, protocol="megc2019"), folder)
+    clips, motion = ready_motion(load_clips("composite", data_root, protocol="megc2019", frames=None), folder)
     units = unit_matrix(with_action_units(clips).table["action_units"])
     labels, subjects, classes = clips.labels, clips.table["data_sub"].to_numpy(str), clips.n_classes
     names, owner = np.unique(subjects, return_inverse=True)

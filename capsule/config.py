@@ -25,7 +25,8 @@ OF_A_SCRIPT = ("model", "freeze", "reconstructor", "paint", "views_root", "raste
 
 
 def _option(default, text, choices=(), identity=True, between=()):
-    """A field that is also a command-line option. `identity`: a change of it changes the numbers."""
+    """A field that is also a command-line option. `identity`: a change of it changes the numbers, and nothing
+    else of an experiment's identity (clips, pictures, weights as found) tells of it."""
     return field(default=default, metadata={"help": text, "choices": choices, "identity": identity,
                                             "between": between})
 
@@ -48,13 +49,13 @@ class Options:
     freeze: bool = _option(False, "keep the first layers as they are, where they hold pretrained weights")
     streams: str = _option("", "what the network sees", ("views", "crop+views", "pictures"))
     reconstructor: str = _option("auto", "what makes the 3-D face: DECA's official files, the face mesh, or "
-                                 "DECA where its files are there", ("auto", "deca", "mesh"))
+                                 "DECA where its files are there", ("auto", "deca", "mesh"), False)
     paint: str = _option("shape_detail", "what is painted on the 3-D face",
                          ("shape_detail", "texture", "motion"))
     motion: str = _option("frames", "'frames': motion from onset to apex on the 3-D face; or a folder of "
                           "ready motion pictures")
     rasterizer: str = _option("auto", "what draws the views; auto: torch, the faster one",
-                              ("auto", "torch", "pytorch3d"))
+                              ("auto", "torch", "pytorch3d"), False)
     views_root: str = _option("", "folder of thirteen views made elsewhere")
     logits: bool = _option(False, "cross-entropy on logits, the textbook way, not on the softmax output")
     epochs: int = _option(30, "epochs of each fold", between=(1, 100_000))
@@ -65,9 +66,10 @@ class Options:
                         between=(0, 2**32 - 1))
     quick: bool = _option(False, "small network and input, short training, for CPUs and first tries; marked "
                           "in the results")
-    pretrained: bool = _option(True, "start from ImageNet weights where they can be had")
+    pretrained: bool = _option(True, "start from ImageNet weights where they can be had", identity=False)
     weights: str = _option("", "start from this state dict, tensors matched by name", identity=False)
-    skip_missing: bool = _option(False, "drop clips whose frames are not on disk instead of stopping")
+    skip_missing: bool = _option(False, "drop clips whose frames are not on disk instead of stopping",
+                                 identity=False)
     precision: str = _option("auto", "arithmetic: bf16 where the device computes it fast, else fp32",
                              ("auto", "fp32", "bf16"), False)
     deterministic: bool = _option(False, "only deterministic CUDA kernels (slower)")
@@ -158,7 +160,7 @@ def parse(doc, argv=None, model_choices=(), **constants):
     given = parser.parse_args(argv)
     if given.quick:
         parser.set_defaults(**QUICK_TRAINING)
-    if given.dataset == "synthetic":        # it has one clip list, whatever the script's
+    if database_name(given.dataset) == "synthetic":         # it has one clip list, whatever the script's
         parser.set_defaults(protocol=Options.protocol)
     return Options(**{**constants, **vars(parser.parse_args(argv))})
 

@@ -3,7 +3,7 @@
 import shutil
 import warnings
 
-SCALARS = ("loss", "train_uf1", "train_uar", "held_out_loss", "learning_rate", "images_per_second")
+SCALARS = ("loss", "train_uf1", "train_uar", "learning_rate", "images_per_second")
 
 
 class Curves:

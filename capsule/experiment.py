@@ -18,7 +18,7 @@ from common.files import read_json, sweep, write_json
 from common.tensors import save_tensors
 
 CLIP_COLUMNS = ["data", "subject", "clip", "data_sub", "label"]
-PLACES = ("protocol", "motion", "views_root")      # options that may name what lies elsewhere
+PLACES = ("protocol", "motion", "views_root", "frames", "skip_missing")     # where the pictures came from
 
 
 class Experiment:
@@ -53,7 +53,7 @@ class Experiment:
         self.identity = json.loads(json.dumps({
             **options.identity, "protocol": Path(options.protocol).name, **given,
             "asked": network.asked, "weights": weights, "precision": precision, "clip list": clips.identity,
-            "frames": digest(streams[0].names),
+            "frames": digest(streams[0].names, streams[0].pixels),
             "inputs": [{"kind": stream.kind, **stream.rule} for stream in streams]}))
 
     def start(self):

@@ -21,6 +21,7 @@ from capsule.device import autocast_for, choose_precision, sent, set_arithmetic,
 from capsule.inputs import augment, sampling
 from capsule.learner import Learner
 from capsule.metrics import Meter
+from common.errors import InputError
 
 PREDICT_BATCH = 64
 AUGMENTED_AT_ONCE = {"cpu": 1, "cuda": 128}    # images, at least one batch
@@ -71,7 +72,6 @@ class Epoch:
     loss: float             # mean over the training images
     train_uf1: float
     train_uar: float
-    held_out_loss: float
     uf1: dict               # evaluation → UF1 of the fold's clips
     accuracy: dict
     learning_rate: float
@@ -125,6 +125,12 @@ def train_one(experiment, data_sub, pictures, training, report):
         except FoldError as error:
             experiment.save_failure(data_sub, fold_seed(training.seed, data_sub), str(error))
             return Outcome(State.FAILED, str(error))
+        except torch.OutOfMemoryError as error:
+            raise InputError(f"fold {data_sub}: the GPU's memory is full with --workers "
+                             f"{experiment.options.workers}; use fewer, or a smaller --batch-size") from error
+        if result["weights"] != experiment.weights:     # of another machine of a cluster
+            raise InputError(f"fold {data_sub}: began with weights {result['weights']}, the experiment with "
+                             f"{experiment.weights}; put them on every machine or use --no-pretrained")
         experiment.save(data_sub, result, model, pictures.device)
         return Outcome(State.DONE)
 
@@ -138,7 +144,7 @@ def train_fold(pictures, data_sub, training, report=lambda epoch: None):
     """Train the fold that leaves `data_sub` out; `report(Epoch)` is called after each epoch.
 
     Returns: (the fold's part of its result file as a dict, the network after its last epoch).
-    Raises: FoldError when the loss is not a number.
+    Raises: FoldError when the loss or an output is not a number.
     """
     started, device, clips = time.monotonic(), pictures.device, pictures.clips
     set_arithmetic(device, training.threads, training.deterministic)
@@ -171,6 +177,9 @@ def train_fold(pictures, data_sub, training, report=lambda epoch: None):
         lengths = predict(model, pictures, test_rows, training.network, precision)
         paper = lengths if set(pictures.kinds) == {"motion"} else predict(
             model, pictures, test_rows, training.network, precision, noise)
+        if not lengths.isfinite().all():
+            raise FoldError(f"outputs are no numbers after epoch {number} (fold seed {seed}); try a lower "
+                            "--learning-rate or --precision fp32")
         seen += len(rows)
         record["loss"].append(round(loss, 8))
         record["train_uf1"].append(round(meter.uf1, 6))
@@ -203,6 +212,8 @@ def _fit_fold(model, pictures, data_sub, training, report, started):
     images, labels, truth = images.cpu().numpy(), labels.cpu().numpy(), truth.cpu()
     train = clips.table.iloc[train_clips]
     more = (train["data_sub"], unit_matrix(train["action_units"])) if "action_units" in train else ()
+    if len(set(labels.tolist())) < 2:
+        raise FoldError("the other subjects' clips are all of one class; add subjects")
     model.fit(images, labels, *more)
     scores, known = (torch.from_numpy(model.scores(part)) for part in (held_out.cpu().numpy(), images))
     meter = Meter(training.network.classes)
@@ -275,6 +286,4 @@ def _epoch(data_sub, number, record, meter, training, lengths, truth, rate, spee
         own = Meter(training.network.classes)
         own.add(truth, record[name][-1])
         uf1[name], accuracy[name] = own.subject_uf1, own.accuracy
-    held_out = float(training.network.loss(lengths, truth))
-    return Epoch(data_sub, number, record["loss"][-1], meter.uf1, meter.uar, held_out, uf1, accuracy, rate,
-                 speed)
+    return Epoch(data_sub, number, record["loss"][-1], meter.uf1, meter.uar, uf1, accuracy, rate, speed)

@@ -14,6 +14,7 @@ from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import nn
 
 from capsule.data import load_clips
+from capsule.experiment import PLACES
 from capsule.inputs import face_crops, thirteen_views
 from capsule.inputs.motion import face_motion, normalised, ready_motion
 from capsule.modules import SVM, MECapsuleNet, MECapsuleNetDual, MotionCapsuleNet, ResNet, STSTNet
@@ -47,6 +48,16 @@ def model_path(run, data_sub):
     return check_inside(run.folder.parent, run.folder / "models" / f"{data_sub}.pt")
 
 
+def places_of(run):
+    """Where the run's pictures came from: a dict of `capsule.experiment.PLACES`. Raises: InputError for a run
+    that does not say."""
+    places = run.facts.get("places")
+    if not isinstance(places, dict) or not set(PLACES) <= set(places):
+        raise InputError(f"{run.folder / 'experiment.json'}: does not say where its pictures came from: an "
+                         "older version made it; train again")
+    return places
+
+
 def clips_of(run, data_root, key=None, every=False):
     """The clips to draw, as Clips with the labels that the run was made with.
 
@@ -65,15 +76,17 @@ def clips_of(run, data_root, key=None, every=False):
     if config["dataset"] == "synthetic" and not (Path(data_root) / "synthetic").is_dir():
         raise InputError(f"--data-root {data_root}: no synthetic database there; "
                          "give the one of the training")
-    protocol = run.facts.get("places", config)["protocol"]
-    clips = load_clips(config["dataset"], data_root, run.classes, protocol, config["subset"])
-    places = {name: place for place, name in enumerate(clips.keys)}
+    places = places_of(run)
+    frames = places["frames"] if places["motion"] == "frames" else None
+    clips = load_clips(config["dataset"], data_root, run.classes, places["protocol"], config["subset"],
+                       places["skip_missing"], frames)
+    rows = {name: row for row, name in enumerate(clips.keys)}
     wanted = wanted if every else wanted[:1]
-    missing = [name for name in wanted if name not in places]
+    missing = [name for name in wanted if name not in rows]
     if missing:
         raise InputError(f"{missing[0]}: not in the clip list of this data root; choose the --data-root that "
                          "the experiment was trained on")
-    table = clips.table.iloc[[places[name] for name in wanted]].sort_values("data_sub", kind="stable")
+    table = clips.table.iloc[[rows[name] for name in wanted]].sort_values("data_sub", kind="stable")
     table = table.reset_index(drop=True)
     labels = [own[key][4] for key in replace(clips, table=table).keys]
     return replace(clips, table=table.assign(label=labels))

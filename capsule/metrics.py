@@ -54,12 +54,8 @@ class Meter:
 
     def __init__(self, classes, y_true=(), y_pred=()):
         self.classes = classes
-        self.reset()
+        self._confusion = np.zeros((classes, classes), np.int64)
         self.add(y_true, y_pred)
-
-    def reset(self):
-        """Forget all predictions."""
-        self._confusion = np.zeros((self.classes, self.classes), np.int64)
 
     def add(self, y_true, y_pred):
         """Add class numbers of one or more clips. Raises: InputError (see `confusion_matrix`)."""

@@ -76,7 +76,9 @@ class Cluster:
 
     def precision(self):
         """The arithmetic of --precision on the device where folds will run: "fp32" or "bf16"."""
-        asked = ray.remote(choose_precision).options(**self.share(1))
+        if self.options.precision == "fp32":
+            return "fp32"
+        asked = ray.remote(choose_precision).options(num_cpus=1e-3, num_gpus=1e-3 if self.gpus else 0)
         return ray.get(asked.remote(torch.device("cuda" if self.gpus else "cpu"), self.options.precision))
 
     def share(self, count):
@@ -171,14 +173,10 @@ class _Worker:
         The pictures are made ready here, where an exception finds its way to the user.
         """
         experiment, arrays, training = self.shared
-        try:
-            if self.pictures is None:
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")    # the arrays are read-only, and nobody writes to them
-                    streams = [dataclasses.replace(a, images=torch.from_numpy(a.images)) for a in arrays]
-                device = choose_device("cuda" if self.gpu else "cpu")
-                self.pictures = Pictures(experiment.clips, streams, training.network, device)
-            return train_one(experiment, data_sub, self.pictures, training, self.mail.put_nowait)
-        except torch.OutOfMemoryError as error:
-            raise InputError(f"fold {data_sub}: the GPU's memory is full with --workers "
-                             f"{experiment.options.workers}; use fewer, or a smaller --batch-size") from error
+        if self.pictures is None:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")    # the arrays are read-only, and nobody writes to them
+                streams = [dataclasses.replace(a, images=torch.from_numpy(a.images)) for a in arrays]
+            device = choose_device("cuda" if self.gpu else "cpu")
+            self.pictures = Pictures(experiment.clips, streams, training.network, device)
+        return train_one(experiment, data_sub, self.pictures, training, self.mail.put_nowait)

@@ -4,6 +4,7 @@ import contextlib
 import sys
 import time
 
+import torch
 from tqdm import tqdm
 
 from capsule.data.remarks import line
@@ -34,7 +35,7 @@ def run_loso(options, clips, streams, network):
         said = network.remarks(model)
         experiment = Experiment(options, clips, streams, network, weights, precision, said)
         experiment.start()
-        log = Log(experiment, training.epochs)
+        log = Log(experiment, training.epochs if isinstance(model, torch.nn.Module) else 1)
         log.begin(f"Ray, {options.workers} workers" if cluster else device, model)
         for one in said:
             log.say(line(one))

@@ -216,13 +216,18 @@ def merged_table(path, table, apexes, data_root, frames=""):
     if Path(path).exists():
         try:
             kept = pd.read_csv(path, dtype=str, keep_default_na=False)
-            kept = kept[~kept["clip"].str.casefold().isin(new["clip"].str.casefold())]
+            kept = kept[~_pairs(kept).isin(_pairs(new))]
         except (OSError, ValueError, KeyError, AttributeError) as error:
             raise InputError(f"{path}: not a table of apexes ({error}); move it away") from error
-    order = {clip.casefold(): i for i, clip in enumerate(table["clip"])}
+    order = {pair: i for i, pair in enumerate(_pairs(table))}
     both = pd.concat([new.reindex(columns=COLUMNS), kept.reindex(columns=COLUMNS, fill_value="")])
-    ordered = both.sort_values("clip", key=lambda clips: clips.str.casefold().map(order), kind="stable")
-    return ordered, len(kept)
+    places = _pairs(both).map(order).to_numpy()
+    return both.iloc[np.argsort(np.where(np.isnan(places), len(order), places), kind="stable")], len(kept)
+
+
+def _pairs(table):
+    """Series of "<subject>/<clip>", in lower case."""
+    return table["subject"].astype(str) + "/" + table["clip"].str.casefold()
 
 
 def judge(table, apexes):

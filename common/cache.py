@@ -19,10 +19,11 @@ JPEG_QUALITY = 95
 
 
 def digest(*values):
-    """16 hexadecimal digits of JSON-able values and bytes."""
+    """16 hexadecimal digits of JSON-able values, bytes and memory views."""
     found = hashlib.sha256()
     for value in values:
-        found.update(value if isinstance(value, bytes) else json.dumps(value, sort_keys=True).encode())
+        is_raw = isinstance(value, bytes | memoryview)
+        found.update(value if is_raw else json.dumps(value, sort_keys=True).encode())
     return found.hexdigest()[:16]
 
 

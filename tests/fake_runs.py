@@ -30,6 +30,8 @@ def write_run(root, name="fake", rows=None, seed=9, epochs=3, skill=0.6, missing
                    "classes": classes, "class_names": list(NAMES[:classes]), "seed": seed, "quick": True,
                    "reconstructor": None, "pretrained": False, "config": config, "clips": rows,
                    "weights": {"asked": "none", "found": "none"}, "notes": [],
+                   "places": {"protocol": config["protocol"], "motion": "frames", "views_root": "",
+                              "frames": "", "skip_missing": False},
                    "folds": list(dict.fromkeys(row["data_sub"] for row in rows)), **facts}
     folder = root / name
     write_json(folder / "experiment.json", description)

@@ -31,7 +31,7 @@ def main(argv=None):
     parser.add_argument("--skip-missing", action="store_true", help="drop clips without an apex frame")
     parser.add_argument("--frames", default="", help="part of the name of the folder to take frames from")
     clips = load_clips(**vars(parser.parse_args(argv)))
-    path = clips.data_root / "annotations" / f"{clips.name}.csv"
+    path = clips.data_root / "annotations" / f"{clips.notes['name']}.csv"
     write_csv(path, clips.table)
     print(f"\n{count_table(clips)}\n\nwritten: {path}")
     if not clips.apex_on_disk.any():

@@ -29,6 +29,7 @@ SUBSETS = ("all", "glasses")
 COLUMNS = ["data", "subject", "clip", "label", "onset_frame", "apex_frame", "offset_frame",
            "onset_frame_path", "apex_frame_path", "offset_frame_path", "data_sub", "emotion"]
 FRAME_COLUMNS = {name: f"{name}_frame" for name in FRAMES}
+PATHS = [f"{name}_frame_path" for name in FRAMES]
 # What SPEC section 1 gives for a clip list: clips, subjects, clips per class.
 EXPECTED = {
     ("casme", 3, "dsnca", "all"): (150, 24, (90, 32, 28)),
@@ -47,9 +48,9 @@ class Clips:
     """The clips of one experiment, in the order of the sheets or the list.
 
     table: one row a clip, columns `COLUMNS`; frame paths are relative to `data_root`, "" where not on disk.
-    notes: JSON types: name, protocol, subset, clips (how many), check, sheets, frames ({database: {folder:
-    clips taken from it}}), missing (one line on apex frames that are not on disk, or ""), list_digest (of a
-    `--protocol FILE`), and said: [{"what", "count", "clips"}], what a reader of the results should know.
+    notes: JSON types: name (of its files), protocol, subset, check, sheets, frames ({database: {folder: clips
+    taken from it}}), missing (one line on apex frames that are not on disk, or ""), and said: [{"what",
+    "count", "clips"}], what a reader of the results should know.
     """
 
     table: pd.DataFrame
@@ -88,11 +89,6 @@ class Clips:
         return (self.table["apex_frame_path"] != "").to_numpy(bool)
 
     @property
-    def name(self):
-        """What its files are called: dataset, classes, and the protocol and subset where not the default."""
-        return self.notes["name"]
-
-    @property
     def identity(self):
         """16 hex digits of the clips, labels and onset, apex and offset numbers, in order; and of their
         action units where the table has them."""
@@ -109,7 +105,7 @@ def load_clips(dataset, data_root="data", classes=3, protocol="dsnca", subset="a
     3, or 5 for CASME II. protocol: dsnca, megc2019, or a CSV file of clips (there, or in `annotations/`) with
     the first seven of `COLUMNS`; frame numbers that it lacks are the sheets'. subset: all or glasses.
     skip_missing: drop clips without an apex frame, coded and on disk. frames: part of the name of the folder
-    to take pictures from, where there are several.
+    to take pictures from, where there are several; None: no frames are needed, so none are looked for.
     A sheet with as many rows as the owners' must give the published counts; another's differences are said.
     The pictures may be missing. A synthetic database that is not there yet is made.
     Raises: InputError for a wrong option, an unusable sheet or list, or counts that contradict the protocol.
@@ -123,20 +119,20 @@ def load_clips(dataset, data_root="data", classes=3, protocol="dsnca", subset="a
     _check_root(root)
     read = _from_sheets if protocol in PROTOCOLS else _from_list
     table, said, sheets, official = read(dataset, root, classes, protocol)
-    table = _of_subset(table, subset, sheets, skip_missing)
+    table = _of_subset(table, subset, sheets)
+    if frames is not None and not skip_missing:
+        _check_coded(table, sheets)
     table, places, missing = with_paths(table, root, frames)
     notes = {"name": _name(dataset, classes, protocol, subset), "protocol": str(protocol), "subset": subset,
              "sheets": sheets, "frames": places, "missing": missing}
     clips = Clips(table, dataset, FIVE if classes == 5 else THREE, root, notes)
     notes["check"] = _compared(clips, EXPECTED.get((dataset, classes, protocol, subset)), official)
     notes["said"] = said + _remarks(clips, skip_missing)
-    if skip_missing:
+    if skip_missing and frames is not None and not clips.apex_on_disk.all():
         if not clips.apex_on_disk.any():
             raise InputError(f"{root}: no apex frame of any clip is on disk; {missing}")
+        notes["check"] = f"before {(~clips.apex_on_disk).sum()} were dropped: {notes['check']}"
         clips = replace(clips, table=table[clips.apex_on_disk].reset_index(drop=True))
-    notes["clips"] = len(clips.table)
-    if protocol not in PROTOCOLS:
-        notes["list_digest"] = clips.identity
     print(summary(clips), flush=True)
     return clips
 
@@ -179,6 +175,8 @@ def with_paths(table, data_root, frames=""):
     """
     parts, places, lines = [], {}, []
     table = table.reset_index(drop=True)
+    if frames is None:
+        return table.assign(**dict.fromkeys(PATHS, ""))[COLUMNS], {}, ""
     for data, part in table.groupby("data", sort=False):
         clips = list(zip(part["subject"], part["clip"], part["apex_frame"], strict=True))
         folders = ClipFolders(data, [clip[:2] for clip in clips], data_root, frames)
@@ -336,25 +334,29 @@ def _with_frames(path, table, columns, root):
     return pd.concat(parts).sort_index(), sheets
 
 
-def _of_subset(table, subset, sheets, skip_missing):
-    """The rows of a subset. Raises: InputError when none is left, or one has no apex coded."""
+def _of_subset(table, subset, sheets):
+    """The rows of a subset. Raises: InputError when none is left."""
     if subset == "glasses":
         table = table[[subject_number(row.subject) in BLOCKS[row.data].glasses for row in table.itertuples()]]
     if table.empty:
         raise InputError(f"{sheets[0]}: no clip is left for --subset {subset}")
+    return table
+
+
+def _check_coded(table, sheets):
+    """Raises: InputError when a clip has no apex coded."""
     uncoded = table[table["apex_frame"] < 0]
-    if len(uncoded) and not skip_missing:
+    if len(uncoded):
         remedy = "run smic_processing.py" if "smic" in set(uncoded["data"]) else "correct the sheet"
         raise InputError(f"{', '.join(sheets)}: no apex frame for {len(uncoded)} clips ("
                          f"{', '.join(uncoded['clip'][:5])}); {remedy}, or leave them out (--skip-missing)")
-    return table
 
 
 def _remarks(clips, skip_missing):
     """What is to be said of the frames: not on disk, out of order, in several folders."""
-    table, there = clips.table, clips.apex_on_disk
+    table, lost = clips.table, clips.table[~clips.apex_on_disk]
     said = remark("dropped, no apex frame on disk (--skip-missing)" if skip_missing else
-                   "apex frame not on disk", _keys(table[~there]))
+                   "apex frame not on disk", _keys(lost)) if clips.notes["frames"] else []
     ordered = (table["onset_frame"] <= table["apex_frame"]) & (table["apex_frame"] <= table["offset_frame"])
     said += remark("frames out of order", _keys(table[~ordered & (table["apex_frame"] >= 0)]))
     for data, places in clips.notes["frames"].items():

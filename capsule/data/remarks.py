@@ -8,8 +8,7 @@ def remark(what, clips, count=None):
 
 def line(remark, shown=10):
     """A remark as a line to print, its first clips named."""
-    more = " ..." if len(remark["clips"]) > shown else ""
-    return f"  {remark['what']} ({remark['count']}): {', '.join(remark['clips'][:shown])}{more}"
+    return f"  {remark['what']} ({remark['count']}): {listed(remark['clips'], shown)}"
 
 
 def say(remarks):

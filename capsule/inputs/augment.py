@@ -42,9 +42,6 @@ class Draws:
     factors: torch.Tensor
     order: torch.Tensor
 
-    def __len__(self):
-        return len(self.angle)
-
     def __getitem__(self, rows):
         """The draws of some of the samples."""
         return Draws(*(getattr(self, field.name)[rows] for field in fields(self)))

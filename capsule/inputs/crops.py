@@ -31,6 +31,7 @@ class FrameImages:
     clip: int64 (N,), the row in the table. offset: int64 (N,), frame − apex (0 = the apex).
     names: "<data>/<subject>/<clip>/<frame>". rule: what makes the pixels, JSON types (part of an experiment's
     identity). said: what a reader of the results should know, [{"what", "count", "clips"}].
+    pixels: a digest of the crops, onsets too, that the pictures were made from; "" where made elsewhere.
     onsets: uint8 (clips, 3, H, W), each clip's onset frame in the same square, and has_onset bool (clips,);
     crops only.
     """
@@ -43,6 +44,7 @@ class FrameImages:
     kind: str
     rule: dict
     said: tuple = ()
+    pixels: str = ""
     onsets: torch.Tensor | None = None
     has_onset: np.ndarray | None = None
 
@@ -96,7 +98,8 @@ def face_crops(clips):
     clip, offset = (np.array(column, np.int64) for column in list(zip(*names, strict=True))[:2])
     crops = FrameImages(clips, _planes(images), clip, offset,
                         [f"{jobs[i].key}/{number}" for i, _, number in names],
-                        "crop", RULE, _remarks(jobs, entries), _planes(onsets),
+                        "crop", RULE, _remarks(jobs, entries), digest(images.data, onsets.data),
+                        _planes(onsets),
                         np.array([job.onset is not None for job in jobs]))
     say(crops.said)
     return crops

@@ -30,7 +30,7 @@ def ready_motion(clips, folder, skip_missing=False, say=print):
     Returns: (clips, FrameImages of kind "motion", images uint8 (clips, 3, H, W)); with `skip_missing` the
     clips are those that have a picture.
     Raises: InputError for a missing folder, two pictures of one clip, one of two clips, clips without one, an
-    unreadable or grey picture, or pictures of unequal size.
+    unreadable or grey picture, or pictures of unequal size or not square.
     """
     files = _by_name(Path(folder))
     names = [_plain(f"{row.subject}_{row.clip}") for row in clips.table.itertuples()]
@@ -51,7 +51,7 @@ def ready_motion(clips, folder, skip_missing=False, say=print):
         say(f"{folder}: {note['what']}: {note['count']} ({listed(note['clips'], LISTED)})")
     there = [name in files for name in names]
     table = clips.table[there].reset_index(drop=True)
-    kept = replace(clips, table=table, notes={**clips.notes, "clips": len(table)})
+    kept = replace(clips, table=table)
     images = torch.from_numpy(_read([files[name] for name in names if name in files]))
     frames = [f"{key}/{apex}" for key, apex in zip(kept.keys, table["apex_frame"], strict=True)]
     rule = {"rule": "ready motion", "version": 1, "motion": digest(frames, images.numpy().tobytes())}
@@ -85,6 +85,8 @@ def _read(paths):
     images = []
     for path in paths:
         image = read_motion(path)
+        if image.shape[1] != image.shape[2]:
+            raise InputError(f"{path}: {image.shape[2]}x{image.shape[1]} pixels; motion pictures are square")
         if images and image.shape != images[0].shape:
             raise InputError(f"{path}: {image.shape[2]}x{image.shape[1]} pixels, but {paths[0].name} has "
                              f"{images[0].shape[2]}x{images[0].shape[1]}; make all of one size")

@@ -20,7 +20,6 @@ from common.errors import InputError
 from common.images import read_image
 from deca.renderer import YAWS
 
-PAINTS = ("shape_detail", "texture", "motion")
 KINDS = {"shape_detail": "views", "texture": "texture"}
 RULE = {"rule": "views", "version": 1, "yaws": list(YAWS), "jpeg_quality": 95}
 
@@ -64,10 +63,15 @@ def single_pictures(crops, views):
     They are drawn for training like neighbours (a view's offset is far from any frame's); the apex crop is
     what a clip is judged by.
     Returns: FrameImages of kind "crop", images uint8 (14·N, 3, 224, 224).
+    Raises: InputError for views of motion or of another size than the crops.
     """
     if views.kind == "motion":
         raise InputError("--streams pictures --paint motion: motion pictures and photographs do not mix; "
                          "use --streams views")
+    if views.images.shape[2:] != crops.images.shape[2:]:
+        height, width = views.images.shape[2:]
+        raise InputError(f"--streams pictures: views of {width}x{height} pixels do not mix with crops of "
+                         f"{crops.images.shape[3]}; use --streams views")
     shape = (len(views), len(YAWS), -1, *views.images.shape[2:])
     each = views.images.view(shape).expand(-1, -1, 3, -1, -1)                       # (N, 13, 3, H, W)
     images = torch.cat([crops.images[:, None], each], 1).flatten(0, 1)              # → (14·N, 3, H, W)

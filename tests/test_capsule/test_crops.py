@@ -57,6 +57,16 @@ def test_crops_of_every_frame_in_order(database):
     assert how == "no face" and np.array_equal(crops.images[7].numpy(), expected)
 
 
+def test_other_pixels_have_another_digest_whatever_the_files_are_called(database):
+    clips = load(database)
+    first = face_crops(clips).pixels
+    onset = database / clips.table["onset_frame_path"][0]
+    write_image(onset, 255 - read_image(onset))
+    assert face_crops(load(database)).pixels != first
+    onset.unlink()
+    assert face_crops(load(database)).pixels != first
+
+
 def test_faceless_clips_are_listed(database, capsys):
     clips = load(database)
     crops = face_crops(clips)

@@ -25,10 +25,10 @@ def data():
     return generated([3, 3, 3], size=8)
 
 
-def make(data, root, weights="none", precision="fp32", streams=None, clips=None, **options):
+def make(data, root, weights="none", precision="fp32", streams=None, clips=None, net=NET, **options):
     told = Options(script="train_me_loso", dataset="synthetic", data_root=".", result_root=str(root),
                    **options)
-    return Experiment(told, clips or data[0], streams or data[1], NET, weights, precision)
+    return Experiment(told, clips or data[0], streams or data[1], net, weights, precision)
 
 
 RESULT = {"fold_seed": 1, "clips": [{"data": "synthetic", "subject": "sub00", "clip": f"EP0{c}"}
@@ -49,6 +49,7 @@ def test_names_tell_siblings_apart():
 def test_where_it_runs_is_not_part_of_the_identity(data, tmp_path):
     first = make(data, tmp_path).identity
     assert first == make(data, tmp_path, device="cpu", workers=2, folds="0:1", threads=1).identity
+    assert first == make(data, tmp_path, rasterizer="torch", reconstructor="mesh", skip_missing=True).identity
     assert first != make(data, tmp_path, learning_rate=1e-3).identity
 
 
@@ -80,12 +81,13 @@ def other_frames(streams):
     (lambda d, r: make(d, r, clips=moved_apex(d[0])), "clip list"),
     (lambda d, r: make(d, r, streams=other_rule(d[1])), "inputs"),
     (lambda d, r: make(d, r, streams=other_frames(d[1])), "frames"),
-    (lambda d, r: make(d, r, pretrained=False, experiment="one"), "pretrained"),
+    (lambda d, r: make(d, r, streams=[replace(d[1][0], pixels="of others")]), "frames"),
+    (lambda d, r: make(d, r, net=network("resnet", 3)), "asked"),
     (lambda d, r: make(d, r, epochs=2), "epochs"),
 ])
 def test_what_changes_the_numbers_is_refused_and_named(change, named, data, tmp_path):
     """A changed apex table, crop rule, weights, precision or freezing never goes on in the same folder."""
-    first = make(data, tmp_path, experiment="one" if named == "pretrained" else "")
+    first = make(data, tmp_path)
     first.start()
     other = change(data, tmp_path)
     assert other.folder == first.folder

@@ -9,8 +9,10 @@ import torch
 
 from benchmarks.generated import generated
 from capsule import fold
+from capsule.config import Options
 from capsule.device import choose_precision, set_arithmetic, tune_convolutions
-from capsule.fold import FoldError, Pictures, Training, batches, predict, step, train_fold
+from capsule.experiment import Experiment
+from capsule.fold import FoldError, Pictures, Training, batches, predict, step, train_fold, train_one
 from capsule.inputs import augment
 from capsule.loss import me_loss
 from capsule.modules import MECapsuleNet, network
@@ -117,6 +119,31 @@ def test_a_loss_that_is_no_number_is_named(data, monkeypatch):
     monkeypatch.setattr(fold, "_train_epoch", lambda *arguments: (math.nan, None))
     with pytest.raises(FoldError, match="the loss is nan in epoch 1"):
         train_fold(data, "synthetic_sub00", training())
+
+
+def test_outputs_that_are_no_numbers_after_a_last_step_are_named(data):
+    with pytest.raises(FoldError, match="outputs are no numbers after epoch 1"):
+        train_fold(data, "synthetic_sub00", training(epochs=1, batch_size=64, learning_rate=1e30))
+
+
+def test_a_fold_from_other_weights_than_the_experiment_is_not_kept(data, tmp_path):
+    """A machine of a cluster may lack the ImageNet weights that the first one found."""
+    options = Options(script="t", dataset="synthetic", data_root=".", result_root=str(tmp_path),
+                      tensorboard=False)
+    experiment = Experiment(options, data.clips, [data.index], NET, "ImageNet", "fp32")
+    experiment.start()
+    with pytest.raises(InputError, match="began with weights none, the experiment with ImageNet"):
+        train_one(experiment, "synthetic_sub00", data, training(epochs=1), lambda epoch: None)
+    assert not experiment.fold_path("synthetic_sub00").exists()
+
+
+def test_an_svm_needs_two_classes():
+    clips, streams = generated([3, 3], size=28)
+    clips = replace(clips, table=clips.table.assign(label=clips.table["subject"].eq("sub00").astype(int)))
+    net = network("SVM", 3)
+    pictures = Pictures(clips, [replace(streams[0], clips=clips)], net, CPU)
+    with pytest.raises(FoldError, match="all of one class"):
+        train_fold(pictures, "synthetic_sub00", training(network=net))
 
 
 def test_batches_augmented_together_are_those_augmented_one_by_one(monkeypatch):

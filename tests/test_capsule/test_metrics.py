@@ -45,9 +45,8 @@ def test_classes_that_do_not_occur():
     assert result.subject_uar == pytest.approx(1 / 2)
 
 
-def test_empty_meter_and_reset():
-    result = meter([0, 1], [0, 1])
-    result.reset()
+def test_empty_meter():
+    result = Meter(3)
     scores = (result.uf1, result.uar, result.accuracy, result.subject_uf1, result.subject_uar)
     assert scores == (0, 0, 0, 0, 0)
 

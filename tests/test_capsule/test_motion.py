@@ -25,7 +25,7 @@ ROWS = [("casme", "sub01", "EP02_01f", 1, 59), ("smic", "2", "s2_ne_01", 0, 7),
 def clips():
     table = pd.DataFrame(ROWS, columns=["data", "subject", "clip", "label", "apex_frame"])
     table["data_sub"] = table["data"] + "_" + table["subject"]
-    return Clips(table, "composite", ("negative", "positive", "surprise"), Path("data"), {"clips": 3})
+    return Clips(table, "composite", ("negative", "positive", "surprise"), Path("data"))
 
 
 def write(folder, *names, size=28, seed=0):
@@ -85,6 +85,10 @@ def test_unusable_pictures_are_named(clips, tmp_path):
     write(tmp_path, names[1], size=20)
     with pytest.raises(InputError, match=r"s02_s02_ne_01.png: 20x20 pixels"):
         ready_motion(clips, tmp_path)
+    write_image(tmp_path / f"{names[0]}.png", np.random.default_rng(0).integers(0, 9, (28, 40, 3), np.uint8))
+    with pytest.raises(InputError, match=r"sub01_EP02_01f.png: 40x28 pixels; motion pictures are square"):
+        ready_motion(clips, tmp_path)
+    write(tmp_path, *names)
     write_image(tmp_path / f"{names[1]}.png", np.arange(784, dtype=np.uint8).reshape(28, 28))
     with pytest.raises(InputError, match=r"s02_s02_ne_01.png: a grey picture"):
         ready_motion(clips, tmp_path)

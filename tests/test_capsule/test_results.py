@@ -346,10 +346,13 @@ def test_published_rows_only_beside_their_own_clip_list(tmp_path):
     write_run(tmp_path, "own_list", config={"protocol": "dsnca"}, **real)
     write_run(tmp_path, "glasses", config={"protocol": "megc2019", "subset": "glasses"}, **real)
     write_run(tmp_path, "invented", config={"protocol": "megc2019"}, dataset="composite", rows=rows)
+    write_run(tmp_path, "part", config={"protocol": "megc2019"}, **real)
     text = render(report(read_runs(tmp_path)[0]))
     assert "published: " not in text
+    assert "part: no published row is about this clip list; train with --protocol megc2019 on all 435" in text
     assert "own_list: no published row is about this clip list" in text
-    write_run(tmp_path, "megc", config={"protocol": "megc2019"}, **real)
+    write_run(tmp_path, "megc", config={"protocol": "megc2019"},
+              **{**real, "rows": clip_list(("casme", "smic", "samm"), 29)})
     tables = [table for table in report(read_runs(tmp_path)[0]) if "published: RCN" in str(table.cells)]
     cells = tables[0].cells.set_index("result")
     assert len(tables) == 1 and sum(name.startswith("published: ") for name in cells.index) == 14

@@ -178,6 +178,11 @@ def test_new_apexes_replace_their_rows_and_others_stay(database, tmp_path):
     merged, kept = merged_table(path, table, [None, 104], database)
     assert kept == 2 and list(zip(merged["clip"], merged["apex_frame"], strict=True)) == [
         ("s1_ne_01", "102"), ("s2_po_01", "104"), ("s9_other", "7")]
+    namesake = table.assign(subject=["1", "9"], clip="same")     # CASME II's subjects share names
+    namesake.assign(apex_frame=[101, 102]).to_csv(tmp_path / "two.csv", index=False)
+    both, kept = merged_table(tmp_path / "two.csv", namesake, [None, 105], database)
+    assert kept == 1 and list(zip(both["subject"], both["apex_frame"], strict=True)) == [("1", "101"),
+                                                                                         ("9", "105")]
     assert list(merged["apex_frame_path"]) == ["", "smic/SMIC_HS_E/s02/s2_po_01/image104.png", ""]
     pd.testing.assert_frame_equal(table, before)
     for text in ("", "a,b\n1,2\n"):

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -194,6 +195,22 @@ def test_chosen_clips_are_those_whose_fold_has_a_model(tmp_path):
         gradcam.clips_of(run, data)
 
 
+def test_clips_come_from_where_the_run_took_them(tmp_path):
+    run, data = make_run(tmp_path), tmp_path / "data"
+    shutil.copytree(data / "casme2", data / "CASME2_other", dirs_exist_ok=True)
+    taken = {"protocol": "dsnca", "motion": "frames", "views_root": "", "skip_missing": True}
+    for frames, folder in (("", "casme2"), ("other", "CASME2_other")):
+        change_json(run.folder / "experiment.json", places={**taken, "frames": frames})
+        clips = gradcam.clips_of(read_run(tmp_path / "result", "fake"), data)
+        assert clips.table["apex_frame_path"][0].startswith(folder)
+    (data / clips.table["apex_frame_path"][0]).unlink()
+    run = read_run(tmp_path / "result", "fake")
+    assert gradcam.clips_of(run, data, "casme/sub02/EP03_01f").keys == ["casme/sub02/EP03_01f"]
+    change_json(run.folder / "experiment.json", places=taken)
+    with pytest.raises(InputError, match="does not say where its pictures came from"):
+        gradcam.clips_of(read_run(tmp_path / "result", "fake"), data)
+
+
 def test_a_wrong_data_root_makes_no_synthetic_database(tmp_path):
     run = make_run(tmp_path)
     change_json(run.folder / "experiment.json", config={**run.facts["config"], "dataset": "synthetic"})
@@ -328,4 +345,4 @@ def test_any_picture_is_classified_and_explained(tmp_path):
     lines = (tmp_path / "predictions_of_pictures.csv").read_text().splitlines()
     assert len(lines) == 2 and lines[1].startswith("pictures/a.png,") and ",found," in lines[1]
     done = run_script(tmp_path, "pictures/a.png", "--model", model)
-    assert done.returncode == 0 and (tmp_path / "grad_cam" / "a.png").is_file(), done.stderr
+    assert done.returncode == 0 and (tmp_path / "grad_cam" / "pictures_a.png").is_file(), done.stderr

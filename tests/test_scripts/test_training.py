@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from capsule.data import load_clips
 from capsule.inputs import augment, face_crops
 from capsule.inputs.sampling import apex_rows
 from capsule.modules import MECapsuleNet
+from common.images import write_image
 from tests.make_database import make_database
 from tests.scripts import folds, run_script
 
@@ -91,6 +93,35 @@ def test_workers_give_the_same_numbers(data_root, tmp_path, monkeypatch):
                       "--result-root", tmp_path / "parallel") == 0
     assert len(folds(tmp_path / "turn")) == 6
     assert folds(tmp_path / "turn") == folds(tmp_path / "parallel")
+
+
+@pytest.mark.parametrize("options", [("--paint", "motion"), ("--streams", "crop+views"),
+                                     ("--streams", "pictures")])
+def test_the_views_take_every_paint_and_stream(options, data_root, tmp_path, monkeypatch):
+    given = ("--dataset", "casme", "--folds", "0:1", "--data-root", data_root, *QUICK, "--epochs", "1")
+    assert run_script(monkeypatch, "train_me_loso_composite_3d.py", *given, *options,
+                      "--result-root", tmp_path) == 0
+    assert len(_only_fold(tmp_path)["lengths"]) == 3
+
+
+def test_ready_motion_needs_the_sheets_alone(tmp_path, monkeypatch, capsys):
+    """No frames, and no apex of SMIC, whose sheet has none."""
+    root = make_database(tmp_path / "data", "composite")
+    for folder in ("casme2", "samm", "smic"):
+        shutil.rmtree(root / folder)
+    for table in root.rglob("smic_apex*"):
+        table.unlink()
+    clips = load_clips("composite", root, frames=None)
+    draws = np.random.default_rng(0)
+    for row in clips.table.itertuples():
+        write_image(tmp_path / "motion" / f"{row.subject}_{row.clip}.png",
+                    draws.integers(0, 256, (28, 28, 3), dtype=np.uint8))
+    assert run_script(monkeypatch, "train_me_loso_composite_motion.py", "--model", "SVM", "--motion",
+                      tmp_path / "motion", "--data-root", root, "--result-root", tmp_path / "result") == 0
+    said = capsys.readouterr().out
+    assert "apex" not in said and "epoch 1/1 " in said
+    facts = json.loads(next((tmp_path / "result").glob("*/experiment.json")).read_text())
+    assert len(facts["clips"]) == len(clips.table) and facts["notes"] == []
 
 
 def test_another_configuration_is_refused(data_root, tmp_path, monkeypatch, capsys):
