@@ -14,6 +14,8 @@ from common.errors import InputError
 _HOST = re.sub(r"[^A-Za-z0-9]", "", platform.node())[:20]
 _LEFTOVER = re.compile(r"\..+\.([A-Za-z0-9]*)-([0-9]+)\.\w+\.part(\.\w+)?")
 DAY = 86_400    # seconds
+_UMASK = os.umask(0o077)        # it can only be read by setting it, which is not safe in threads
+os.umask(_UMASK)
 
 
 @contextlib.contextmanager
@@ -32,7 +34,7 @@ def whole_file(path):
         prefix, suffix = f".{path.name[:40]}.{_HOST}-{os.getpid()}.", f".part{path.suffix}"
         handle, temporary = tempfile.mkstemp(prefix=prefix, suffix=suffix, dir=path.parent)
         os.close(handle)
-        os.chmod(temporary, 0o666 & ~_umask())
+        os.chmod(temporary, 0o666 & ~_UMASK)
         yield Path(temporary)
         os.replace(temporary, path)
     except OSError as error:
@@ -67,12 +69,6 @@ def _is_gone(host, pid):
     except OSError:
         pass
     return False
-
-
-def _umask():
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def write_bytes(path, data):

@@ -15,6 +15,9 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")    # the other decoders are rare, and some start programs
 MAX_PIXELS = 100_000_000    # a larger picture is refused: decoding it could fill the memory
 
+# What Pillow remarks on a file is of no use here. For good: filters set for a while are not safe in threads.
+warnings.filterwarnings("ignore", module="PIL")
+
 
 def read_image(path):
     """The picture at `path` as an array (H, W, 3), uint8 RGB, upright as its EXIF orientation says.
@@ -27,13 +30,11 @@ def read_image(path):
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
             raise ValueError("a folder, pipe or device, no file")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(path, formats=FORMATS) as picture:
-                if picture.width * picture.height > MAX_PIXELS:
-                    raise ValueError(f"{picture.width}x{picture.height} pixels is too large, "
-                                     f"scale it under {MAX_PIXELS:,}")
-                return _to_rgb(ImageOps.exif_transpose(picture))
+        with Image.open(path, formats=FORMATS) as picture:
+            if picture.width * picture.height > MAX_PIXELS:
+                raise ValueError(f"{picture.width}x{picture.height} pixels is too large, "
+                                 f"scale it under {MAX_PIXELS:,}")
+            return _to_rgb(ImageOps.exif_transpose(picture))
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file; check the path") from error
     except Exception as error:      # a decoder raises whatever it stumbles over: KeyError, zlib.error, ...

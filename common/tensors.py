@@ -73,6 +73,8 @@ def _check_pickles(path):
     with open(path, "rb") as stream:
         if stream.peek(4).startswith(b"PK\x03\x04"):
             with zipfile.ZipFile(stream) as archive:
+                if any(info.compress_type for info in archive.infolist()):
+                    raise ValueError("compressed, which torch.save never does: it could fill the memory")
                 found = [info for info in archive.infolist() if info.filename.endswith("data.pkl")]
                 if sum(info.file_size for info in found) > MAX_PICKLE:
                     raise ValueError("far more names than a state dict has")

@@ -7,6 +7,7 @@ Exit codes: 0 all went well, 1 some pictures failed (a line says why), 2 nothing
 """
 
 import argparse
+import functools
 import os
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ import torch
 from scipy.spatial.transform import Rotation
 from tqdm import tqdm
 
+from common.console import console
 from common.errors import InputError
 from common.files import write_json
 from common.images import find_pictures, read_image, write_image
@@ -34,7 +36,6 @@ from deca.export import (
 from deca.landmarks import (
     CROP_SIZE,
     LandmarkDetector,
-    NoFaceError,
     crop_square,
     square_transform,
     transform_points,
@@ -52,19 +53,24 @@ PROFILE = 50                # degrees of yaw beyond which half of the face is gu
 def main(arguments=None):
     """Run the command line; returns the exit code."""
     options = _parser().parse_args(arguments)
-    if options.check:
-        return _print_check()
     try:
-        pictures = list(find_sources(options.photos, options.fps))
-        reconstructor = make_reconstructor(options.reconstructor, options.device, options.rasterizer)
-        print(f"deca: reconstructor {reconstructor.name}", flush=True)
-        failed = _work(pictures, reconstructor, options)
+        with console():
+            return _print_check() if options.check else _run(options)
     except InputError as error:
         print(f"deca: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print(f"deca: stopped; what is finished lies in {options.out}", file=sys.stderr)
         return 130
+
+
+def _run(options):
+    """All pictures that the options name; returns the exit code."""
+    pictures = list(find_sources(options.photos, options.fps, options.out))
+    onset = options.motion and read_image(options.motion)
+    reconstructor = make_reconstructor(options.reconstructor, options.device, options.rasterizer)
+    print(f"deca: reconstructor {reconstructor.name}", flush=True)
+    failed = _work(pictures, reconstructor, options, onset)
     done = f"{len(pictures) - failed} of {len(pictures)} pictures done, {failed} failed"
     print(f"deca: {done}; in {options.out}")
     return 0 if not failed else 1 if failed < len(pictures) else 2
@@ -96,16 +102,21 @@ def _parser():
     return parser
 
 
-def find_sources(paths, fps=5.0):
+def find_sources(paths, fps=5.0, out=Path("views")):
     """(result folder, read function) of each picture that `paths` name, in order; each folder is there once.
 
-    Raises: InputError when nothing was named, a path does not exist, or a folder or video holds no picture.
+    fps: frames a second of a video; call the read functions of one in order. out: what lies in it, results
+    of an earlier call, is left out of folders that are searched.
+    Raises: InputError when nothing was named, a path does not exist, a folder, list or video holds no
+    picture, or fps is not above 0.
     """
     if not paths:
         raise InputError("name at least one photograph, folder, video or list; see python -m deca --help")
+    if not 0 < fps < 1e6:
+        raise InputError(f"--fps {fps}: give frames a second, above 0")
     taken = set()
     for path in paths:
-        for place, read in _of_path(path, fps):
+        for place, read in _of_path(path, fps, out.resolve()):
             number, free = 2, place
             while free in taken:
                 free, number = place.with_name(f"{place.name}-{number}"), number + 1
@@ -113,19 +124,24 @@ def find_sources(paths, fps=5.0):
             yield free, read
 
 
-def _of_path(path, fps):
+def _of_path(path, fps, out):
     if path.suffix.lower() in VIDEOS and os.path.isfile(path):
         yield from _of_video(path, fps)
     elif path.suffix.lower() == ".txt" and os.path.isfile(path):
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-        for line in filter(None, map(str.strip, lines)):
+        lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
+        lines = list(filter(None, map(str.strip, lines)))
+        if not lines:
+            raise InputError(f"{path}: an empty list; write a path on each line")
+        for line in lines:
             if line.lower().endswith(".txt"):       # it may name itself
                 raise InputError(f"{path}: names {line}; a list holds pictures, folders and videos, no lists")
-            yield from _of_path(path.parent / line, fps)
+            yield from _of_path(path.parent / line, fps, out)
     else:
         is_folder = os.path.isdir(path)
         base = Path(_plain(path.resolve().name)) if is_folder else Path()
         for found in find_pictures([path]):
+            if is_folder and found.resolve().is_relative_to(out):
+                continue
             above = found.relative_to(path).parent.parts if is_folder else ()
             yield base.joinpath(*above, _plain(found.stem)), lambda found=found: (found, read_image(found))
 
@@ -136,29 +152,35 @@ def _plain(name):
 
 
 def _of_video(path, fps):
-    """One source for every frame that a rate of `fps` takes."""
-    video = cv2.VideoCapture(str(path))
-    rate = video.get(cv2.CAP_PROP_FPS) or 25.0
-    every, number, found = max(1, round(rate / max(fps, 1e-3))), 0, False
+    """One source for every frame that a rate of `fps` takes: read when its turn comes, in order, for all of
+    a video's would fill the memory."""
+    video, later = cv2.VideoCapture(str(path)), cv2.VideoCapture(str(path))
+    every, count, passed = max(1, round((video.get(cv2.CAP_PROP_FPS) or 25.0) / fps)), 0, 0
     while video.grab():
-        if number % every == 0:
-            whole, frame = video.retrieve()
-            if whole:
-                found, image = True, frame[..., ::-1].copy()
-                name = f"{path.name} frame {number}"
-                yield Path(_plain(path.stem)) / f"{number:06d}", lambda name=name, image=image: (Path(name),
-                                                                                                 image)
-        number += 1
-    if not found:
+        count += 1
+    if not count:
         raise InputError(f"{path}: no frame can be read from this video; convert it to .mp4")
 
+    def read(number):
+        """(what messages call it, the frame of this number); those before it are passed over."""
+        nonlocal passed
+        while passed <= number and later.grab():
+            passed += 1
+        whole, frame = later.retrieve()
+        if not whole:
+            raise InputError(f"{path}: frame {number} cannot be read; convert the video to .mp4")
+        return Path(f"{path.name} frame {number}"), frame[..., ::-1].copy()
 
-def _work(pictures, reconstructor, options):
+    for number in range(0, count, every):
+        yield Path(_plain(path.stem)) / f"{number:06d}", functools.partial(read, number)
+
+
+def _work(pictures, reconstructor, options, onset):
     """All pictures, with a progress bar and one line for each that fails; returns how many failed."""
     detector, failed = LandmarkDetector(), 0
     for place, read in tqdm(pictures, unit="picture", disable=None if len(pictures) > 1 else True):
         try:
-            for line in process(*read(), options.out / place, reconstructor, detector, options):
+            for line in process(*read(), options.out / place, reconstructor, detector, options, onset):
                 tqdm.write(f"deca: {line}", file=sys.stderr)
         except InputError as error:
             failed += 1
@@ -166,20 +188,21 @@ def _work(pictures, reconstructor, options):
     return failed
 
 
-def process(path, photo, folder, reconstructor, detector, options):
+def process(path, photo, folder, reconstructor, detector, options, onset=None):
     """One photograph, uint8 (H, W, 3): write what is asked for into `folder`. Returns: lines to say.
 
-    Raises: NoFaceError; InputError for an unwritable folder.
+    onset: the earlier frame that `--motion` names, or None. Raises: InputError where no face is found, and
+    for an unwritable folder.
     """
     found = detector.detect(photo)
     if found is None:
-        raise NoFaceError(f"{path}: no face found; give a picture with a larger or more frontal face")
+        raise InputError(f"{path}: no face found; give a picture with a larger or more frontal face")
     center, side = crop_square(found.points)
     matrix, crop = square_transform(center, side), warp_square(photo, center, side)
     picture = torch.from_numpy(crop.transpose(2, 0, 1).copy())[None]                # (1, 3, 224, 224)
     surfaces = reconstructor.reconstruct(picture)
     if not surfaces.found[0]:
-        raise NoFaceError(f"{path}: something like a face was found, but no 3-D face; give a clearer picture")
+        raise InputError(f"{path}: something like a face was found, but no 3-D face; give a clearer picture")
     views = reconstructor.painted(surfaces, picture)[0].numpy()                     # (13, 224, 224)
     textured = reconstructor.painted(surfaces, picture, "texture")[0, 6].permute(1, 2, 0).numpy()
     yaw, pitch, roll = (float(angle) for angle in _angles(surfaces.pose[0].cpu().numpy()))
@@ -197,14 +220,14 @@ def process(path, photo, folder, reconstructor, detector, options):
     large = warp_square(photo, center, side, LARGE)
     half = large.copy()
     half[:, LARGE // 2:] = overlaid(large, normals, hit)[:, LARGE // 2:]
-    turned = f"yaw {yaw:+.0f}°, pitch {pitch:+.0f}°, roll {roll:+.0f}°"
+    turned = f"yaw {round(yaw):+d}°, pitch {round(pitch):+d}°, roll {round(roll):+d}°"
     title = f"{path.name}   ·   {reconstructor.name}   ·   {turned}"
     write_image(folder / "sheet.jpg", contact_sheet(title, half, views, textured))
-    _write_more(folder, reconstructor, surfaces, photo, found.points, center, side, matrix, options)
+    _write_more(folder, reconstructor, surfaces, photo, found.points, center, side, matrix, options, onset)
     return _remarks(path, photo, found, center, side, yaw)
 
 
-def _write_more(folder, reconstructor, surfaces, photo, points, center, side, matrix, options):
+def _write_more(folder, reconstructor, surfaces, photo, points, center, side, matrix, options, onset):
     """What the options ask for."""
     if options.depth or options.normals or options.keypoints:
         depth, normals, _, seen = seen_pixels(reconstructor, surfaces)
@@ -220,7 +243,7 @@ def _write_more(folder, reconstructor, surfaces, photo, points, center, side, ma
     for level in options.mesh:
         write_obj(folder, f"mesh-{level}", *reconstructor.mesh(surfaces, level), texture)
     if options.motion:
-        write_image(folder / "motion.jpg", _motion(reconstructor, photo, center, side, options.motion))
+        write_image(folder / "motion.jpg", _motion(reconstructor, photo, center, side, onset, options))
     if options.overlay:
         size = max(CROP_SIZE, min(2048, round(side)))
         _, normals, hit, _ = seen_pixels(reconstructor, surfaces, size)
@@ -231,19 +254,18 @@ def _write_more(folder, reconstructor, surfaces, photo, points, center, side, ma
         write_image(folder / "overlay.png", overlaid(photo, normals, hit))
 
 
-def _motion(reconstructor, photo, center, side, path):
-    """The sheet of what the face did from the frame `path` to `photo`, both cut by one square."""
-    earlier = read_image(path)
+def _motion(reconstructor, photo, center, side, earlier, options):
+    """The sheet of what the face did from `earlier` to `photo`, both cut by one square."""
     if earlier.shape != photo.shape:
-        raise InputError(f"{path}: of another size than the photograph; give two frames of one film")
+        raise InputError(f"{options.motion}: of another size than the photograph; give two frames of a film")
     onset, apex = (warp_square(image, center, side) for image in (earlier, photo))
     pictures = torch.from_numpy(np.stack([onset, apex]).transpose(0, 3, 1, 2).copy())    # (2, 3, 224, 224)
     yaws = (YAWS[0], 0, YAWS[-1])
     motion, found = reconstructor.motion(pictures[0], pictures[1:], yaws)
     if not found[0]:
-        raise NoFaceError(f"{path}: no 3-D face found; give another onset")
+        raise InputError(f"{options.motion}: no 3-D face found; give another onset")
     faces = reconstructor.views(pictures[:1], "texture")[0][0, [YAWS.index(yaw) for yaw in yaws]]
-    title = f"motion since {path.name}   ·   {reconstructor.name}"
+    title = f"motion since {options.motion.name}   ·   {reconstructor.name}"
     return motion_sheet(title, onset, apex, motion[0].numpy(), faces.permute(0, 2, 3, 1).numpy(), yaws)
 
 

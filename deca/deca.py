@@ -16,6 +16,8 @@ from deca.networks import split_codes
 from deca.reconstructor import Reconstructor, Surfaces, as_float
 from deca.renderer import VIEW_CAMERA, YAWS
 
+DATA = Path(__file__).with_name("data")       # where the official files are looked for
+
 
 class Mesh(NamedTuple):
     """A batch of posed heads; metres."""
@@ -51,7 +53,7 @@ class DECA(Reconstructor):
             self.networks[name] = network.to(self.device).eval().requires_grad_(False)
 
     @classmethod
-    def from_assets(cls, folder="deca/data", device="cpu", rasterizer="torch"):
+    def from_assets(cls, folder=DATA, device="cpu", rasterizer="torch"):
         """DECA from the official files in `folder` (deca/data/README.md lists them).
 
         Raises: InputError, naming the file, when one is missing, broken, of another shape, or asks for code.

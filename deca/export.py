@@ -3,6 +3,7 @@ photograph."""
 
 import numpy as np
 import torch
+from scipy.ndimage import distance_transform_edt
 
 from common.files import write_json, write_text
 from common.images import write_image
@@ -15,7 +16,7 @@ OVERLAY = 0.65          # share of the face in the overlay
 def seen_pixels(reconstructor, surfaces, size=224):
     """What each pixel of the crop (`size`²) sees of the first surface: depth (H, W) in crop pixels, smaller
     is nearer, nan where nothing; normals (H, W, 3), x right, y up, z towards the viewer; hit (H, W) bool;
-    points (H, W, 3) image space."""
+    points (H, W, 3) image space, 0 where nothing."""
     renderer = reconstructor.renderer
     posed = surfaces.posed()[:1]
     seen = rasterize(posed, renderer.faces, size, size)
@@ -24,7 +25,7 @@ def seen_pixels(reconstructor, surfaces, size=224):
     weights = seen.bary[0][..., None]                                                      # (H, W, 3, 1)
     normals = renderer.vertex_normals(posed)[0] * posed.new_tensor([1.0, -1.0, -1.0])
     normals = torch.nn.functional.normalize((normals[corners] * weights).sum(2), dim=-1).cpu().numpy()
-    points = (posed[0][corners] * weights).sum(2).cpu().numpy()
+    points = (posed[0][corners] * weights).sum(2).cpu().numpy() * hit[..., None]
     depth = np.where(hit, points[..., 2] * size / 2, np.nan)
     return depth, normals * hit[..., None], hit, points
 
@@ -50,12 +51,16 @@ def write_normals(path, normals):
 
 
 def write_keypoints(folder, landmarks, points, matrix):
-    """keypoints.json: the 68 iBUG landmarks in photograph pixels, and the surface points under them.
+    """keypoints.json: the 68 iBUG landmarks in photograph pixels, and the surface points under them (next to
+    them where a landmark lies beside the surface).
 
     landmarks (68, 2) crop pixels; points (H, W, 3) of `seen_pixels`; matrix (2, 3): photograph → crop pixels.
     """
     size = len(points)
     column, row = np.clip(np.round(landmarks).astype(int), 0, size - 1).T
+    shows = np.abs(points).sum(2) > 0
+    nearest = distance_transform_edt(~shows, return_distances=False, return_indices=True)
+    row, column = nearest[:, row, column]
     flat = (landmarks - matrix[:, 2]) / matrix[0, 0]
     depth = points[row, column, 2] * size / 2 / matrix[0, 0]
     write_json(folder / "keypoints.json", {"points_2d": np.round(flat, 2).tolist(),

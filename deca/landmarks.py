@@ -26,7 +26,6 @@ BORDER = 1 / 14         # of the longer side, black, round the picture: tight cr
 FAINT = 1 / 3           # a box with less than this part of the best box's score is no face but a pattern
 PATCH_SIZE = 200        # pixels that the face's box has where the landmarks are predicted
 PATCH_MARGIN = 0.4      # of the box, kept on each side: the landmarks may lie outside the box
-RULE = {"longest_side": LONGEST_SIDE, "border": BORDER, "faint": FAINT, "patch": [PATCH_SIZE, PATCH_MARGIN]}
 
 # The iBUG number of each landmark's mirror image: jaw, brows, nose, eyes, mouth.
 MIRRORED = np.array([
@@ -35,21 +34,13 @@ MIRRORED = np.array([
     54, 53, 52, 51, 50, 49, 48, 59, 58, 57, 56, 55, 64, 63, 62, 61, 60, 67, 66, 65])
 
 
-class NoFaceError(InputError):
-    """No face was found. `.indices` are the places in the batch (0 for a single picture)."""
-
-    def __init__(self, message, indices=(0,)):
-        super().__init__(message)
-        self.indices = tuple(indices)
-
-
 @dataclass(frozen=True)
 class Detection:
     """One face. Pixel coordinates: x right, y down, the centre of the first pixel is (0, 0)."""
 
     points: np.ndarray      # (68, 2) float32, x and y
     box: tuple              # the detector's box: left, top, right, bottom
-    n_faces: int            # how many faces were found; the largest is this one (0: the box was given)
+    n_faces: int            # how many faces were found; the largest is this one
     upsampled: bool         # found only in the picture scaled up by two
 
 
@@ -81,20 +72,13 @@ class LandmarkDetector:
     def __init__(self):
         self._predictor = _predictor()
 
-    def __reduce__(self):
-        return LandmarkDetector, ()         # dlib's models do not pickle; the other process reads its own
-
-    def detect(self, image, box=None):
+    def detect(self, image):
         """The largest face of `image`, uint8 (H, W, 3) RGB: a `Detection`, or None where none is found.
 
-        Searched at its own size, then once scaled up by two (SPEC section 2). With `box` (left, top, right,
-        bottom, pixels) nothing is searched: the landmarks are predicted inside it.
-
+        Searched at its own size, then once scaled up by two (SPEC section 2).
         Raises: ValueError for another shape or type.
         """
         image = _checked(image)
-        if box is not None:
-            return Detection(self.points_in_box(image, box), tuple(float(value) for value in box), 0, False)
         if min(image.shape[:2]) < SMALLEST_SIDE:
             return None
         shrink = min(1.0, LONGEST_SIDE / max(image.shape[:2]))

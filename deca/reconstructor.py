@@ -34,7 +34,7 @@ class Reconstructor:
     """Pictures of one face in one square → `Surfaces`, views, motion. Subclasses give `reconstruct`.
 
     `.name` "deca" or "mesh"; `.model` names and digests of the model files; `.renderer` draws its surfaces,
-    on `.device`. Whatever changes the pixels has another `.rule`.
+    on `.device`. Whatever changes the pixels by more than rounding has another `.rule`.
     """
 
     name, version = "", 0

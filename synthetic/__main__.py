@@ -9,11 +9,13 @@ another share of glasses gives the same people, clips and light. The default tak
 import argparse
 import sys
 
+from common.console import console
 from common.errors import InputError
 from synthetic.clips import OPTIONS, Settings
 from synthetic.database import make_synthetic
 
 
+@console()
 def main(argv=None):
     """Command line; see the module's docstring. Raises: InputError."""
     parser = argparse.ArgumentParser(prog="python -m synthetic", description=__doc__,
@@ -34,3 +36,5 @@ if __name__ == "__main__":
         main()
     except InputError as error:
         sys.exit(f"synthetic: {error}")
+    except KeyboardInterrupt:
+        sys.exit("synthetic: stopped; nothing of it is kept")

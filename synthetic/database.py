@@ -39,7 +39,13 @@ def ensure(data_root):
     Returns: its folder. Raises: InputError, see `make_synthetic`.
     """
     folder = Path(data_root) / FOLDER
-    return folder if (folder / MANIFEST).is_file() else make_synthetic(data_root, progress=True)
+    if not (folder / MANIFEST).is_file():
+        return make_synthetic(data_root, progress=True)
+    made = read_json(folder / MANIFEST).get("settings")
+    if not (isinstance(made, dict) and made.get("recipe") == RECIPE):
+        print(f"{folder}: made by another version of this program, with other pictures; remove it to make it "
+              "anew", flush=True)
+    return folder
 
 
 def make_synthetic(root, progress=False, **settings):

@@ -1,6 +1,8 @@
 """Any common picture becomes 8-bit RGB; anything else is one clear line."""
 
 import os
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -74,6 +76,14 @@ def test_a_huge_picture_is_refused_before_it_is_decoded(tmp_path, monkeypatch):
     Image.fromarray(RAMP).save(tmp_path / "a.png")
     with pytest.raises(InputError, match="8x8 pixels is too large"):
         images.read_image(tmp_path / "a.png")
+
+
+def test_reading_in_threads_leaves_other_warnings_on(tmp_path):
+    images.write_image(tmp_path / "a.png", np.zeros((40, 40, 3), np.uint8))
+    before = list(warnings.filters)
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(images.read_image, [tmp_path / "a.png"] * 200))
+    assert warnings.filters == before
 
 
 def test_a_missing_file_is_named(tmp_path):

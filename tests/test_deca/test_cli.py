@@ -1,6 +1,7 @@
 """`python -m deca`: one photograph, a folder of odd ones, the official files' table, exit codes."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -65,6 +66,8 @@ def test_parameters_keypoints_and_maps(done, face):
     assert np.abs(np.array(points["points_2d"]) - parameters["landmarks"]).max() < 0.1
     nose, jaw = np.array(points["points_3d"])[[30, 2]]
     assert nose[2] < jaw[2] - 10                                # smaller is nearer
+    chin = np.array(points["points_3d"])[3:14, 2]               # partly below the surface's edge
+    assert chin.min() > 5 and np.abs(np.diff(chin)).max() < 20, chin
     assert read_image(done[1] / "overlay.png").shape == face.shape
     depth = np.asarray(Image.open(done[1] / "depth.png"))
     assert depth.dtype == np.uint16 and depth.max() == 65535 and depth[0, 0] == 0
@@ -177,22 +180,31 @@ def test_lists_videos_and_odd_names(face, tmp_path):
     (tmp_path / "...jpg").write_bytes(b"")
     (tmp_path / "list.txt").write_text("...jpg\n\n")
     video = cv2.VideoWriter(str(tmp_path / "clip.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 10, (64, 64))
-    for _ in range(10):
-        video.write(np.zeros((64, 64, 3), np.uint8))
+    for number in range(10):
+        video.write(np.full((64, 64, 3), 25 * number, np.uint8))
     video.release()
     found = list(command.find_sources([tmp_path / "list.txt", tmp_path / "clip.avi"], fps=5))
     assert [str(place) for place, _ in found] == ["picture", *(f"clip/{n:06d}" for n in (0, 2, 4, 6, 8))]
-    assert found[1][1]()[1].shape == (64, 64, 3)
+    means = [read()[1].mean() for _, read in found[1:]]
+    assert np.abs(np.array(means) - [0, 50, 100, 150, 200]).max() < 5
+    (tmp_path / "list.txt").write_text("...jpg\n", encoding="utf-8-sig")         # as Notepad writes it
+    assert len(list(command.find_sources([tmp_path / "list.txt"]))) == 1
     (tmp_path / "a" / "b").mkdir(parents=True)
     (tmp_path / "a" / "b" / "...jpg").write_bytes(b"")
     assert [str(place) for place, _ in command.find_sources([tmp_path / "a"])] == ["a/b/picture"]
+    (tmp_path / "a" / "out").mkdir()
+    (tmp_path / "a" / "out" / "sheet.jpg").write_bytes(b"")      # a result of an earlier call
+    assert len(list(command.find_sources([tmp_path / "a"], out=tmp_path / "a" / "out"))) == 1
 
 
-@pytest.mark.parametrize("arguments", [[], ["{}/none.png"], ["{}/empty"], ["{}/wall.png"],
+@pytest.mark.parametrize("arguments", [[], ["{}/none.png"], ["{}/empty"], ["{}/wall.png"], ["{}/empty.txt"],
+                                       ["{}/wall.png", "--fps", "nan"], ["{}/wall.png", "--fps", "0"],
+                                       ["{}/wall.png", "--motion", "{}/none.png"],
                                        ["{}/wall.png", "--device", "toaster"],
                                        ["{}/wall.png", "--reconstructor", "deca"]])
 def test_nothing_could_be_done(arguments, odd, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
+    (tmp_path / "empty.txt").write_text("\n")
     shutil.copy(odd / "wall.png", tmp_path)
     arguments = [argument.format(tmp_path) for argument in arguments]
     assert command.main([*arguments, "--out", str(tmp_path / "out")]) == 2
@@ -219,6 +231,17 @@ def test_ctrl_c_ends_with_one_line(odd, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(command, "process", stopped)
     assert command.main([str(odd / "grey.png"), "--out", str(tmp_path), "--device", "cpu"]) == 130
     assert capsys.readouterr().err.splitlines()[-1].startswith("deca: stopped")
+
+
+def test_a_terminal_without_the_letters_and_a_full_disk():
+    table = [sys.executable, "-m", "deca", "--check"]
+    ascii_only = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(table, capture_output=True, text=True, env=ascii_only)
+    assert done.returncode == 1 and "\\u2192" in done.stdout and not done.stderr
+    if os.path.exists("/dev/full"):
+        with open("/dev/full", "w") as full:
+            done = subprocess.run(table, stdout=full, stderr=subprocess.PIPE, text=True)
+        assert done.returncode == 2 and done.stderr.startswith("deca: the output cannot be written")
 
 
 def test_run_as_a_module():

@@ -121,9 +121,7 @@ def test_motion_inside_a_fixed_box_is_seen(detector, photo, found):
 
 
 def test_a_given_box_is_not_searched_for(detector, photo, found):
-    again = detector.detect(photo, box=found.box)
-    assert again.n_faces == 0 and again.box == found.box
-    assert np.array_equal(again.points, found.points)
+    assert np.array_equal(detector.points_in_box(photo, found.box), found.points)
     with pytest.raises(ValueError, match="left < right"):
         detector.points_in_box(photo, (10, 10, 10, 20))
 

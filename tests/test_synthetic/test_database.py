@@ -2,6 +2,8 @@
 more."""
 
 import hashlib
+import json
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 
@@ -150,6 +152,16 @@ def test_a_second_call_finds_it_and_other_settings_are_refused(root):
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
     with pytest.raises(InputError, match="other settings"):
         make_synthetic(root, **{**SMALL, "seed": 1})
+
+
+def test_a_database_of_an_older_recipe_is_said(root, tmp_path, capsys):
+    shutil.copytree(root / "synthetic", tmp_path / "synthetic")
+    assert ensure(tmp_path) and not capsys.readouterr().out
+    facts = json.loads((root / "synthetic" / "synthetic.json").read_text())
+    for made in ({**facts["settings"], "recipe": 1}, "no settings"):
+        (tmp_path / "synthetic" / "synthetic.json").write_text(json.dumps({**facts, "settings": made}))
+        ensure(tmp_path)
+        assert "made by another version of this program" in capsys.readouterr().out
 
 
 def test_an_interrupted_run_leaves_nothing_of_itself(tmp_path, monkeypatch):
