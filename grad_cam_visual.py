@@ -68,7 +68,7 @@ def draw_run(choice, device):
         save_figure(clip_figure(run, drawn[-1]), folder / clips.keys[i].replace("/", "_"))
     if choice.all:
         save_figure(mean_map_figure(run, gradcam.mean_maps(drawn)), folder / "mean_maps")
-    return [*gradcam.differences(run, drawn), f"{len(drawn)} clips: {folder}"]
+    return [*gradcam.differences(run, drawn), f"{len(drawn)} clips: {folder}"], []
 
 
 def draw_pictures(choice, device):
@@ -78,19 +78,25 @@ def draw_pictures(choice, device):
     paths = find_pictures(choice.pictures)
     run = SimpleNamespace(name=Path(choice.model).name, labels=(), finished={}, folds=(), missing=(),
                           facts={"class_names": trained.class_names})
+    failed = []
     for path in tqdm(paths, desc="figures", unit="picture", disable=None):
-        crop, pictures, _ = pictures_of(path, trained, maker)
+        try:
+            crop, pictures, _ = pictures_of(path, trained, maker)
+        except InputError as error:
+            failed.append(str(error))
+            continue
         clip = gradcam.explain(trained, path.name, None, pictures, crop)
         name = "_".join(part for part in path.with_suffix("").parts if part not in (path.anchor, ".."))
         save_figure(clip_figure(run, clip), Path("grad_cam") / name)
-    return [f"{len(paths)} pictures: grad_cam"]
+    return [f"{len(paths) - len(failed)} of {len(paths)} pictures: grad_cam"], failed
 
 
 def main():
-    """Choose, explain, draw, say what was drawn."""
+    """Choose, explain, draw, say what was drawn. Returns: 1 when a picture could not be read."""
     choice = options()
-    lines = (draw_pictures if choice.pictures else draw_run)(choice, choose_device(choice.device))
-    print("\n".join(lines))
+    lines, failed = (draw_pictures if choice.pictures else draw_run)(choice, choose_device(choice.device))
+    print("\n".join([*lines, *failed]))
+    return int(bool(failed))
 
 
 if __name__ == "__main__":

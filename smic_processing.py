@@ -43,7 +43,7 @@ def main():
     for problem in problems[:SHOWN]:
         print(problem)
     if len(problems) > SHOWN:
-        print(f"and {len(problems) - SHOWN} clips more")
+        print(f"and {len(problems) - SHOWN} lines more")
     return 1 if problems else 0
 
 

@@ -188,7 +188,9 @@ def run_main(main):
         code = 130
     except InputError as error:
         code = error.exit_code
-        print(f"{Path(sys.argv[0]).name}: {' '.join(str(error).split())}", file=sys.stderr)
+        module = getattr(sys.modules["__main__"], "__spec__", None)        # of python -m
+        name = module.name.removesuffix(".__main__") if module else Path(sys.argv[0]).name
+        print(f"{name}: {' '.join(str(error).split())}", file=sys.stderr)
     sys.exit(code)
 
 

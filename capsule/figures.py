@@ -121,8 +121,11 @@ def clip_figure(run, clip):
     """
     names, views = class_names(run), "views" in clip.maps
     stream = next(iter(clip.maps))    # "views" comes first only in a network that sees the views alone
-    ground = {"crop": "the apex", "views": "the frontal view", "motion": "motion"}[stream]
     shown_first = {} if clip.apex is None else {"onset": clip.onset, "apex": clip.apex}
+    if clip.truth is None and clip.apex is not None:
+        shown_first = {"crop": clip.apex}       # of a photograph, no clip
+    photograph = "the apex" if "onset" in shown_first else "the crop"
+    ground = {"crop": photograph, "views": "the frontal view", "motion": "motion"}[stream]
     if stream == "motion":
         shown_first["red u, green v,\nblue strain"] = clip.frontal
     figure = _new_figure(FULL_WIDTH, 4.4 if views else 2.4)
@@ -149,8 +152,9 @@ def clip_figure(run, clip):
 def _map_caption(clip):
     """The lines under a clip's figure: what the maps are, and what they are not."""
     side = f"{clip.side}×{clip.side}"
+    bold = "" if clip.truth is None else "Bold: the true class. "
     lines = [f"Grad-CAM for the predicted class at the last backbone layer ({side}), each map scaled to its "
-             "own maximum.", "Bold: the true class; filled: the predicted one."]
+             "own maximum.", f"{bold}Filled: the predicted one."]
     if "views" in clip.maps:
         lines[1] += (" The stack of 13 views has one map, laid over five of them: it does not tell the views "
                      "apart.")

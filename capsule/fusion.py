@@ -30,8 +30,9 @@ def fuse(runs):
              "quick": any(run.facts["quick"] for run in runs)}
     given = [_by_clip(run) for run in runs]
     finished = {data_sub: _fold(first.finished[data_sub], given) for data_sub in first.folds}
+    remarks = tuple(dict.fromkeys(one for run in runs for one in run.remarks))
     return replace(first, name=name, folder=None, facts=facts, finished=finished, failed={}, notes=(),
-                   family=f"fused {name}", remarks=())
+                   family=f"fused {name}", remarks=remarks)
 
 
 def fused_name(names):

@@ -5,8 +5,10 @@ frame?", ICIP 2018. First the rule, then its run over a database: clips in paral
 """
 
 import multiprocessing
+import os
 import signal
 import threading
+import time
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -109,15 +111,21 @@ def spot_clips(table, data_root, folder, workers, frames=""):
     done again. `workers`: processes. `frames`: as in `load_clips`. Shows a progress bar.
     Returns: (list of apex frame numbers, None where it failed; list of one-line reasons).
     """
-    jobs = []
+    jobs, problems = [], []
     for data, part in table.groupby("data", sort=False):
         folders = ClipFolders(data, zip(part["subject"], part["clip"], strict=True), data_root, frames)
-        jobs += [_job(row, folders, Path(folder)) for row in part.itertuples()]
-    problems = [job["problem"] for job in jobs if job["problem"]]
+        own = [(row, _job(row, folders, Path(folder))) for row in part.itertuples()]
+        lost = [row for row, job in own if not job["paths"]]
+        if lost:
+            problems.append(f"{data}: no frames of {len(lost)} of {len(part)} clips are on disk; "
+                            f"{folders.explain(lost[0].subject, lost[0].clip, lost[0].onset_frame)}")
+        problems += [job["problem"] for _, job in own if job["problem"] and job["paths"]]
+        jobs += [job for _, job in own]
     apexes = [None if job["problem"] else _finished(job) for job in jobs]
     todo = [i for i, job in enumerate(jobs) if apexes[i] is None and not job["problem"]]
-    print(f"{len(jobs)} clips: {len(jobs) - len(todo) - len(problems)} spotted already, {len(todo)} to do, "
-          f"{len(problems)} without frames", flush=True)
+    without = sum(bool(job["problem"]) for job in jobs)
+    print(f"{len(jobs)} clips: {len(jobs) - len(todo) - without} spotted already, {len(todo)} to do, "
+          f"{without} without all their frames", flush=True)
     for i, (apex, problem) in _in_processes(jobs, todo, workers):
         apexes[i] = apex
         problems += [problem] if problem else []
@@ -135,8 +143,8 @@ def _in_processes(jobs, todo, workers):
         """(i, what `_spot` returns for the clip)."""
         for _ in range(2):
             if not hasattr(own, "process"):
-                spawn = multiprocessing.get_context("spawn")        # Ctrl-C is the parent's to handle
-                own.process = ProcessPoolExecutor(1, spawn, signal.signal, (signal.SIGINT, signal.SIG_IGN))
+                spawn = multiprocessing.get_context("spawn")
+                own.process = ProcessPoolExecutor(1, spawn, _begin, (os.getpid(),))
             try:
                 return i, own.process.submit(_spot, jobs[i]).result()
             except BrokenProcessPool:
@@ -148,6 +156,18 @@ def _in_processes(jobs, todo, workers):
         yield from tqdm(threads.map(spot, todo), "clips", total=len(todo), unit="clip", disable=None)
 
 
+def _begin(parent):
+    """In a worker: Ctrl-C is the parent's to handle; where the parent is killed, the worker ends too."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def watch():
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def _job(row, folders, folder):
     """What one clip needs: its frames from onset to offset, its result file, or the problem that it has."""
     name, key = f"{row.data}_{row.subject}_{row.clip}", f"{row.data}/{row.subject}/{row.clip}"
@@ -156,7 +176,7 @@ def _job(row, folders, folder):
     missing = [str(n) for n in (row.onset_frame, row.offset_frame) if n not in chosen]
     problem = ""
     if not frames:
-        problem = f"no frames on disk: {folders.explain(row.subject, row.clip, row.onset_frame)}"
+        problem = f"{key}: no frames on disk"
     elif missing:
         problem = (f"{key}: frame {' and '.join(missing)} (onset, offset) not on disk; "
                    "lay all frames of the clip there")

@@ -70,7 +70,8 @@ def load_trained(path, device, name="", paint="shape_detail"):
 
     A fold of ours (result/<experiment>/models/<subject>.pt) is known from experiment.json beside it; of any
     other file the network is known from its tensors, or by `name` in the registry; then `paint` says what
-    its pictures show, and motion is taken as it is, not `normalised`.
+    its pictures show. Motion is then `normalised` for networks of this project alone; STSTNet, whose
+    published weights are not of this project, takes it as it is: said.
     Raises: InputError, naming the file, when it is missing, unsafe, damaged or of another network.
     """
     path = Path(path)
@@ -80,6 +81,8 @@ def load_trained(path, device, name="", paint="shape_detail"):
     facts = path.parent.parent / "experiment.json"
     if facts.is_file():
         network, kinds, reconstructor, paint, names, motion = _of_experiment(read_json(facts), facts)
+        if name not in ("", network.name):
+            raise InputError(f"--network {name}: {facts} says {network.name}; leave --network out")
     else:
         network, kinds, motion = _of_tensors(tensors, path, name, KINDS.get(paint, paint))
         reconstructor, names = "auto", THREE if network.classes == 3 else FIVE[:network.classes]
@@ -135,13 +138,17 @@ def _of_tensors(tensors, path, name, views):
         raise InputError(f"{path}: the tensors of no network of this project; name it with --network")
     classes = max(shape("digitcaps.weight")[0], shape("model.fc.weight")[0],
                   shape("model.classifier.6.weight")[0], shape("fc.weight")[0])
-    stack = shape(first)[1] == 39
+    stack, joined = (shape(first)[1] == channels for channels in (39, 42))
     dual = first.startswith("first_conv")
     network = Network(name or known[first], classes or 3, quick=0 < shape(first)[0] < FULL_CHANNELS,
-                      pretrained=False)
-    if network.is_small or (views == "motion" and not (stack or dual)):
+                      pretrained=False, joined=joined)
+    if network.is_small or (views == "motion" and not (stack or dual or joined)):
+        if network.name != "STSTNet":
+            return network, ("motion",), {**READY, "normalised": {}}
+        print(f"{path}: taken for published weights, whose motion pictures are not normalised; a network "
+              "trained here is known by the experiment.json of its folder", flush=True)
         return network, ("motion",), READY
-    kinds = ("crop", views) if dual else (views,) if stack else ("crop",)
+    kinds = ("crop", views) if dual or joined else (views,) if stack else ("crop",)
     return network, kinds, {"rule": "motion on the face"} if "motion" in kinds else {}
 
 

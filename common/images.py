@@ -38,7 +38,8 @@ def read_image(path):
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file; check the path") from error
     except Exception as error:      # a decoder raises whatever it stumbles over: KeyError, zlib.error, ...
-        reason = " ".join(str(error).replace(str(path), "").split())[:120] or type(error).__name__
+        reason = str(error).replace(repr(str(path)), "it").replace(str(path), "")
+        reason = " ".join(reason.split())[:120] or type(error).__name__
         raise InputError(f"{path}: not a readable picture ({reason}); copy it anew from its source") from None
 
 

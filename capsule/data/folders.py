@@ -82,7 +82,7 @@ class ClipFolders:
         near = difflib.get_close_matches(f"{subject}/{clip}", tails, n=1)
         tops = sorted({"/".join(path.parts[:2]) for path in self._seen})
         n = subject_number(subject)
-        return (f"{self.data}/{subject}/{clip}: looked for <sub{n:02d}, s{n} or {n}>/.../{clip}/*{number}.jpg"
+        return (f"{self.data}/{subject}/{clip}: looked for <{subject}, s{n} or {n}>/.../{clip}/*{number}.jpg"
                 f" under {self.root}; folders seen: {listed(tops, SHOWN) or 'none'}"
                 + (f"; nearest: {tails[near[0]].as_posix()}" if near else "")
                 + (f"; could not be read: {listed(self._unreadable, SHOWN)}" if self._unreadable else ""))

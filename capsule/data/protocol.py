@@ -133,6 +133,8 @@ def load_clips(dataset, data_root="data", classes=3, protocol="dsnca", subset="a
             raise InputError(f"{root}: no apex frame of any clip is on disk; {missing}")
         notes["check"] = f"before {(~clips.apex_on_disk).sum()} were dropped: {notes['check']}"
         clips = replace(clips, table=table[clips.apex_on_disk].reset_index(drop=True))
+    empty = [name for name, n in zip(clips.class_names, clips.per_class, strict=True) if not n]
+    notes["said"] += remark("classes without a clip, whose F1 is 0", empty)
     print(summary(clips), flush=True)
     return clips
 
@@ -188,8 +190,9 @@ def with_paths(table, data_root, frames=""):
         places[data] = {source: taken.count(source) for source in folders.sources}
         lost = [clip for clip, path in zip(clips, part["apex_frame_path"], strict=True) if not path]
         if lost:
+            first = max(lost, key=lambda clip: clip[2] >= 0)       # one whose apex is coded, if there is one
             lines.append(f"{data}: {len(part) - len(lost)} of {len(part)} apex frames are on disk; "
-                         f"{folders.explain(*lost[0])}")
+                         f"{folders.explain(*first)}")
         parts.append(part)
     return pd.concat(parts).sort_index()[COLUMNS], places, "; ".join(lines)
 

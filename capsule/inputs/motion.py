@@ -110,10 +110,15 @@ def face_motion(crops, reconstructor="auto", yaws=(0,), device="auto", rasterize
     channels of the views. Cached under `<data_root>/motion/<reconstructor>/`. A clip whose onset is not on
     disk, or is its apex, or in which no face is found, has no motion: said.
     Returns: FrameImages of kind "motion", images uint8 (N, 3·yaws, 224, 224): u, v, strain (`as_levels`).
-    Raises: InputError for an unwritable cache or unusable model files.
+    Raises: InputError for an unwritable cache or unusable model files, and when no clip has any motion.
     """
     from deca import make_reconstructor  # here: ready pictures need no 3-D face
 
+    table = crops.clips.table
+    moves = crops.has_onset & (table["onset_frame"] != table["apex_frame"]).to_numpy()
+    if not moves.any():
+        raise InputError(f"no clip of {crops.clips.dataset} has an onset frame, other than its apex, under "
+                         f"{crops.clips.data_root}: there is no motion to see; lay the onset frames there")
     maker = make_reconstructor(reconstructor, device, rasterizer)
     rule = {**RULE, "yaws": list(yaws), "reconstructor": maker.name, "model": maker.model,
             "made by": maker.rule}
@@ -127,7 +132,6 @@ def face_motion(crops, reconstructor="auto", yaws=(0,), device="auto", rasterize
 
     images, found = cached_pictures(crops, root, rule, make, ".png", yaws,
                                     f"motion ({maker.name})")
-    table = crops.clips.table
     remarks = {"onset not on disk: no motion": ~crops.has_onset,
                "the onset is the apex: no motion": (table["onset_frame"] == table["apex_frame"]).to_numpy(),
                "the onset comes after the apex": (table["onset_frame"] > table["apex_frame"]).to_numpy()}

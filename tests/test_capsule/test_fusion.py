@@ -25,6 +25,9 @@ def test_by_hand(tmp_path):
     runs = two_runs(tmp_path, [[0.9, 0.9, 0.2], [0.2, 0.3, 0.5]], [[0.2, 0.3, 0.5], [0.1, 0.6, 0.3]])
     fused = fuse(runs)
     assert fused.name == "A+B" and not fused.missing and fused.labels == ("SYNTHETIC", "quick")
+    noted = [{"what": "no face", "count": 2, "clips": ["a", "b"]}]
+    change_json(tmp_path / "A" / "experiment.json", notes=noted)
+    assert fuse(read_runs(tmp_path)[0]).remarks == (("no face", 2),)
     assert fused.finished["synthetic_s00"].lengths[0] == pytest.approx([0.325, 0.375, 0.3])
     assert fused.finished["synthetic_s01"].lengths[0] == pytest.approx([0.15, 0.45, 0.4])
     log = prediction_log([fused])

@@ -114,7 +114,7 @@ def _run(database, result, *options):
 def test_the_script_whole_and_again(database, tmp_path):
     first = _run(database, tmp_path)
     assert first.returncode == 1                    # one clip has no frames, and is named
-    assert "no frames on disk: smic/2/s2_po_02: looked for" in first.stdout
+    assert "smic: no frames of 1 of 3 clips are on disk; smic/2/s2_po_02: looked for" in first.stdout
     table = pd.read_csv(database / "annotations/smic_apex.csv")
     assert list(table["clip"]) == ["s1_ne_01", "s2_po_01"]
     assert list((table["apex_frame"] - [106, 104]).abs() <= 1) == [True, True]
@@ -211,6 +211,28 @@ def test_a_killed_worker_costs_at_most_its_clip(tmp_path, monkeypatch, first):
         assert found[1] == (7, "")
     else:
         assert found[1][0] is None and found[1][1].startswith("smic/1/s1: its process was killed twice")
+
+
+def test_a_worker_ends_when_its_parent_is_killed():
+    """A worker waits for work on a pipe that its own end keeps open: nothing else would tell it."""
+    code = ("import multiprocessing, os, sys, time; from concurrent.futures import ProcessPoolExecutor\n"
+            "from capsule.spotting import _begin\n"
+            "if __name__ == '__main__':\n"
+            "    spawn = multiprocessing.get_context('spawn')\n"
+            "    pool = ProcessPoolExecutor(1, spawn, _begin, (os.getpid(),))\n"
+            "    print(pool.submit(os.getpid).result(), flush=True); time.sleep(60)\n")
+    parent = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    worker = int(parent.stdout.readline())
+    parent.kill()
+    parent.wait()
+    for _ in range(100):
+        try:
+            os.kill(worker, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.1)
+    os.kill(worker, signal.SIGKILL)
+    pytest.fail("the worker lives on")
 
 
 def test_ctrl_c_ends_with_one_line(database, tmp_path):

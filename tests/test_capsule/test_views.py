@@ -117,6 +117,14 @@ def test_motion_on_the_face_is_cached_and_a_missing_onset_said(crops, tmp_path):
     assert contents(tmp_path) == before
 
 
+def test_clips_without_any_motion_are_refused(crops):
+    table = crops.clips.table.assign(onset_frame=crops.clips.table["apex_frame"])
+    still = replace(crops, clips=replace(crops.clips, table=table))
+    for none in (replace(crops, has_onset=np.array([False, False])), still):
+        with pytest.raises(InputError, match="there is no motion to see"):
+            face_motion(none, "mesh", (0,), "cpu")
+
+
 def test_an_onset_that_is_the_apex_or_comes_after_it_is_said(crops, capsys):
     table = crops.clips.table.assign(onset_frame=[10, 15])
     onsets = torch.stack([crops.images[0], crops.images[2]])

@@ -190,6 +190,8 @@ def test_chosen_clips_are_those_whose_fold_has_a_model(tmp_path):
         gradcam.clips_of(run, data, "../../etc/passwd")
     with pytest.raises(InputError, match="--save-models"):
         load_trained(gradcam.model_path(run, "casme_sub01"), CPU)
+    with pytest.raises(InputError, match=r"--network STSTNet: .*experiment.json says resnet"):
+        load_trained(gradcam.model_path(run, "casme_sub02"), CPU, "STSTNet")
     (run.folder / "models/casme_sub02.pt").unlink()
     with pytest.raises(InputError, match="--save-models"):
         gradcam.clips_of(run, data)
@@ -228,6 +230,10 @@ def test_a_network_is_known_from_its_tensors_alone(tmp_path):
         save_tensors(tmp_path / "old.pt", made.state_dict())
         trained = load_trained(tmp_path / "old.pt", CPU)
         assert (trained.network.name, trained.kinds) == (model, kinds)
+    made, _ = network("resnet", 3, quick=True, joined=True).make([3, 39])
+    save_tensors(tmp_path / "old.pt", made.state_dict())
+    trained = load_trained(tmp_path / "old.pt", CPU)
+    assert trained.network.joined and trained.kinds == ("crop", "views")
     save_tensors(tmp_path / "none.pt", {"weight": torch.zeros(2)})
     with pytest.raises(InputError, match="--network"):
         load_trained(tmp_path / "none.pt", CPU)
@@ -282,6 +288,14 @@ def test_an_experiment_of_motion_is_explained_and_predicts_what_it_wrote(tmp_pat
     assert "photo.png: shows a face, but the network sees motion" in capsys.readouterr().out
     (row,) = pd.read_csv("predictions_of_pictures.csv").to_dict("records")
     assert [row[name] for name in clips.class_names] == pytest.approx(fold["lengths"][0], abs=2e-4)
+    shutil.copy("result/x/models/casme_sub01.pt", "alone.pt")       # without its experiment.json
+    assert run_here(monkeypatch, "predict.py", picture, "--model", "alone.pt", "--paint", "motion",
+                    "--device", "cpu") == 0
+    (alone,) = pd.read_csv("predictions_of_pictures.csv").to_dict("records")
+    if model == "STSTNet":
+        assert "taken for published weights, whose motion pictures are not norm" in capsys.readouterr().out
+    else:
+        assert alone == row
 
 
 def test_motion_networks_without_their_experiment(tmp_path):
