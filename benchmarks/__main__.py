@@ -62,7 +62,7 @@ def head_speed(device, frames):
     """Views/s that a head of FLAME's kind, with a UV map of detail, is drawn at: no network, no picture."""
     head, empty, size = build_head(), np.zeros(0), (256, 256)
     points = (head.points - head.points.mean(0)) / 1000
-    model = HeadModel("synthetic", points, head.faces, *[empty] * 8, head.uv, head.faces, np.zeros(size),
+    model = HeadModel(points, head.faces, *[empty] * 8, head.uv, head.faces, np.zeros(size),
                       np.ones(size))
     vertices = torch.tensor(points, dtype=torch.float32, device=device).expand(frames, -1, -1)
     root = torch.zeros(frames, 3, device=device)

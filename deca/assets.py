@@ -65,7 +65,7 @@ def load_flame(folder):
     lmk_faces, lmk_bary = _to_template_order(lmk_faces, lmk_bary, flame["f"], faces)
     parents = flame["kintree_table"][0].astype(np.int64)
     return HeadModel(
-        name="flame", template=_float(flame["v_template"]), faces=faces,
+        template=_float(flame["v_template"]), faces=faces,
         shape_basis=_float(flame["shapedirs"][:, :, :N_SHAPE]),
         expression_basis=_float(flame["shapedirs"][:, :, FIRST_EXPRESSION:FIRST_EXPRESSION + N_EXP]),
         pose_basis=_float(flame["posedirs"].reshape(-1, N_POSE_BASES).T),     # (V, 3, 36) → (36, V*3)

@@ -14,7 +14,6 @@ class HeadModel:
     V vertices, F triangles, T UV coordinates, J = 5 joints (root, neck, jaw, left eye, right eye).
     """
 
-    name: str                      # "flame"
     template: np.ndarray           # (V, 3) mean head, metres
     faces: np.ndarray              # (F, 3) vertex indices
     shape_basis: np.ndarray        # (V, 3, n_shape) metres per unit coefficient

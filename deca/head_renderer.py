@@ -45,28 +45,19 @@ def grid_normals(points, cells):
 class Renderer(SurfaceRenderer):
     """Renders one head model's meshes with their UV maps of detail. Holds buffers only."""
 
-    def __init__(self, head, image_size=224, uv_size=256, rasterizer="torch", device="cpu"):
-        """head: `deca.head.HeadModel`. uv_size: side of the UV maps. The rest as `SurfaceRenderer`."""
+    def __init__(self, head, image_size=224, rasterizer="torch", device="cpu"):
+        """head: `deca.head.HeadModel`. The rest as `SurfaceRenderer`."""
         super().__init__(head.faces, len(head.template), image_size, rasterizer, device)
-        self.uv_size = uv_size
+        self.uv_size = len(head.displacement)                              # S
         uv_faces = torch.as_tensor(head.uv_faces, dtype=torch.int64)
         uv = torch.as_tensor(head.uv, dtype=torch.float32) * 2 - 1
         uv = uv * uv.new_tensor([1.0, -1.0])                               # image coordinates of the UV map
         self._keep("uv_faces", uv_faces.to(device))
         self._keep("uv", uv.to(device))
         self._rasterize_uv()
-        self._keep("fixed", self._resized(head.displacement).to(device))
-        self._keep("mask", self._resized(head.uv_face_mask).to(device))    # (1, 1, S, S)
+        for name, uv_map in (("fixed", head.displacement), ("mask", head.uv_face_mask)):
+            self._keep(name, torch.as_tensor(uv_map, dtype=torch.float32, device=device)[None, None])
         self._find_border()
-
-    def _resized(self, uv_map):
-        """A UV map (s, s) array or (B, 1, s, s) tensor → (B, 1, uv_size, uv_size)."""
-        if not torch.is_tensor(uv_map):
-            uv_map = torch.as_tensor(uv_map, dtype=torch.float32)[None, None]
-        if uv_map.shape[-1] == self.uv_size:
-            return uv_map
-        return functional.interpolate(uv_map, size=(self.uv_size, self.uv_size), mode="bilinear",
-                                      align_corners=False)
 
     def _rasterize_uv(self):
         """Which vertices, with which weights, make each pixel of a UV map; 0 where no triangle lies."""
@@ -118,7 +109,7 @@ class Renderer(SurfaceRenderer):
         points, coarse = self.uv_map(torch.cat([vertices, normals], 2)).split(3, 1)    # (B, 6, S, S) → 2
         height = self.fixed
         if displacement is not None:
-            height = height + self._resized(displacement) * self.mask
+            height = height + displacement * self.mask
         return points + height * coarse, coarse
 
     def detail_normals(self, vertices, normals, displacement=None):

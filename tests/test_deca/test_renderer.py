@@ -35,7 +35,7 @@ def ball_head(rows=72, columns=70, uv_holes=True):
         faces = faces[~drop]
     n = rows * columns
     return HeadModel(
-        name="ball", template=template.astype(np.float32), faces=faces.astype(np.int64),
+        template=template.astype(np.float32), faces=faces.astype(np.int64),
         shape_basis=np.zeros((n, 3, 1), np.float32), expression_basis=np.zeros((n, 3, 1), np.float32),
         pose_basis=np.zeros((36, n * 3), np.float32), joint_regressor=np.zeros((5, n), np.float32),
         skinning=np.eye(1, 5, dtype=np.float32).repeat(n, 0), parents=np.array([-1, 0, 1, 1, 1]),
@@ -256,8 +256,10 @@ def test_batches_and_chunks_give_the_same_bits(head, renderer, displacement, mon
 
 
 def test_other_sizes(head):
-    small = Renderer(replace(head, displacement=0 * head.displacement), image_size=64, uv_size=128)
-    large = Renderer(replace(head, displacement=0 * head.displacement))
+    flat = replace(head, displacement=0 * head.displacement)
+    small = Renderer(replace(flat, displacement=flat.displacement[::2, ::2],
+                             uv_face_mask=flat.uv_face_mask[::2, ::2]), image_size=64)
+    large = Renderer(flat)
     vertices, root = meshes(head), torch.zeros(1, 3)
     shown = small.views(vertices, root, (0,))
     assert shown.shape == (1, 1, 64, 64)
