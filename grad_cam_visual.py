@@ -51,21 +51,11 @@ def draw_run(choice, device):
     """Explain clips of a run of ours, each with its subject's fold."""
     run = select(*read_runs(choice.result_root), [choice.experiment])[0]
     clips = gradcam.clips_of(run, choice.data_root, choice.clip, choice.all)
-    places = gradcam.places_of(run)
-    folder, drawn, subject = check_inside(choice.result_root, run.folder / "grad_cam"), [], None
-    for i, row in tqdm(list(enumerate(clips.table.itertuples())), desc="figures", unit="clip", disable=None):
-        if row.data_sub != subject:
-            trained, subject = load_trained(gradcam.model_path(run, row.data_sub), device), row.data_sub
-        if i == 0:
-            crops, stacks = gradcam.pictures_of_clips(clips, trained, str(device), places["motion"],
-                                                       places["views_root"])
-        index = stacks[trained.kinds[0]]
-        place = int(((index.clip == i) & (index.offset == 0)).nonzero()[0][0])
-        pictures = [stacks[kind].images[place][None] for kind in trained.kinds]
-        crop = crops and crops.images[place].numpy()
-        onset = crops.onsets[i].numpy() if crops and crops.has_onset[i] else None
-        drawn.append(gradcam.explain(trained, clips.keys[i], row.label, pictures, crop, onset))
-        save_figure(clip_figure(run, drawn[-1]), folder / clips.keys[i].replace("/", "_"))
+    folder, drawn = check_inside(choice.result_root, run.folder / "grad_cam"), []
+    for clip in tqdm(gradcam.explain_clips(run, clips, device), desc="figures", unit="clip",
+                     total=len(clips.table), disable=None):
+        drawn.append(clip)
+        save_figure(clip_figure(run, clip), folder / clip.key.replace("/", "_"))
     if choice.all:
         save_figure(mean_map_figure(run, gradcam.mean_maps(drawn)), folder / "mean_maps")
     return [*gradcam.differences(run, drawn), f"{len(drawn)} clips: {folder}"], []

@@ -35,9 +35,10 @@ def main(options):
     net = network(options.model, clips.n_classes, options.freeze, quick=options.quick,
                   pretrained=options.pretrained, weights=options.weights,
                   joined=options.streams == "crop+views")
-    streams = [crops, views] if options.streams == "crop+views" else [views]
     if options.streams == "pictures":
         streams = [single_pictures(crops, views)]
+    else:
+        streams = [crops, views] if options.streams == "crop+views" else [views]
     return run_loso(options, clips, streams, net)
 
 

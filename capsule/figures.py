@@ -121,10 +121,11 @@ def clip_figure(run, clip):
     """
     names, views = class_names(run), "views" in clip.maps
     stream = next(iter(clip.maps))    # "views" comes first only in a network that sees the views alone
-    shown_first = {} if clip.apex is None else {"onset": clip.onset, "apex": clip.apex}
-    if clip.truth is None and clip.apex is not None:
-        shown_first = {"crop": clip.apex}       # of a photograph, no clip
-    photograph = "the apex" if "onset" in shown_first else "the crop"
+    shown_first, photograph = {"onset": clip.onset, "apex": clip.apex}, "the apex"
+    if clip.apex is None:
+        shown_first = {}
+    elif clip.truth is None:        # a photograph, no clip
+        shown_first, photograph = {"crop": clip.apex}, "the crop"
     ground = {"crop": photograph, "views": "the frontal view", "motion": "motion"}[stream]
     if stream == "motion":
         shown_first["red u, green v,\nblue strain"] = clip.frontal

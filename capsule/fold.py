@@ -7,6 +7,7 @@ held-out subject reaches the network, the sampler or the number of epochs: they 
 predictions, for whoever reads the results.
 """
 
+import contextlib
 import enum
 import hashlib
 import math
@@ -125,14 +126,21 @@ def train_one(experiment, data_sub, pictures, training, report):
         except FoldError as error:
             experiment.save_failure(data_sub, fold_seed(training.seed, data_sub), str(error))
             return Outcome(State.FAILED, str(error))
-        except torch.OutOfMemoryError as error:
-            raise InputError(f"fold {data_sub}: the GPU's memory is full with --workers "
-                             f"{experiment.options.workers}; use fewer, or a smaller --batch-size") from error
         if result["weights"] != experiment.weights:     # of another machine of a cluster
             raise InputError(f"fold {data_sub}: began with weights {result['weights']}, the experiment with "
                              f"{experiment.weights}; put them on every machine or use --no-pretrained")
         experiment.save(data_sub, result, model, pictures.device)
         return Outcome(State.DONE)
+
+
+@contextlib.contextmanager
+def memory_told(what, workers):
+    """Context manager: a full GPU is an InputError that begins with `what`."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise InputError(f"{what}: the GPU's memory is full with --workers {workers}; use fewer, or a "
+                         "smaller --batch-size") from error
 
 
 def fold_seed(seed, data_sub):
@@ -164,22 +172,20 @@ def train_fold(pictures, data_sub, training, report=lambda epoch: None):
     truth = torch.from_numpy(clips.labels[test_clips])
 
     record = {"loss": [], "train_uf1": [], "paper": [], "strict": []}
-    seen = 0
+    seen, remedy = 0, f"(fold seed {seed}); try a lower --learning-rate or --precision fp32"
     for number in range(1, training.epochs + 1):
         began, rate = time.monotonic(), learner.rate
         rows = sampling.sample_data(clips, pictures.index, train_clips, draws)
         rows = rows[torch.randperm(len(rows), generator=draws)]
         loss, meter = _train_epoch(learner, pictures, rows, draws)
         if not math.isfinite(loss):
-            raise FoldError(f"the loss is {loss} in epoch {number} (fold seed {seed}); try a lower "
-                            "--learning-rate or --precision fp32")
+            raise FoldError(f"the loss is {loss} in epoch {number} {remedy}")
         learner.set_rate(rate * training.lr_decay)
         lengths = predict(model, pictures, test_rows, training.network, precision)
+        if not lengths.isfinite().all():
+            raise FoldError(f"outputs are no numbers after epoch {number} {remedy}")
         paper = lengths if set(pictures.kinds) == {"motion"} else predict(
             model, pictures, test_rows, training.network, precision, noise)
-        if not lengths.isfinite().all():
-            raise FoldError(f"outputs are no numbers after epoch {number} (fold seed {seed}); try a lower "
-                            "--learning-rate or --precision fp32")
         seen += len(rows)
         record["loss"].append(round(loss, 8))
         record["train_uf1"].append(round(meter.uf1, 6))

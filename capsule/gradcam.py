@@ -19,7 +19,7 @@ from capsule.inputs import face_crops, thirteen_views
 from capsule.inputs.motion import face_motion, normalised, ready_motion
 from capsule.modules import SVM, MECapsuleNet, MECapsuleNetDual, MotionCapsuleNet, ResNet, STSTNet
 from capsule.results import check_inside
-from capsule.trained import READY
+from capsule.trained import READY, load_trained
 from common.errors import InputError
 
 
@@ -112,6 +112,23 @@ def pictures_of_clips(clips, trained, device, motion="", views_root=""):
     if "normalised" in trained.motion:
         stacks["motion"] = normalised(stacks["motion"])
     return crops, stacks
+
+
+def explain_clips(run, clips, device):
+    """Yield the ClipMaps of `clips` (see `clips_of`), each by the network of its own subject's fold."""
+    places, subject = places_of(run), None
+    for i, row in enumerate(clips.table.itertuples()):
+        if row.data_sub != subject:
+            trained, subject = load_trained(model_path(run, row.data_sub), device), row.data_sub
+        if i == 0:
+            crops, stacks = pictures_of_clips(clips, trained, str(device), places["motion"],
+                                              places["views_root"])
+        index = stacks[trained.kinds[0]]
+        place = int(((index.clip == i) & (index.offset == 0)).nonzero()[0][0])
+        pictures = [stacks[kind].images[place][None] for kind in trained.kinds]
+        crop = crops and crops.images[place].numpy()
+        onset = crops.onsets[i].numpy() if crops and crops.has_onset[i] else None
+        yield explain(trained, clips.keys[i], row.label, pictures, crop, onset)
 
 
 def differences(run, drawn):

@@ -14,7 +14,7 @@ import warnings
 import torch
 
 from capsule.device import choose_device, choose_precision
-from capsule.fold import Outcome, Pictures, State, train_one
+from capsule.fold import Outcome, Pictures, State, memory_told, train_one
 from common.errors import InputError
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # read when ray is imported
@@ -173,10 +173,11 @@ class _Worker:
         The pictures are made ready here, where an exception finds its way to the user.
         """
         experiment, arrays, training = self.shared
-        if self.pictures is None:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")    # the arrays are read-only, and nobody writes to them
-                streams = [dataclasses.replace(a, images=torch.from_numpy(a.images)) for a in arrays]
-            device = choose_device("cuda" if self.gpu else "cpu")
-            self.pictures = Pictures(experiment.clips, streams, training.network, device)
-        return train_one(experiment, data_sub, self.pictures, training, self.mail.put_nowait)
+        with memory_told(f"fold {data_sub}", experiment.options.workers):
+            if self.pictures is None:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")    # the arrays are read-only, and nobody writes to them
+                    streams = [dataclasses.replace(a, images=torch.from_numpy(a.images)) for a in arrays]
+                device = choose_device("cuda" if self.gpu else "cpu")
+                self.pictures = Pictures(experiment.clips, streams, training.network, device)
+            return train_one(experiment, data_sub, self.pictures, training, self.mail.put_nowait)

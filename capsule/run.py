@@ -10,7 +10,7 @@ from tqdm import tqdm
 from capsule.data.remarks import line
 from capsule.device import choose_device, choose_precision
 from capsule.experiment import Experiment
-from capsule.fold import Epoch, Pictures, State, Training, train_one
+from capsule.fold import Epoch, Pictures, State, Training, memory_told, train_one
 from capsule.learner import is_compiled
 from capsule.metrics import Meter
 from common.errors import InputError
@@ -49,7 +49,9 @@ def run_loso(options, clips, streams, network):
         elif todo:
             if is_compiled(training, device):
                 log.say("  the first fold compiles its step, which takes about a minute")
-            failed = train_in_turn(experiment, todo, Pictures(clips, streams, network, device), training, log)
+            with memory_told("training", options.workers):
+                pictures = Pictures(clips, streams, network, device)
+                failed = train_in_turn(experiment, todo, pictures, training, log)
         return log.end(failed)
 
 

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from capsule.data.folders import ClipFolders
-from capsule.data.protocol import COLUMNS, with_paths
+from capsule.data.protocol import COLUMNS, clip_pairs, with_paths
 from common.cache import digest
 from common.errors import InputError
 from common.files import read_json, whole_file, write_json
@@ -236,18 +236,13 @@ def merged_table(path, table, apexes, data_root, frames=""):
     if Path(path).exists():
         try:
             kept = pd.read_csv(path, dtype=str, keep_default_na=False)
-            kept = kept[~_pairs(kept).isin(_pairs(new))]
+            kept = kept[~clip_pairs(kept).isin(set(clip_pairs(new)))]
         except (OSError, ValueError, KeyError, AttributeError) as error:
             raise InputError(f"{path}: not a table of apexes ({error}); move it away") from error
-    order = {pair: i for i, pair in enumerate(_pairs(table))}
+    order = {pair: i for i, pair in enumerate(clip_pairs(table))}
     both = pd.concat([new.reindex(columns=COLUMNS), kept.reindex(columns=COLUMNS, fill_value="")])
-    places = _pairs(both).map(order).to_numpy()
-    return both.iloc[np.argsort(np.where(np.isnan(places), len(order), places), kind="stable")], len(kept)
-
-
-def _pairs(table):
-    """Series of "<subject>/<clip>", in lower case."""
-    return table["subject"].astype(str) + "/" + table["clip"].str.casefold()
+    places = [order.get(pair, len(order)) for pair in clip_pairs(both)]
+    return both.iloc[np.argsort(places, kind="stable")], len(kept)
 
 
 def judge(table, apexes):

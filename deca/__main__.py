@@ -122,6 +122,8 @@ def find_sources(paths, fps=5.0, out=Path("views")):
                 free, number = place.with_name(f"{place.name}-{number}"), number + 1
             taken.add(free)
             yield free, read
+    if not taken:
+        raise InputError(f"{out}: the only pictures found are results of an earlier call; name others")
 
 
 def _of_path(path, fps, out):

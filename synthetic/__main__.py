@@ -37,4 +37,5 @@ if __name__ == "__main__":
     except InputError as error:
         sys.exit(f"synthetic: {error}")
     except KeyboardInterrupt:
-        sys.exit("synthetic: stopped; nothing of it is kept")
+        print("synthetic: stopped; nothing of it is kept", file=sys.stderr)
+        sys.exit(130)

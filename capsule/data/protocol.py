@@ -120,6 +120,7 @@ def load_clips(dataset, data_root="data", classes=3, protocol="dsnca", subset="a
     read = _from_sheets if protocol in PROTOCOLS else _from_list
     table, said, sheets, official = read(dataset, root, classes, protocol)
     table = _of_subset(table, subset, sheets)
+    skip_missing = skip_missing and frames is not None
     if frames is not None and not skip_missing:
         _check_coded(table, sheets)
     table, places, missing = with_paths(table, root, frames)
@@ -128,7 +129,7 @@ def load_clips(dataset, data_root="data", classes=3, protocol="dsnca", subset="a
     clips = Clips(table, dataset, FIVE if classes == 5 else THREE, root, notes)
     notes["check"] = _compared(clips, EXPECTED.get((dataset, classes, protocol, subset)), official)
     notes["said"] = said + _remarks(clips, skip_missing)
-    if skip_missing and frames is not None and not clips.apex_on_disk.all():
+    if skip_missing and not clips.apex_on_disk.all():
         if not clips.apex_on_disk.any():
             raise InputError(f"{root}: no apex frame of any clip is on disk; {missing}")
         notes["check"] = f"before {(~clips.apex_on_disk).sum()} were dropped: {notes['check']}"
@@ -248,13 +249,14 @@ def _read(data, root):
     """(the owners' rows, CASME II's one missing apex filled in; (subject, clip in lower case) of each; the
     rows left out; the sheet)."""
     table, repeated, sheet = read_sheet(data, root)
-    pairs = _pairs(table)
+    pairs = clip_pairs(table)
     no_apex = (data == "casme") & pairs.isin(NO_APEX) & (table["apex"] < 0)
     table = table.assign(apex=table["apex"].mask(no_apex, table["offset"]))
     return table.rename(columns=FRAME_COLUMNS), pairs, repeated, sheet
 
 
-def _pairs(table):
+def clip_pairs(table):
+    """Series of (subject, clip in lower case)."""
     return pd.Series(list(zip(table["subject"], table["clip"].str.casefold(), strict=True)), table.index)
 
 
@@ -326,7 +328,7 @@ def _with_frames(path, table, columns, root):
     for data, part in table.groupby("data", sort=False):
         coded, pairs, _, sheet = _read(data, root)
         coded, spotted = _with_spotted(data, coded, sheet, root)
-        rows, wanted = dict(zip(pairs, pairs.index, strict=True)), _pairs(part)
+        rows, wanted = dict(zip(pairs, pairs.index, strict=True)), clip_pairs(part)
         lost = part[~wanted.isin(rows)]
         if len(lost):
             raise InputError(f"{path}: has no {', '.join(columns)}, and {sheet} lacks {len(lost)} of its "

@@ -54,7 +54,7 @@ def ready_motion(clips, folder, skip_missing=False, say=print):
     kept = replace(clips, table=table)
     images = torch.from_numpy(_read([files[name] for name in names if name in files]))
     frames = [f"{key}/{apex}" for key, apex in zip(kept.keys, table["apex_frame"], strict=True)]
-    rule = {"rule": "ready motion", "version": 1, "motion": digest(frames, images.numpy().tobytes())}
+    rule = {"rule": "ready motion", "version": 1, "motion": digest(frames, images.numpy().data)}
     rows = np.arange(len(table), dtype=np.int64)
     return kept, FrameImages(kept, images, rows, np.zeros_like(rows), frames, "motion", rule, tuple(said))
 

@@ -107,5 +107,5 @@ def _read_views(crops, root, paint):
         raise InputError(f"{root}: views of different sizes; render them all at one size")
     stack = torch.from_numpy(np.stack(images))
     rule = {"rule": "views of another program", "version": 1, "paint": paint,
-            "views_root": digest(stack.numpy().tobytes())}
+            "views_root": digest(stack.numpy().data)}
     return with_images(crops, stack, KINDS.get(paint, "motion"), rule)

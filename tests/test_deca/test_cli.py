@@ -195,6 +195,8 @@ def test_lists_videos_and_odd_names(face, tmp_path):
     (tmp_path / "a" / "out").mkdir()
     (tmp_path / "a" / "out" / "sheet.jpg").write_bytes(b"")      # a result of an earlier call
     assert len(list(command.find_sources([tmp_path / "a"], out=tmp_path / "a" / "out"))) == 1
+    with pytest.raises(InputError, match="the only pictures found are results of an earlier call"):
+        list(command.find_sources([tmp_path / "a"], out=tmp_path / "a"))
 
 
 @pytest.mark.parametrize("arguments", [[], ["{}/none.png"], ["{}/empty"], ["{}/wall.png"], ["{}/empty.txt"],

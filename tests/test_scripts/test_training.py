@@ -169,6 +169,16 @@ def test_a_fold_whose_loss_is_nan_is_named_and_the_others_go_on(data_root, tmp_p
     assert len(folds(tmp_path)) == 2 and not list(tmp_path.glob("*/failed/*"))
 
 
+def test_a_full_gpu_is_one_line(data_root, tmp_path, monkeypatch, capsys):
+    def full(*arguments):
+        raise torch.OutOfMemoryError("tried to allocate 20 GiB")
+
+    monkeypatch.setattr(fold_module.augment, "shrunk", full)
+    options = ("--dataset", "casme", "--data-root", data_root, "--result-root", tmp_path, *QUICK)
+    assert run_script(monkeypatch, "train_me_loso.py", *options) == 2
+    assert "training: the GPU's memory is full with --workers 1; use fewer" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("options", "words"), [
     (("--dataset", "nothing"), "nothing"),
     (("--data-root", "nowhere"), "--data-root nowhere: no such folder"),
