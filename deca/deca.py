@@ -35,7 +35,7 @@ class DECA(Reconstructor):
     """
 
     name = "deca"
-    version = 4
+    version = 5
 
     def __init__(self, head, weights, device="cpu", rasterizer="torch"):
         """head: FLAME's `HeadModel`. weights: a state dict for each network, as `load_checkpoint` gives.

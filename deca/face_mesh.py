@@ -158,7 +158,7 @@ class FaceMesh(Reconstructor):
     """Pictures → surfaces by the face mesh network; the interface is `Reconstructor`'s."""
 
     name = "mesh"
-    version = 5
+    version = 6
 
     def __init__(self, device="auto", rasterizer="auto"):
         """Raises: InputError for no such device or rasteriser, or when the network is not installed."""

@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 import torch
+from torch.nn import functional
 
 from deca.motion import Canvas
 from deca.renderer import VIEW_CAMERA, YAWS
@@ -10,6 +11,7 @@ from deca.renderer import VIEW_CAMERA, YAWS
 CHUNK = {"cpu": 8, "cuda": 32}          # pictures worked on together: bounds the memory at any batch
 PAINTS = ("shape_detail", "texture")
 MESHES = ("coarse", "detailed")
+GAP = 7                 # pixels: what a picture does not see over less than this keeps the colour beside it
 
 
 class Surfaces(NamedTuple):
@@ -58,7 +60,8 @@ class Reconstructor:
         """The faces turned to yaw -30, -25, ... 30 degrees (SPEC section 5).
 
         pictures: uint8 (n, 3, 224, 224) RGB crops of one clip.
-        paint: "shape_detail" (grey) or "texture" (the picture's colours; hidden and grazing parts dark).
+        paint: "shape_detail" (grey) or "texture" (the picture's colours; hidden and grazing parts dark,
+            but for gaps of a few pixels).
         Returns: uint8 (n, 13, 224, 224), or (n, 13, 3, 224, 224) for texture; found (n,) bool; on the CPU.
         Raises: ValueError for another paint, shape or type.
         """
@@ -111,6 +114,9 @@ class Reconstructor:
 
     def _carried(self, images, faces, yaws):
         drawn, light = self.renderer.carry(images, faces.posed(), faces.vertices, faces.root, yaws)
+        # Closed: or else the wings of every nose, grazing in a frontal picture, would have a black rim.
+        light = functional.max_pool2d(light, GAP, stride=1, padding=GAP // 2)
+        light = -functional.max_pool2d(-light, GAP, stride=1, padding=GAP // 2)
         return drawn * light[:, :, None]                                    # (n, Y, 3, H, W)
 
     def _parts(self, count):

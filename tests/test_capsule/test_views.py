@@ -140,10 +140,14 @@ def test_an_onset_that_is_the_apex_or_comes_after_it_is_said(crops, capsys):
 
 
 # Levels of 4 × 4 blocks: the views at -30 and 0 degrees; u, v (from 128) and strain of a smile.
-VIEWS = [[[68.3, 147.8, 111.9, 14.6], [74.9, 165.4, 182.7, 88.4],
-          [47.7, 164.1, 173.1, 64.3], [1, 112.8, 92.2, 2.5]],
-         [[43.9, 147.8, 147.8, 43.4], [83.4, 162.6, 162.9, 84.9],
-          [58.5, 157.6, 158.3, 59.4], [3.9, 104.4, 105.2, 4.1]]]
+VIEWS = {"shape_detail": [[[68.3, 147.8, 111.9, 14.6], [74.9, 165.4, 182.7, 88.4],
+                           [47.7, 164.1, 173.1, 64.3], [1, 112.8, 92.2, 2.5]],
+                          [[43.9, 147.8, 147.8, 43.4], [83.4, 162.6, 162.9, 84.9],
+                           [58.5, 157.6, 158.3, 59.4], [3.9, 104.4, 105.2, 4.1]]],
+         "texture": [[[81.4, 120.3, 43.4, 2.3], [101.7, 167.2, 145.0, 31.7],
+                      [74.4, 157.7, 154.4, 35.8], [2.2, 135.3, 81.1, 2.2]],
+                     [[52.0, 128.4, 111.9, 19.4], [105.0, 182.2, 164.3, 78.9],
+                      [81.0, 185.8, 161.2, 66.1], [6.7, 134.9, 114.6, 5.7]]]}
 MOTION = [[[0, 0, 0, 0], [0, 0, 0.1, 0], [-0.7, -12.3, 10.6, 1.9], [-0.2, -24.1, 14.1, 0.4]],
           [[0, 0, 0, 0], [0, 0, -0.1, 0], [-0.3, -11.7, -18.8, -1.1], [-0.1, -25.0, -36.8, -0.2]],
           [[0.1, 0.4, 0.4, 0.1], [0.2, 0.6, 0.6, 0.1], [1.5, 16.1, 20.7, 3.1], [0.3, 17.0, 23.9, 0.5]]]
@@ -165,9 +169,11 @@ def _smiling(photo):
 def test_a_change_of_the_views_pixels_needs_a_new_version_of_the_rule(photograph):
     """Frontal and turned views of a fixed picture: where these change, a version must too."""
     maker = make_reconstructor("mesh", "cpu")
-    views, _ = maker.views(photograph[0][None], "shape_detail")
-    assert (module.RULE["version"], maker.version) == (1, 5)
-    assert _coarse(views[0, [0, 6]]).numpy() == pytest.approx(np.array(VIEWS), abs=0.3)
+    assert (module.RULE["version"], maker.version) == (1, 6)
+    for paint, expected in VIEWS.items():
+        views = maker.views(photograph[0][None], paint)[0][0, [0, 6]]
+        grey = views.float().mean(1) if paint == "texture" else views
+        assert _coarse(grey).numpy() == pytest.approx(np.array(expected), abs=0.3)
 
 
 def test_a_change_of_the_motions_pixels_needs_a_new_version_of_the_rule(photograph):

@@ -17,7 +17,7 @@ from deca import face_mesh
 from deca.face_mesh import TOPOLOGY, FaceMesh
 from deca.landmarks import LandmarkDetector, crop_square, warp_square
 from deca.motion import flow, rigid_part, strain
-from deca.reconstructor import Surfaces
+from deca.reconstructor import Surfaces, levels
 from deca.renderer import YAWS
 
 
@@ -129,6 +129,17 @@ def test_texture_is_the_pictures_own_colours(mesh, crop):
     colour = sample(crop.float() / 255, surface.posed()[:, None, [tip], :2], align_corners=False)
     place = mesh.renderer.project_views(surface.vertices)[:, None, [tip], :2]
     torch.testing.assert_close(sample(drawn[:, 0], place, align_corners=False), colour, rtol=0, atol=0.03)
+
+
+def test_no_black_rim_runs_round_the_nose(mesh, crop):
+    """Well inside the face every view has the picture's colours, also where the picture sees skin grazing."""
+    surface = mesh.reconstruct(crop)
+    drawn, _ = mesh.renderer.carry(crop.float() / 255, surface.posed(), surface.vertices, surface.root, YAWS)
+    shown = mesh.views(crop, "texture")[0][0].int()
+    off = (shown - levels(drawn)[0].int()).abs().amax(1).numpy()                     # (13, 224, 224)
+    for face, difference in zip((mesh.views(crop)[0][0] > 0).numpy(), off, strict=True):
+        inside = cv2.erode(face.astype(np.uint8), np.ones((61, 61), np.uint8), borderValue=0) > 0
+        assert inside.sum() > 5000 and difference[inside].max() < 10
 
 
 def test_a_picture_s_detail_is_on_the_views_but_round_the_eyes(mesh, crop):
