@@ -12,10 +12,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from capsule.config import run_main
 from capsule.fusion import fuse
 from capsule.results import check_inside, class_log, prediction_log, read_runs, result_log, select
 from capsule.tables import render, report
+from common.console import run_main
 from common.files import write_csv
 
 RESULT_ROOT = "result"    # where the training scripts wrote

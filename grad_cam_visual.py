@@ -16,11 +16,11 @@ from types import SimpleNamespace
 from tqdm import tqdm
 
 from capsule import gradcam
-from capsule.config import run_main
-from capsule.device import choose_device
 from capsule.figures import clip_figure, mean_map_figure, save_figure
 from capsule.results import check_inside, read_runs, select
 from capsule.trained import load_trained, maker_of, pictures_of
+from common.console import run_main
+from common.device import choose_device
 from common.errors import InputError
 from common.images import find_pictures
 

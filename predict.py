@@ -15,9 +15,9 @@ from pathlib import Path
 import pandas as pd
 from tqdm import tqdm
 
-from capsule.config import run_main
-from capsule.device import choose_device
 from capsule.trained import load_trained, maker_of, pictures_of
+from common.console import run_main
+from common.device import choose_device
 from common.errors import InputError
 from common.files import write_csv
 from common.images import find_pictures

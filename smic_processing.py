@@ -13,10 +13,10 @@ import argparse
 import os
 from pathlib import Path
 
-from capsule.config import run_main
 from capsule.data import database_name, load_clips
 from capsule.data.protocol import smic_onsets
 from capsule.spotting import judge, merged_table, spot_clips
+from common.console import run_main
 from common.files import write_csv
 
 DATASET = "smic"            # smic | casme | samm | synthetic

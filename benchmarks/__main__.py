@@ -21,9 +21,10 @@ from torch.utils.benchmark import Timer
 from tqdm import tqdm
 
 from benchmarks.training import TASKS, growth, race
-from capsule.config import run_main
-from capsule.device import choose_device, choose_precision, set_arithmetic
+from capsule.device import choose_precision, set_arithmetic
 from capsule.inputs.crops import clip_square
+from common.console import run_main
+from common.device import choose_device
 from deca import make_reconstructor
 from deca.head import HeadModel
 from deca.head_renderer import Renderer

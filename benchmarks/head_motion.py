@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from capsule.config import run_main
 from capsule.data import load_clips
 from capsule.inputs import face_crops
 from capsule.inputs.augment import shrunk
@@ -24,6 +23,7 @@ from capsule.inputs.sampling import apex_rows, data_split
 from capsule.metrics import Meter, bootstrap_uf1
 from capsule.modules.ststnet import SIDE
 from capsule.modules.svm import SVM
+from common.console import run_main
 from deca.motion import strain, symmetric_flow
 from synthetic.database import make_synthetic
 

@@ -16,12 +16,12 @@ from itertools import product
 import numpy as np
 from tqdm import tqdm
 
-from capsule.config import run_main
 from capsule.data import load_clips, with_action_units
 from capsule.data.action_units import unit_matrix
 from capsule.inputs.motion import normalised, ready_motion
 from capsule.metrics import Meter, bootstrap_uf1
 from capsule.modules.svm import SVM, KernelMachine
+from common.console import run_main
 
 KERNELS = {"normalised": (False, True), "patch": (28, 14), "blur": (0.0, 1.0), "gamma": (0.5, 1.5)}
 MACHINES = {"c": (1.0, 3.0), "units": (False, True)}     # units: also from training clips' action units

@@ -19,11 +19,11 @@ from pathlib import Path
 
 import torch
 
-from capsule.config import run_main
 from capsule.data import load_clips
 from capsule.data.databases import BLOCKS
 from capsule.data.sheets import find_sheet
 from capsule.device import choose_precision
+from common.console import run_main
 from common.errors import InputError
 from deca import assets
 

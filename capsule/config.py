@@ -7,14 +7,13 @@ import argparse
 import dataclasses
 import os
 import re
-import signal
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from capsule.data.databases import DATABASES
 from capsule.data.protocol import check_list, database_name, protocol_name
-from common.console import console
+from common.console import run_main
 from common.errors import InputError
 from common.names import is_plain_name
 
@@ -172,27 +171,3 @@ def run(main, doc, model_choices=(), **constants):
     """
     script = Path(sys.argv[0]).stem
     run_main(lambda: main(parse(doc, None, model_choices, script=script, **constants)))
-
-
-def run_main(main):
-    """Call `main()` and exit with its return value; print an InputError as one line.
-
-    Ctrl-C and SIGTERM end with one line that says how to go on, exit code 130.
-    """
-    signal.signal(signal.SIGTERM, _interrupt)
-    try:
-        with console():
-            code = main() or 0
-    except KeyboardInterrupt:
-        print("\nstopped; what is finished is kept: run the same command again to go on", file=sys.stderr)
-        code = 130
-    except InputError as error:
-        code = error.exit_code
-        module = getattr(sys.modules["__main__"], "__spec__", None)        # of python -m
-        name = module.name.removesuffix(".__main__") if module else Path(sys.argv[0]).name
-        print(f"{name}: {' '.join(str(error).split())}", file=sys.stderr)
-    sys.exit(code)
-
-
-def _interrupt(signum, frame):
-    raise KeyboardInterrupt

@@ -6,7 +6,6 @@ import shutil
 import torch
 from torch.utils._triton import has_triton
 
-from common.device import choose_device as choose_device
 from common.errors import InputError
 
 BF16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16")    # CPUs without them are slower in bf16 than in fp32

@@ -13,8 +13,9 @@ import warnings
 
 import torch
 
-from capsule.device import choose_device, choose_precision
+from capsule.device import choose_precision
 from capsule.fold import Outcome, Pictures, State, memory_told, train_one
+from common.device import choose_device
 from common.errors import InputError
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # read when ray is imported

@@ -8,11 +8,12 @@ import torch
 from tqdm import tqdm
 
 from capsule.data.remarks import line
-from capsule.device import choose_device, choose_precision
+from capsule.device import choose_precision
 from capsule.experiment import Experiment
 from capsule.fold import Epoch, Pictures, State, Training, memory_told, train_one
 from capsule.learner import is_compiled
 from capsule.metrics import Meter
+from common.device import choose_device
 from common.errors import InputError
 
 

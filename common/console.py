@@ -1,17 +1,43 @@
-"""What a script prints: readable on any terminal, and an honest end when nobody can take it."""
+"""How a program prints and ends: readable on any terminal, with one line for a person and an exit code."""
 
 import contextlib
 import errno
 import os
+import signal
 import sys
+from pathlib import Path
 
 from common.errors import InputError
 
 
+def run_main(main, stopped="what is finished is kept: run the same command again to go on"):
+    """Call `main()` and exit with its return value; print an InputError as one line.
+
+    Ctrl-C and SIGTERM end with one line that says what is `stopped`, exit code 130.
+    """
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        with _console():
+            code = main() or 0
+    except KeyboardInterrupt:
+        print(f"\nstopped; {stopped}", file=sys.stderr)
+        code = 130
+    except InputError as error:
+        code = error.exit_code
+        module = getattr(sys.modules["__main__"], "__spec__", None)        # of python -m
+        name = module.name.removesuffix(".__main__") if module else Path(sys.argv[0]).name
+        print(f"{name}: {' '.join(str(error).split())}", file=sys.stderr)
+    sys.exit(code)
+
+
+def _interrupt(signum, frame):
+    raise KeyboardInterrupt
+
+
 @contextlib.contextmanager
-def console():
-    """Context manager, or decorator of a script's `main`: characters that the terminal lacks are printed
-    as escapes; a closed pipe (`| head`) ends the script quietly, with exit code 141 as for other programs.
+def _console():
+    """Characters that the terminal lacks are printed as escapes; a closed pipe (`| head`) ends the program
+    quietly, with exit code 141 as for others.
 
     Raises: InputError when the output cannot be written, such as on a full disk.
     """

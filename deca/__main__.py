@@ -18,7 +18,7 @@ import torch
 from scipy.spatial.transform import Rotation
 from tqdm import tqdm
 
-from common.console import console
+from common.console import run_main
 from common.errors import InputError
 from common.files import write_json
 from common.images import find_pictures, read_image, write_image
@@ -51,17 +51,9 @@ PROFILE = 50                # degrees of yaw beyond which half of the face is gu
 
 
 def main(arguments=None):
-    """Run the command line; returns the exit code."""
+    """Run the command line; returns the exit code. Raises: InputError when nothing can be done."""
     options = _parser().parse_args(arguments)
-    try:
-        with console():
-            return _print_check() if options.check else _run(options)
-    except InputError as error:
-        print(f"deca: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print(f"deca: stopped; what is finished lies in {options.out}", file=sys.stderr)
-        return 130
+    return _print_check() if options.check else _run(options)
 
 
 def _run(options):
@@ -305,4 +297,4 @@ def _print_check():
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main, "what is finished is kept")

@@ -7,15 +7,12 @@ another share of glasses gives the same people, clips and light. The default tak
 """
 
 import argparse
-import sys
 
-from common.console import console
-from common.errors import InputError
+from common.console import run_main
 from synthetic.clips import OPTIONS, Settings
 from synthetic.database import make_synthetic
 
 
-@console()
 def main(argv=None):
     """Command line; see the module's docstring. Raises: InputError."""
     parser = argparse.ArgumentParser(prog="python -m synthetic", description=__doc__,
@@ -32,10 +29,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except InputError as error:
-        sys.exit(f"synthetic: {error}")
-    except KeyboardInterrupt:
-        print("synthetic: stopped; nothing of it is kept", file=sys.stderr)
-        sys.exit(130)
+    run_main(main, "nothing of it is kept")

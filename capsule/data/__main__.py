@@ -11,9 +11,9 @@ import argparse
 
 import pandas as pd
 
-from capsule.config import run_main
 from capsule.data.databases import DATABASES
 from capsule.data.protocol import PROTOCOLS, SUBSETS, load_clips
+from common.console import run_main
 from common.errors import InputError
 from common.files import write_csv
 

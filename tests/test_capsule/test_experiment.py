@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from benchmarks.generated import generated
 from capsule.config import Options, parse
-from capsule.device import choose_device
 from capsule.experiment import Experiment
 from capsule.inputs.crops import with_images
 from capsule.modules import network
+from common.device import choose_device
 from common.errors import InputError
 from common.names import is_plain_name
 

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 from skimage import data
 
+from common.console import run_main
 from common.errors import InputError
 from common.images import read_image
 from deca import __main__ as command
@@ -199,19 +200,23 @@ def test_lists_videos_and_odd_names(face, tmp_path):
         list(command.find_sources([tmp_path / "a"], out=tmp_path / "a"))
 
 
-@pytest.mark.parametrize("arguments", [[], ["{}/none.png"], ["{}/empty"], ["{}/wall.png"], ["{}/empty.txt"],
+@pytest.mark.parametrize("arguments", [[], ["{}/none.png"], ["{}/empty"], ["{}/empty.txt"],
                                        ["{}/wall.png", "--fps", "nan"], ["{}/wall.png", "--fps", "0"],
                                        ["{}/wall.png", "--motion", "{}/none.png"],
                                        ["{}/wall.png", "--device", "toaster"],
                                        ["{}/wall.png", "--reconstructor", "deca"]])
-def test_nothing_could_be_done(arguments, odd, tmp_path, capsys):
+def test_nothing_could_be_done(arguments, odd, tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty.txt").write_text("\n")
     shutil.copy(odd / "wall.png", tmp_path)
     arguments = [argument.format(tmp_path) for argument in arguments]
-    assert command.main([*arguments, "--out", str(tmp_path / "out")]) == 2
-    message = capsys.readouterr().err
-    assert message.startswith("deca: ") and "Traceback" not in message and len(message.splitlines()) == 1
+    with pytest.raises(InputError):
+        command.main([*arguments, "--out", str(tmp_path / "out")])
+
+
+def test_no_face_in_the_only_picture(odd, tmp_path, capsys):
+    assert command.main([str(odd / "wall.png"), "--out", str(tmp_path), "--device", "cpu"]) == 2
+    assert "wall.png: no face found" in capsys.readouterr().err
 
 
 def test_check_lists_the_official_files(capsys, monkeypatch, tmp_path, official):
@@ -231,8 +236,9 @@ def test_ctrl_c_ends_with_one_line(odd, tmp_path, capsys, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(command, "process", stopped)
-    assert command.main([str(odd / "grey.png"), "--out", str(tmp_path), "--device", "cpu"]) == 130
-    assert capsys.readouterr().err.splitlines()[-1].startswith("deca: stopped")
+    with pytest.raises(SystemExit, match="130"):
+        run_main(lambda: command.main([str(odd / "grey.png"), "--out", str(tmp_path), "--device", "cpu"]))
+    assert capsys.readouterr().err.splitlines()[-1].startswith("stopped; ")
 
 
 def test_a_terminal_without_the_letters_and_a_full_disk():

@@ -4,6 +4,8 @@ more."""
 import hashlib
 import json
 import shutil
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 
@@ -220,3 +222,9 @@ def test_command_line(tmp_path, capsys, monkeypatch):
     assert "synthetic clips" in capsys.readouterr().out
     settings = read_json(tmp_path / "synthetic/synthetic.json")["settings"]
     assert {name: settings[name] for name in asked} == asked
+
+
+def test_settings_that_cannot_be_end_with_one_line(tmp_path):
+    done = subprocess.run([sys.executable, "-m", "synthetic", "--data-root", str(tmp_path), "--people", "0"],
+                          capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.startswith("synthetic: ") and done.stderr.count("\n") == 1
