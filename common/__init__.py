@@ -1,1 +1,1 @@
-"""What both packages need and neither owns: clear errors, atomic files, image reading."""
+"""What all rooms need and none owns: clear errors, whole files, the cache, reading pictures."""

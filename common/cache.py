@@ -67,11 +67,6 @@ def write_entry(folder, key, pictures, info):
     """
     folder, sums, decoded = Path(folder), {}, {}
     sweep(folder)       # of a writer that was killed
-    try:
-        (folder / "key.json").unlink(missing_ok=True)        # first: no old key over new pictures
-    except OSError as error:
-        raise InputError(f"{folder / 'key.json'}: cannot be removed ({error.strerror}); choose a --data-root "
-                         "that you may write to") from error
     for name, picture in pictures.items():
         data = _encoded(name, picture)
         write_bytes(folder / name, data)
@@ -89,6 +84,4 @@ def _encoded(name, picture):
 
 def _decoded(data):
     picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    if picture is None:
-        raise ValueError("not a picture")
     return picture[..., ::-1] if picture.ndim == 3 else picture

@@ -5,8 +5,8 @@ import json
 import os
 import platform
 import re
-import tempfile
 import time
+import uuid
 from pathlib import Path
 
 from common.errors import InputError
@@ -14,8 +14,6 @@ from common.errors import InputError
 _HOST = re.sub(r"[^A-Za-z0-9]", "", platform.node())[:20]
 _LEFTOVER = re.compile(r"\..+\.([A-Za-z0-9]*)-([0-9]+)\.\w+\.part(\.\w+)?")
 DAY = 86_400    # seconds
-_UMASK = os.umask(0o077)        # it can only be read by setting it, which is not safe in threads
-os.umask(_UMASK)
 
 
 @contextlib.contextmanager
@@ -28,22 +26,18 @@ def whole_file(path):
     Raises: InputError, naming the path, when the disk is full or the folder cannot be written.
     """
     path = Path(path)
-    temporary = None
+    unique = f"{_HOST}-{os.getpid()}.{uuid.uuid4().hex[:8]}"
+    temporary = path.parent / f".{path.name[:40]}.{unique}.part{path.suffix}"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        prefix, suffix = f".{path.name[:40]}.{_HOST}-{os.getpid()}.", f".part{path.suffix}"
-        handle, temporary = tempfile.mkstemp(prefix=prefix, suffix=suffix, dir=path.parent)
-        os.close(handle)
-        os.chmod(temporary, 0o666 & ~_UMASK)
-        yield Path(temporary)
+        yield temporary
         os.replace(temporary, path)
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror or error}); "
                          "free some disk space or choose a folder that you may write to") from error
     finally:
-        if temporary is not None:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(temporary)
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
 
 
 def sweep(folder):

@@ -14,9 +14,10 @@ from deca.flame import FLAME, rotation_matrices
 from deca.head_renderer import Renderer
 from deca.networks import split_codes
 from deca.reconstructor import Reconstructor, Surfaces, as_float
-from deca.renderer import VIEW_CAMERA, YAWS
+from deca.renderer import YAWS
 
 DATA = Path(__file__).with_name("data")       # where the official files are looked for
+CHUNK = {"cpu": 8, "cuda": 32}          # pictures worked on together: bounds the memory at any batch
 
 
 class Mesh(NamedTuple):
@@ -42,7 +43,7 @@ class DECA(Reconstructor):
 
         rasterizer: "auto", "torch" or "pytorch3d". Raises: InputError for no such device or rasteriser.
         """
-        self.head, self.device, self.model = head, choose_device(device), {}
+        self.device, self.model = choose_device(device), {}
         self.flame = FLAME(head).to(self.device)
         self.renderer = Renderer(head, rasterizer=rasterizer, device=self.device)
         self.networks = {}
@@ -66,11 +67,7 @@ class DECA(Reconstructor):
     @torch.no_grad()
     def reconstruct(self, pictures):
         """See `Reconstructor.reconstruct`; DECA calls every picture a face: all are `found`."""
-        parts = []
-        for part in self._parts(len(pictures)):
-            codes = self.encode(as_float(pictures[part], self.device))
-            parts.append(self._surfaces(codes))
-        return Surfaces(*(torch.cat(values) for values in zip(*parts, strict=True)))
+        return self._surfaces(self.encode(as_float(pictures, self.device)))
 
     def mesh(self, surfaces, level):
         """See `Reconstructor.mesh`. Coarse: FLAME's head. Detailed: each pixel of the UV maps that shows the
@@ -88,20 +85,15 @@ class DECA(Reconstructor):
 
     def _surfaces(self, codes):
         """Codes → `Surfaces`: the head without its rotation, and rotation and camera as one affine map."""
-        posed = self._unturned(codes)
-        turn, scale = rotation_matrices(codes["pose"][:, :3]), codes["cam"][:, :1, None]     # (B, 1, 1)
+        turn, jaw = codes["pose"].split(3, dim=1)
+        posed = self.flame(codes["shape"], codes["exp"], torch.cat((torch.zeros_like(turn), jaw), dim=1))
+        turn, scale = rotation_matrices(turn), codes["cam"][:, :1, None]                     # (B, 1, 1)
         shift = functional.pad(codes["cam"][:, 1:], (0, 1)) + posed.root                     # (B, 3)
         shift = shift - (turn @ posed.root[..., None])[..., 0]
         pose = scale * torch.cat([turn, shift[..., None]], dim=2)                            # → (B, 3, 4)
         pose = pose * pose.new_tensor([1.0, -1.0, -1.0])[:, None]
         found = torch.ones(len(pose), dtype=torch.bool, device=pose.device)
         return Surfaces(posed.verts, posed.root, pose, found, self._displacement(codes))
-
-    def _unturned(self, codes):
-        """The heads with global rotation 0 and their own jaw."""
-        turn, jaw = codes["pose"].split(3, dim=1)
-        pose = torch.cat((torch.zeros_like(turn), jaw), dim=1)            # (b, 3) and (b, 3) → (b, 6)
-        return self.flame(codes["shape"], codes["exp"], pose)
 
     @torch.no_grad()
     def encode(self, images):
@@ -146,11 +138,7 @@ class DECA(Reconstructor):
         The global rotation is replaced; jaw, shape, expression and detail stay; the camera is (8, 0, 0).
         R = G = B: the three channels share memory (clone before writing into them).
         """
-        views = []
-        for chunk in self._chunks(codes):
-            posed = self._unturned(chunk)
-            displacement = self._displacement(chunk)
-            views.append(self.renderer.views(posed.verts, posed.root, YAWS, VIEW_CAMERA, displacement))
+        views = [self._shaded(None, self._surfaces(chunk), YAWS) for chunk in self._chunks(codes)]
         grey = torch.cat(views)                                # chunks → (B, 13, 224, 224)
         return grey.unsqueeze(2).expand(-1, -1, 3, -1, -1)     # → (B, 13, 3, 224, 224)
 
@@ -163,8 +151,9 @@ class DECA(Reconstructor):
         lengths = {len(value) for value in tensors.values()}
         if len(lengths) != 1 or lengths == {0}:
             raise ValueError(f"codes: expected one and the same number of pictures in each, found {lengths}")
-        for part in self._parts(lengths.pop()):
-            yield {name: value[part].to(self.device) for name, value in tensors.items()}
+        count, size = lengths.pop(), CHUNK[self.device.type]
+        for first in range(0, count, size):
+            yield {name: value[first:first + size].to(self.device) for name, value in tensors.items()}
 
     def _displacement(self, codes):
         jaw = codes["pose"][:, 3:]

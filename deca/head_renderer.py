@@ -11,7 +11,6 @@ from deca.rasterizer import blend, rasterize
 from deca.renderer import (
     LIMIT_NORMAL_Z,
     SHORTEST,
-    VIEW_CAMERA,
     YAWS,
     SurfaceRenderer,
     project,
@@ -43,7 +42,7 @@ def grid_normals(points, cells):
 
 
 class Renderer(SurfaceRenderer):
-    """Renders one head model's meshes with their UV maps of detail. Holds buffers only."""
+    """Renders one head model's meshes with their UV maps of detail."""
 
     def __init__(self, head, image_size=224, rasterizer="torch", device="cpu"):
         """head: `deca.head.HeadModel`. The rest as `SurfaceRenderer`."""
@@ -52,11 +51,10 @@ class Renderer(SurfaceRenderer):
         uv_faces = torch.as_tensor(head.uv_faces, dtype=torch.int64)
         uv = torch.as_tensor(head.uv, dtype=torch.float32) * 2 - 1
         uv = uv * uv.new_tensor([1.0, -1.0])                               # image coordinates of the UV map
-        self._keep("uv_faces", uv_faces.to(device))
-        self._keep("uv", uv.to(device))
+        self.uv_faces, self.uv = uv_faces.to(device), uv.to(device)
         self._rasterize_uv()
-        for name, uv_map in (("fixed", head.displacement), ("mask", head.uv_face_mask)):
-            self._keep(name, torch.as_tensor(uv_map, dtype=torch.float32, device=device)[None, None])
+        self.fixed, self.mask = (torch.as_tensor(uv_map, dtype=torch.float32, device=device)[None, None]
+                                 for uv_map in (head.displacement, head.uv_face_mask))
         self._find_border()
 
     def _rasterize_uv(self):
@@ -64,9 +62,9 @@ class Renderer(SurfaceRenderer):
         corners = functional.pad(self.uv, (0, 1), value=1.0)[None]         # z = 1: (1, T, 3)
         seen = rasterize(corners, self.uv_faces, self.uv_size, self.uv_size, self.backend)
         face = seen.face_index.flatten()
-        self._keep("uv_inside", seen.face_index[0] >= 0)                   # (S, S)
-        self._keep("uv_vertices", self.faces[face.clamp(min=0)])           # (S*S, 3)
-        self._keep("uv_weights", seen.bary.reshape(-1, 3))                 # (S*S, 3)
+        self.uv_inside = seen.face_index[0] >= 0                           # (S, S)
+        self.uv_vertices = self.faces[face.clamp(min=0)]                   # (S*S, 3)
+        self.uv_weights = seen.bary.reshape(-1, 3)                         # (S*S, 3)
 
     def _find_border(self):
         """The points of the UV grid mesh whose normal depends on where the origin of the axes is.
@@ -77,7 +75,7 @@ class Renderer(SurfaceRenderer):
         size = self.uv_size
         cells = torch.zeros(1, 1, size - 1, size - 1, device=self.mask.device)
         cells[..., MARGIN_ROWS:size - 1 - MARGIN_ROWS, MARGIN_COLUMNS:size - 1 - MARGIN_COLUMNS] = 1
-        self._keep("cells", cells)
+        self.cells = cells
         inside = self.uv_inside
         a, b, c, d = inside[:-1, :-1], inside[:-1, 1:], inside[1:, :-1], inside[1:, 1:]
         upper = ((a | b | c) & ~(a & b & c)) & (cells[0, 0] > 0)           # partly inside
@@ -90,11 +88,11 @@ class Renderer(SurfaceRenderer):
         row, column = (border & (self.mask[0, 0] > 0)).nonzero(as_tuple=True)          # (n,), (n,)
         near = torch.arange(-1, 2, device=row.device)
         around = (row[:, None, None] + near[:, None]) * size + column[:, None, None] + near
-        self._keep("border", row * size + column)
-        self._keep("border_around", around)                                            # (n, 3, 3)
+        self.border = row * size + column
+        self.border_around = around                                                    # (n, 3, 3)
         corner = around[:, :2, :2]                                                     # top left of cells
         last = torch.cat([cells[0, 0], cells.new_zeros(size - 1, 1)], 1)               # (S-1, S)
-        self._keep("border_cells", last.flatten()[corner][:, None])                    # (n, 1, 2, 2)
+        self.border_cells = last.flatten()[corner][:, None]                            # (n, 1, 2, 2)
 
     def uv_map(self, values):
         """Per-vertex values (B, V, C) → their UV map (B, C, S, S), 0 outside the islands."""
@@ -145,13 +143,6 @@ class Renderer(SurfaceRenderer):
         """(B, H, W, 2): where in the UV maps each pixel looks, as `grid_sample` wants it."""
         return seen.at_pixels(self.uv_faces, self.uv[None]).permute(0, 2, 3, 1)
 
-    def _check(self, vertices, displacement):
-        if vertices.ndim != 3 or vertices.shape[1:] != (self.n_vertices, 3):
-            raise ValueError(f"vertices must be (B, {self.n_vertices}, 3), not {tuple(vertices.shape)}")
-        if displacement is not None and displacement.shape[:2] != (len(vertices), 1):
-            raise ValueError(f"displacement must be ({len(vertices)}, 1, S, S), "
-                             f"not {tuple(displacement.shape)}")
-
     @torch.no_grad()
     def render(self, vertices, cam, mode="shape", displacement=None, images=None):
         """Pictures (B, 3, H, W) in [0, 1], background 0 (SPEC section 4).
@@ -159,9 +150,8 @@ class Renderer(SurfaceRenderer):
         vertices (B, V, 3): posed meshes, metres. cam (B, 3): scale, tx, ty.
         mode: "shape" grey; "shape_detail" grey with the detail normals, displacement (B, 1, S, S) metres
         (None is 0); "texture" the colours of `images` (B, 3, h, w) in [0, 1], which the camera projects onto.
-        Raises: ValueError for another mode or shape, or texture without images.
+        Raises: ValueError for another mode, or texture without images.
         """
-        self._check(vertices, displacement)
         if mode not in MODES:
             raise ValueError(f"mode is one of {', '.join(MODES)}, not {mode!r}")
         if (mode == "texture") != (images is not None):
@@ -170,8 +160,7 @@ class Renderer(SurfaceRenderer):
         for part in self._chunks(len(vertices)):
             extra = [None if x is None else x[part] for x in (displacement, images)]
             parts.append(self._render(vertices[part], cam[part], mode, *extra))
-        empty = vertices.new_zeros(0, 3, self.image_size, self.image_size)
-        return torch.cat(parts or [empty])                                             # (B, 3, H, W)
+        return torch.cat(parts)                                                        # (B, 3, H, W)
 
     def _render(self, vertices, cam, mode, displacement, images):
         projected = project(vertices, cam)
@@ -193,28 +182,24 @@ class Renderer(SurfaceRenderer):
         return self._shade(normals, self.lights[None], keep)[:, None].expand(-1, 3, -1, -1)
 
     @torch.no_grad()
-    def views(self, vertices, root, yaws_degrees=YAWS, cam=VIEW_CAMERA, displacement=None):
+    def views(self, vertices, root, yaws_degrees=YAWS, displacement=None):
         """The `shape_detail` pictures of heads turned about the vertical axis (SPEC section 5).
 
         vertices (B, V, 3): meshes posed with global rotation 0, metres. root (B, 3): the point that the
-        global rotation turns about. yaws_degrees: Y angles. cam (3,): scale, tx, ty of every view.
-        displacement (B, 1, S, S) metres, or None for 0.
+        global rotation turns about. yaws_degrees: Y angles. displacement (B, 1, S, S) metres, or None for 0.
         Returns: (B, Y, H, W) in [0, 1], the grey channel (red = green = blue), background 0.
         """
-        self._check(vertices, displacement)
         rotations = yaw_rotations(yaws_degrees, vertices.device)
-        cam = torch.as_tensor(cam, dtype=vertices.dtype, device=vertices.device)
         parts = []
         for part in self._chunks(len(vertices), len(rotations)):
             detail = None if displacement is None else displacement[part]
-            parts.append(self._views(vertices[part], root[part], rotations, cam, detail))
-        empty = vertices.new_zeros(0, len(rotations), self.image_size, self.image_size)
-        return torch.cat(parts or [empty])                                             # (B, Y, H, W)
+            parts.append(self._views(vertices[part], root[part], rotations, detail))
+        return torch.cat(parts)                                                        # (B, Y, H, W)
 
-    def _views(self, vertices, root, rotations, cam, displacement):
+    def _views(self, vertices, root, rotations, displacement):
         normals = self.vertex_normals(vertices)
         maps = self._turned_maps(vertices, normals, displacement, root, rotations).flatten(0, 1)
-        seen, facing = self._turned_views(vertices, root, rotations, cam)
+        seen, facing = self._turned_views(vertices, root, rotations)
         keep = seen.hit & (seen.at_pixels(self.faces, facing)[:, 0] < LIMIT_NORMAL_Z)
         pixels = functional.grid_sample(maps, self._uv_at_pixels(seen), align_corners=False)
         # n' · l = (R n) · l = n · (Rᵀ l): the lights are turned back, not the map forward.

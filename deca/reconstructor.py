@@ -8,7 +8,6 @@ from torch.nn import functional
 from deca.motion import Canvas
 from deca.renderer import VIEW_CAMERA, YAWS
 
-CHUNK = {"cpu": 8, "cuda": 32}          # pictures worked on together: bounds the memory at any batch
 PAINTS = ("shape_detail", "texture")
 MESHES = ("coarse", "detailed")
 GAP = 7                 # pixels: what a picture does not see over less than this keeps the colour beside it
@@ -73,12 +72,8 @@ class Reconstructor:
         """The pictures of `views`, of `Surfaces` that are there already. Raises: ValueError, see there."""
         if paint not in PAINTS:
             raise ValueError(f"paint is one of {', '.join(PAINTS)}, not {paint!r}")
-        drawn = []
-        for part in self._parts(len(pictures)):
-            faces = part_of(surfaces, part)
-            draw = self._shaded if paint == "shape_detail" else self._carried
-            drawn.append(levels(draw(as_float(pictures[part], self.device), faces, YAWS)))
-        return torch.cat(drawn)
+        draw = self._shaded if paint == "shape_detail" else self._carried
+        return levels(draw(as_float(pictures, self.device), surfaces, YAWS))
 
     def _shaded(self, images, faces, yaws):
         return self.renderer.views(faces.vertices, faces.root, yaws, displacement=faces.displacement)
@@ -96,7 +91,8 @@ class Reconstructor:
         pictures = torch.cat([onset[None], pictures])                       # (n + 1, 3, H, W)
         surfaces = self.reconstruct(pictures)
         grey = as_float(pictures, self.device).mean(1, keepdim=True) * 255
-        first, found = part_of(surfaces, slice(0, 1)), (surfaces.found[:1] & surfaces.found[1:]).cpu()
+        first = Surfaces(*(None if value is None else value[:1] for value in surfaces))
+        found = (surfaces.found[:1] & surfaces.found[1:]).cpu()
         canvas = Canvas(self.renderer, first, grey[:1])
         moved = torch.zeros(len(found), len(yaws), 3, *grey.shape[2:])
         for k in found.nonzero()[:, 0].tolist():
@@ -118,15 +114,6 @@ class Reconstructor:
         light = functional.max_pool2d(light, GAP, stride=1, padding=GAP // 2)
         light = -functional.max_pool2d(-light, GAP, stride=1, padding=GAP // 2)
         return drawn * light[:, :, None]                                    # (n, Y, 3, H, W)
-
-    def _parts(self, count):
-        size = CHUNK[self.device.type]
-        return [slice(first, first + size) for first in range(0, count, size)]
-
-
-def part_of(surfaces, part):
-    """Some rows of `Surfaces`."""
-    return Surfaces(*(None if value is None else value[part] for value in surfaces))
 
 
 def as_float(pictures, device):

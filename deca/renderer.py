@@ -4,7 +4,6 @@ What depends on the topology alone is computed once, when the renderer is made.
 """
 
 import torch
-from torch import nn
 from torch.nn import functional
 
 from deca.rasterizer import choose_rasterizer, rasterize, rasterize_turned
@@ -38,19 +37,14 @@ def yaw_rotations(yaws_degrees, device=None):
     return torch.stack([cos, zero, sin, zero, one, zero, -sin, zero, cos], 1).reshape(-1, 3, 3).float()
 
 
-def _rows(table, index):
-    """table[index], the fast way: table (R, ...), index (...) → (index's shape, row's shape)."""
-    return table.index_select(0, index.flatten()).reshape(*index.shape, *table.shape[1:])
-
-
 def turn(points, matrices):
     """Row vectors (..., 3) by matrices (..., k, 3) → (..., k). Not a matrix product: full precision (no TF32)
     and the same bits in any batch."""
     return (matrices * points[..., None, :]).sum(-1)
 
 
-class SurfaceRenderer(nn.Module):
-    """Renders surfaces of one topology, without UV maps. Holds buffers only."""
+class SurfaceRenderer:
+    """Renders surfaces of one topology, without UV maps."""
 
     def __init__(self, faces, n_vertices, image_size=224, rasterizer="torch", device="cpu"):
         """faces: (F, 3) triangles. image_size: side of the pictures.
@@ -58,24 +52,21 @@ class SurfaceRenderer(nn.Module):
         rasterizer: "auto", "torch" or "pytorch3d". Raises: InputError when pytorch3d is asked for and cannot
         be imported.
         """
-        super().__init__()
-        self.image_size, self.n_vertices = image_size, n_vertices
+        self.image_size = image_size
         self.backend = choose_rasterizer(rasterizer)
         faces = torch.as_tensor(faces, dtype=torch.int64)
-        self._keep("faces", faces.to(device))
+        self.faces = faces.to(device)
         lights = functional.normalize(torch.tensor(LIGHTS, dtype=torch.float32), dim=1)
-        self._keep("lights", lights.to(device))                            # (5, 3)
+        self.lights = lights.to(device)                                # (5, 3)
         order = faces.flatten().argsort(stable=True)
         counts = torch.bincount(faces.flatten(), minlength=n_vertices)
-        self._keep("fan_faces", (order // 3).to(device))                   # faces round each vertex, in a row
-        self._keep("fan_starts", (counts.cumsum(0) - counts).to(device))   # where each vertex' faces begin
-
-    def _keep(self, name, tensor):
-        self.register_buffer(name, tensor, persistent=False)
+        self.fan_faces = (order // 3).to(device)                       # faces round each vertex, in a row
+        self.fan_starts = (counts.cumsum(0) - counts).to(device)       # where each vertex' faces begin
 
     def vertex_normals(self, vertices):
         """Unit normals (B, V, 3) of meshes (B, V, 3): sums of the triangles' cross products, normalised."""
-        corner = _rows(vertices.transpose(0, 1), self.faces)                           # (F, 3, B, 3)
+        corner = vertices.transpose(0, 1).index_select(0, self.faces.flatten())        # fast indexing
+        corner = corner.unflatten(0, (-1, 3))                                          # (F, 3, B, 3)
         cross = torch.linalg.cross(corner[:, 1] - corner[:, 0], corner[:, 2] - corner[:, 0])
         total = functional.embedding_bag(self.fan_faces, cross.flatten(1), self.fan_starts, mode="sum")
         total = total.reshape(len(total), -1, 3).transpose(0, 1)                       # (V, B*3) → (B, V, 3)
@@ -90,41 +81,41 @@ class SurfaceRenderer(nn.Module):
         return total * (LIGHT_INTENSITY * GREY / len(LIGHTS)) * keep
 
     def _chunks(self, count, views=1):
-        step = max(1, AT_ONCE.get(self.faces.device.type, AT_ONCE["cpu"]) // views)
+        step = max(1, AT_ONCE[self.faces.device.type] // views)
         return [slice(first, first + step) for first in range(0, count, step)]
 
     @staticmethod
-    def project_views(vertices, cam=VIEW_CAMERA):
-        """Vertices (B, V, 3), metres, in the image space of a view's camera (3,): (B, V, 3)."""
-        return project(vertices, torch.as_tensor(cam, dtype=vertices.dtype, device=vertices.device)[None])
+    def project_views(vertices):
+        """Vertices (B, V, 3), metres, in the image space of a view's camera: (B, V, 3)."""
+        return project(vertices, vertices.new_tensor([VIEW_CAMERA]))
 
-    def _turned_views(self, vertices, root, rotations, cam):
+    def _turned_views(self, vertices, root, rotations):
         """What the pixels of each turned view see, and how the vertices face there.
 
         Returns: Fragments of B*Y images; z of the transformed normals (B*Y, V, 1); the normals (B, V, 3).
         """
-        axis = self.project_views(root[:, None], cam)[:, 0, [0, 2]]                    # (B, 2)
+        axis = self.project_views(root[:, None])[:, 0, [0, 2]]                         # (B, 2)
         # Projection negates z, so that x' = cos x - sin z and z' = sin x + cos z.
         turns = rotations[:, [0, 2]][:, :, [0, 2]] * rotations.new_tensor([[1.0, -1.0], [-1.0, 1.0]])
-        seen = rasterize_turned(self.project_views(vertices, cam), self.faces, turns, axis,
+        seen = rasterize_turned(self.project_views(vertices), self.faces, turns, axis,
                                 self.image_size, self.image_size, self.backend)
         # Projection negates y and z, so the transformed normal's z is minus the turned normal's.
-        scaled = self.vertex_normals(vertices * cam[0])
+        scaled = self.vertex_normals(vertices * VIEW_CAMERA[0])
         return seen, -turn(scaled[:, None], rotations[:, None, 2:]).flatten(0, 1)
 
     @torch.no_grad()
-    def views(self, vertices, root, yaws_degrees=YAWS, cam=VIEW_CAMERA, detail=None):
+    def views(self, vertices, root, yaws_degrees=YAWS, detail=None):
         """Grey pictures of surfaces turned about the vertical axis (SPEC section 5), shaded at vertices.
 
         vertices (B, V, 3): frontal, metres. root (B, 3): the point that they turn about. yaws_degrees: Y
-        angles. cam (3,): scale, tx, ty of every view. detail: None, or what is added to the shade: pictures
-        (B, 1, h, w), where they show the surfaces (B, V, 3), image space, and each vertex's share (B, V).
+        angles. detail: None, or what is added to the shade: pictures (B, 1, h, w), where they show the
+        surfaces (B, V, 3), image space, and each vertex's share (B, V).
         Returns: (B, Y, H, W) in [0, 1], the grey channel (red = green = blue), background 0.
         """
         rotations = yaw_rotations(yaws_degrees, vertices.device)
         parts = []
         for part in self._chunks(len(vertices), len(rotations)):
-            seen, facing = self._turned_views(vertices[part], root[part], rotations, cam)
+            seen, facing = self._turned_views(vertices[part], root[part], rotations)
             # n' · l = (R n) · l = n · (Rᵀ l): the lights are turned back.
             lights = turn(self.lights, rotations.transpose(1, 2)[:, None])            # (Y, 5, 3)
             lit = torch.einsum("bvc,ylc->byvl", self.vertex_normals(vertices[part]), lights).clamp(0, 1)
@@ -146,11 +137,11 @@ class SurfaceRenderer(nn.Module):
         return sampled, found[:, 2] * (where.abs().amax(3) <= 1)
 
     @torch.no_grad()
-    def carry(self, images, posed, vertices, root, yaws_degrees=YAWS, cam=VIEW_CAMERA):
+    def carry(self, images, posed, vertices, root, yaws_degrees=YAWS):
         """Pictures carried by surfaces to turned views.
 
         images (B, C, h, w): what is carried. posed (B, V, 3): where they show the surfaces, image space.
-        vertices, root, yaws_degrees, cam: the turned surfaces, as for `views`.
+        vertices, root, yaws_degrees: the turned surfaces, as for `views`.
         Returns: (B, Y, C, H, W), 0 where a view shows no surface; and how well the picture sees what the
         view shows, (B, Y, H, W): 1 seen, falling to 0 where the picture sees it grazing, 0 hidden.
         """
@@ -158,7 +149,7 @@ class SurfaceRenderer(nn.Module):
         light = self.visibility(posed)
         carried, lights = [], []
         for part in self._chunks(len(vertices), len(rotations)):
-            seen, facing = self._turned_views(vertices[part], root[part], rotations, cam)
+            seen, facing = self._turned_views(vertices[part], root[part], rotations)
             keep = seen.hit & (seen.at_pixels(self.faces, facing)[:, 0] < LIMIT_NORMAL_Z)
             sampled, share = self._sampled(seen, images[part], posed[part], light[part])
             carried.append((sampled * keep[:, None]).unflatten(0, (-1, len(rotations))))
@@ -167,7 +158,7 @@ class SurfaceRenderer(nn.Module):
 
     def frontal(self, vertices, root):
         """What the pixels of the frontal view of surfaces (B, V, 3) see: `Fragments`."""
-        return self._turned_views(vertices, root, yaw_rotations([0], vertices.device), VIEW_CAMERA)[0]
+        return self._turned_views(vertices, root, yaw_rotations([0], vertices.device))[0]
 
     def visibility(self, posed):
         """How well a picture sees the vertices of surfaces posed in it, (B, V, 3): (B, V) in [0, 1]."""

@@ -31,9 +31,8 @@ def contact_sheet(title, photograph, views, textured):
     top = MARGIN + TITLE
     page.paste(Image.fromarray(photograph).resize((large, large), Image.Resampling.BICUBIC), (MARGIN, top))
     _label(draw, MARGIN + large / 2, top + large, "photograph; on its right half the 3-D face")
-    tiles = [np.repeat(view[:, :, None], 3, axis=2) for view in views]        # (224, 224) → (224, 224, 3)
     labels = [f"{yaw:+d}°" if yaw else "0°" for yaw in YAWS]
-    shown = zip([*tiles, textured], [*labels, "frontal, textured"], strict=True)
+    shown = zip([*views, textured], [*labels, "frontal, textured"], strict=True)
     for place, (image, label) in enumerate(shown):
         row, column = divmod(place, COLUMNS)
         x = MARGIN + large + 2 * GAP + column * (tile + GAP)

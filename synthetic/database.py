@@ -89,9 +89,7 @@ def _make(root, settings, progress):
     finally:
         torch.set_num_threads(threads)
     _write_papers(unfinished, about, plan)
-    if folder.exists():
-        folder.rmdir()
-    os.rename(unfinished, folder)
+    os.rename(unfinished, folder)                                   # onto nothing, or an empty folder
     return folder
 
 

@@ -16,7 +16,6 @@ MAY_IMPORT = {"scripts": {"capsule", "deca", "common"},
               "benchmarks": {"capsule", "synthetic", "deca", "common"},
               "capsule": {"deca", "synthetic", "common"}, "synthetic": {"deca", "common"}, "deca": {"common"},
               "common": set()}
-# Modules that import each other, one of them inside a function. Take a line away when its circle is gone.
 
 
 def modules(root=ROOT):

@@ -156,8 +156,7 @@ def test_a_change_of_pixels_needs_a_new_version_of_the_rule(astronaut, detector)
 def test_a_read_only_data_root_with_a_complete_cache_is_usable(database, monkeypatch):
     clips = load(database)
     before = face_crops(clips).images
-    monkeypatch.setattr("common.files.tempfile.mkstemp", lambda **options: (_ for _ in ()).throw(OSError(30,
-                                                                                                         "ro")))
+    monkeypatch.setattr("common.files.os.replace", lambda *paths: (_ for _ in ()).throw(OSError(30, "ro")))
     assert torch.equal(face_crops(clips).images, before)
 
 

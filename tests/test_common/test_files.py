@@ -122,7 +122,8 @@ def test_a_leftover_of_another_machine_is_swept_after_a_day(tmp_path):
 
 def test_what_a_killed_writer_really_leaves_is_swept(tmp_path):
     code = ("import os; from common.files import whole_file\n"
-            f"with whole_file({str(tmp_path / 'a long name with spaces.json')!r}): os.kill(os.getpid(), 9)")
+            f"with whole_file({str(tmp_path / 'a long name with spaces.json')!r}) as path:\n"
+            "    path.write_text('half')\n    os.kill(os.getpid(), 9)")
     subprocess.run([sys.executable, "-c", code], check=False)
     assert len(os.listdir(tmp_path)) == 1
     files.sweep(tmp_path)

@@ -54,7 +54,7 @@ def test_encode_gives_the_codes_of_the_two_encoders(reconstructor, images):
 
 def test_encode_is_the_same_alone_and_in_any_chunk(reconstructor, images, monkeypatch):
     whole = reconstructor.encode(images)
-    monkeypatch.setattr("deca.reconstructor.CHUNK", {"cpu": 1})
+    monkeypatch.setattr("deca.deca.CHUNK", {"cpu": 1})
     parts = reconstructor.encode(images)
     for name, value in whole.items():
         torch.testing.assert_close(parts[name], value, rtol=1e-4, atol=1e-5)
@@ -127,7 +127,7 @@ def test_any_batch_gives_the_same_pictures(reconstructor, codes, images, monkeyp
     many = {name: value[[0, 1, 0]] for name, value in codes.items()}
     views = reconstructor.thirteen_views(many)
     textured = reconstructor.render(many, "texture", images[[0, 1, 0]])
-    monkeypatch.setattr("deca.reconstructor.CHUNK", {"cpu": 2})
+    monkeypatch.setattr("deca.deca.CHUNK", {"cpu": 2})
     torch.testing.assert_close(reconstructor.thirteen_views(many), views, rtol=0, atol=2e-3)
     found = reconstructor.render(many, "texture", images[[0, 1, 0]])
     torch.testing.assert_close(found, textured, rtol=0, atol=2e-3)
