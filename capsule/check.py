@@ -114,9 +114,9 @@ def _database(data, data_root):
 def official_files(folder):
     """DECA's files; without them the face mesh makes the views."""
     files = assets.check(folder)
-    bad = [(BAD, file.problem) for file in files if file.status == "bad"]
-    if assets.has_official(folder) and not bad:
-        return [(GOOD, f"all that DECA needs is in {folder}")]
+    bad = [(BAD, file.problem) for file in files if file.status == "bad" and file.required]
+    if assets.has_official(folder):
+        return bad or [(GOOD, f"all that DECA needs is in {folder}")]
     present = sum(file.status == "present" for file in files)
     return [*bad, (NOTE, f"{present} of {len(files)} in {folder}: the face mesh makes the views; "
                          "python -m deca --check lists the files")]

@@ -49,8 +49,11 @@ def _to_rgb(picture):
         values = np.asarray(picture, dtype=np.float64)
         if not np.isfinite(values).all():
             raise ValueError("NaN or infinity in it")
-        brightest = max(255.0, values.max(initial=0))
-        top = 65535.0 if picture.mode != "F" and brightest > 255 else brightest
+        brightest = values.max(initial=0)
+        if picture.mode == "F":
+            top = 1.0 if brightest <= 1 else max(255.0, brightest)
+        else:
+            top = 255.0 if brightest <= 255 else 65535.0
         grey = np.clip(values * (255.0 / top), 0, 255).round().astype(np.uint8)
         return np.repeat(grey[:, :, None], 3, axis=2)          # (H, W) → (H, W, 3)
     if "A" in picture.getbands() or "transparency" in picture.info:
@@ -80,7 +83,8 @@ def find_pictures(paths):
     for path in map(Path, paths):
         if os.path.isdir(path):
             below = sorted(p for p in path.rglob("*")
-                           if p.suffix.lower() in IMAGE_SUFFIXES and os.path.isfile(p))
+                           if p.suffix.lower() in IMAGE_SUFFIXES and os.path.isfile(p)
+                           and not p.name.startswith("._"))       # what macOS lays beside a file
             if not below:
                 raise InputError(f"{path}: no picture ({', '.join(IMAGE_SUFFIXES)}) in this folder")
             found += below

@@ -3,7 +3,8 @@
 PHOTO: a picture, a folder of pictures, a video (frames at --fps), or a .txt list of such paths. For each
 picture, in a folder of its name: crop.png, views/<yaw>.png, sheet.jpg, textured.png, parameters.json, and
 what the options ask for. `--check` says which official files are there.
-Exit codes: 0 all went well, 1 some pictures failed (a line says why), 2 nothing could be done, 130 Ctrl-C.
+Exit codes: 0 all went well, 1 some pictures failed (a line says why) or --check finds DECA unusable, 2
+nothing could be done, 130 Ctrl-C.
 """
 
 import argparse
@@ -62,7 +63,14 @@ def _run(options):
     onset = options.motion and read_image(options.motion)
     reconstructor = make_reconstructor(options.reconstructor, options.device, options.rasterizer)
     print(f"deca: reconstructor {reconstructor.name}", flush=True)
-    failed = _work(pictures, reconstructor, options, onset)
+    detector, failed = LandmarkDetector(), 0
+    for place, read in tqdm(pictures, unit="picture", disable=None if len(pictures) > 1 else True):
+        try:
+            for line in process(*read(), options.out / place, reconstructor, detector, options, onset):
+                tqdm.write(f"deca: {line}", file=sys.stderr)
+        except InputError as error:
+            failed += 1
+            tqdm.write(f"deca: {error}", file=sys.stderr)
     done = f"{len(pictures) - failed} of {len(pictures)} pictures done, {failed} failed"
     print(f"deca: {done}; in {options.out}")
     return 0 if not failed else 1 if failed < len(pictures) else 2
@@ -115,15 +123,18 @@ def find_sources(paths, fps=5.0, out=Path("views")):
             taken.add(free)
             yield free, read
     if not taken:
-        raise InputError(f"{out}: the only pictures found are results of an earlier call; name others")
+        raise InputError(f"{out}: every picture found lies in this folder of results; choose another --out")
 
 
 def _of_path(path, fps, out):
     if path.suffix.lower() in VIDEOS and os.path.isfile(path):
         yield from _of_video(path, fps)
     elif path.suffix.lower() == ".txt" and os.path.isfile(path):
-        lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
-        lines = list(filter(None, map(str.strip, lines)))
+        try:
+            text = path.read_text(encoding="utf-8-sig", errors="replace")
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read ({error.strerror}); copy it anew") from error
+        lines = list(filter(None, map(str.strip, text.splitlines())))
         if not lines:
             raise InputError(f"{path}: an empty list; write a path on each line")
         for line in lines:
@@ -167,19 +178,6 @@ def _of_video(path, fps):
 
     for number in range(0, count, every):
         yield Path(_plain(path.stem)) / f"{number:06d}", functools.partial(read, number)
-
-
-def _work(pictures, reconstructor, options, onset):
-    """All pictures, with a progress bar and one line for each that fails; returns how many failed."""
-    detector, failed = LandmarkDetector(), 0
-    for place, read in tqdm(pictures, unit="picture", disable=None if len(pictures) > 1 else True):
-        try:
-            for line in process(*read(), options.out / place, reconstructor, detector, options, onset):
-                tqdm.write(f"deca: {line}", file=sys.stderr)
-        except InputError as error:
-            failed += 1
-            tqdm.write(f"deca: {error}", file=sys.stderr)
-    return failed
 
 
 def process(path, photo, folder, reconstructor, detector, options, onset=None):
@@ -292,7 +290,7 @@ def _print_check():
             print(f"  {'':8}{'':{width + 2}}{row.problem or 'get it: ' + row.source}")
     ready = all(row.status == "present" for row in rows if row.required)
     print("DECA can be used." if ready else
-          "Until the required ones are there, the reconstructor is mesh (no licensed file needed).")
+          "DECA cannot be used; auto takes mesh, without licensed files, while a required one is missing.")
     return 0 if ready else 1
 
 

@@ -108,7 +108,7 @@ def _weights(path, name, state):
         found = tuple(weight.shape) if isinstance(weight, torch.Tensor) else "nothing"
         if found != tuple(value.shape):
             raise InputError(f"{path}: {name}.{key}: expected {tuple(value.shape)}, found {found}; {AGAIN}")
-        weights[key] = weight
+        weights[key] = weight.to(value.dtype)
     return weights
 
 
@@ -274,10 +274,9 @@ def check(folder):
     rows = []
     for file, (required, read, purpose, source) in FILES.items():
         path = Path(folder) / file
-        status, problem = "present", ""
-        if not path.is_file():
-            status = "missing"
-        else:
+        status, problem = "missing", ""
+        if path.is_file():
+            status = "present"
             try:
                 read(path)
             except InputError as error:

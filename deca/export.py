@@ -19,7 +19,7 @@ def seen_pixels(reconstructor, surfaces, size=224):
     points (H, W, 3) image space, 0 where nothing."""
     renderer = reconstructor.renderer
     posed = surfaces.posed()[:1]
-    seen = rasterize(posed, renderer.faces, size, size)
+    seen = rasterize(posed, renderer.faces, size, size, renderer.backend)
     hit = (seen.face_index[0] >= 0).cpu().numpy()
     corners = renderer.faces[seen.face_index[0].clamp(min=0)]                                  # (H, W, 3)
     weights = seen.bary[0][..., None]                                                      # (H, W, 3, 1)

@@ -79,9 +79,9 @@ class LandmarkDetector:
         Raises: ValueError for another shape or type.
         """
         image = _checked(image)
-        if min(image.shape[:2]) < SMALLEST_SIDE:
-            return None
         shrink = min(1.0, LONGEST_SIDE / max(image.shape[:2]))
+        if min(image.shape[:2]) * shrink < SMALLEST_SIDE:
+            return None
         small = image if shrink == 1.0 else cv2.resize(image, None, fx=shrink, fy=shrink,
                                                        interpolation=cv2.INTER_AREA)
         border = math.ceil(max(small.shape[:2]) * BORDER)
@@ -111,7 +111,8 @@ class LandmarkDetector:
         size = round(PATCH_SIZE * (1 + 2 * PATCH_MARGIN))
         matrix = square_transform(center, side * (1 + 2 * PATCH_MARGIN), size)
         patch = _warp(image, matrix, size)
-        points = (self._predict(patch) + mirror_points(self._predict(mirror_image(patch)), size)) / 2
+        mirrored = self._predict(np.ascontiguousarray(patch[:, ::-1]))
+        points = (self._predict(patch) + mirror_points(mirrored, size)) / 2
         return ((points - matrix[:, 2]) / matrix[0, 0]).astype(np.float32)
 
     def _predict(self, patch):
@@ -126,11 +127,6 @@ def _checked(image):
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
         raise ValueError(f"a picture must be uint8 (H, W, 3), not {image.dtype} {image.shape}")
     return np.ascontiguousarray(image)
-
-
-def mirror_image(image):
-    """`image` (H, W, ...) with left and right exchanged."""
-    return np.ascontiguousarray(image[:, ::-1])
 
 
 def mirror_points(points, width):

@@ -113,6 +113,8 @@ def test_float_pictures_without_numbers_are_refused(tmp_path, value):
     deep = np.linspace(0, 255, 64, dtype=np.float32).reshape(8, 8)
     Image.fromarray(deep).save(tmp_path / "deep.tif")
     assert np.array_equal(images.read_image(tmp_path / "deep.tif")[:, :, 0], deep.round())
+    Image.fromarray(deep / 255).save(tmp_path / "share.tif")            # from 0 to 1, as scikit-image writes
+    assert np.array_equal(images.read_image(tmp_path / "share.tif")[:, :, 0], deep.round())
     deep[3, 3] = value
     Image.fromarray(deep).save(tmp_path / "deep.tif")
     with pytest.raises(InputError, match=r"deep\.tif: not a readable picture \(NaN or infinity"):
@@ -139,7 +141,7 @@ def test_what_is_no_plain_file_is_refused_before_it_is_opened(tmp_path):
 
 
 def test_pictures_of_a_folder_are_found_in_order(tmp_path):
-    for name in ("b/2.webp", "b/1.PNG", "a.jpeg", "notes.txt"):
+    for name in ("b/2.webp", "b/1.PNG", "a.jpeg", "notes.txt", "b/._1.PNG"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"")
     found = images.find_pictures([tmp_path, tmp_path / "notes.txt"])

@@ -72,6 +72,13 @@ def test_checkpoint_weights_arrive_unchanged(official):
         assert all(torch.equal(state[key], official.checkpoint[name][key]) for key in state)
 
 
+def test_weights_of_another_precision_become_the_networks_own(official, tmp_path):
+    wide = {key: weight.double() for key, weight in official.checkpoint["D_detail"].items()}
+    torch.save(official.checkpoint | {"D_detail": wide}, tmp_path / "deca_model.tar")
+    state = load_checkpoint(tmp_path)["D_detail"]
+    assert all(torch.equal(state[key], weight) for key, weight in official.checkpoint["D_detail"].items())
+
+
 @pytest.mark.parametrize(("protocol", "sparse"), [
     (1, scipy.sparse.csr_matrix), (2, lambda dense: dense)])
 def test_other_forms_of_the_model_file(official, tmp_path, protocol, sparse):

@@ -196,7 +196,10 @@ def test_lists_videos_and_odd_names(face, tmp_path):
     (tmp_path / "a" / "out").mkdir()
     (tmp_path / "a" / "out" / "sheet.jpg").write_bytes(b"")      # a result of an earlier call
     assert len(list(command.find_sources([tmp_path / "a"], out=tmp_path / "a" / "out"))) == 1
-    with pytest.raises(InputError, match="the only pictures found are results of an earlier call"):
+    os.symlink("/proc/self/mem", tmp_path / "unreadable.txt")
+    with pytest.raises(InputError, match=r"unreadable\.txt: cannot be read"):
+        list(command.find_sources([tmp_path / "unreadable.txt"]))
+    with pytest.raises(InputError, match="every picture found lies in this folder of results"):
         list(command.find_sources([tmp_path / "a"], out=tmp_path / "a"))
 
 
