@@ -14,7 +14,6 @@ import os
 from pathlib import Path
 
 from capsule.data import database_name, load_clips
-from capsule.data.protocol import smic_onsets
 from capsule.spotting import judge, merged_table, spot_clips
 from common.console import run_main
 from common.files import write_csv
@@ -27,7 +26,7 @@ def main():
     choice = options()
     known = choice.dataset != "smic"
     root = Path(choice.data_root)
-    table = load_clips(choice.dataset, root, frames=choice.frames).table if known else smic_onsets(root)
+    table = load_clips(choice.dataset, root, frames=choice.frames if known else None).table
     plots = Path(choice.result_root) / "smic_apex"
     apexes, problems = spot_clips(table, root, plots, choice.workers, choice.frames)
     path = root / "annotations" / f"{choice.dataset}_apex{'_spotted' if known else ''}.csv"
@@ -56,7 +55,7 @@ def options():
     parser.add_argument("--data-root", default="data", help="folder of the databases [data]")
     parser.add_argument("--frames", default="", help="part of the name of the folder to take frames from")
     parser.add_argument("--result-root", default="result", help="folder of the results [result]")
-    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes [the number of cores]")
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="threads [the number of cores]")
     return parser.parse_args()
 
 

@@ -11,6 +11,7 @@ from capsule.data.remarks import line
 from capsule.device import choose_precision
 from capsule.experiment import Experiment
 from capsule.fold import Epoch, Pictures, State, Training, memory_told, train_one
+from capsule.inputs.crops import NO_NEIGHBOURS
 from capsule.learner import is_compiled
 from capsule.metrics import Meter
 from common.device import choose_device
@@ -117,9 +118,8 @@ class Log:
         frozen = sum(not parameter.requires_grad for parameter in getattr(model, "parameters", list)())
         self.say(f"{experiment.name}: {len(experiment.clips.table)} clips, {len(experiment.folds)} subjects, "
                  f"on {device}; weights {experiment.weights}, {frozen} parameters frozen")
-        lacking = sum(remark["count"] for remark in experiment.said
-                      if remark["what"].startswith("neighbours"))
-        if lacking:
+        lacking = sum(remark["count"] for remark in experiment.said if remark["what"] == NO_NEIGHBOURS)
+        if lacking and experiment.options.streams != "pictures":        # there views take their place
             self.say(f"  {lacking} clips lack neighbours of their apex; to balance the classes an epoch "
                      "draws their apex again in their place")
 

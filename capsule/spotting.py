@@ -4,13 +4,8 @@ Quang, Chun, Tokuyama, FG 2019; Li, Huang, Zhao, "Can micro-expression be recogn
 frame?", ICIP 2018. First the rule, then its run over a database: clips in parallel, each kept when done.
 """
 
-import multiprocessing
-import os
-import signal
 import threading
-import time
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -20,7 +15,8 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from capsule.data.folders import ClipFolders
-from capsule.data.protocol import COLUMNS, clip_pairs, with_paths
+from capsule.data.protocol import COLUMNS, with_paths
+from capsule.data.sheets import clip_pairs
 from common.cache import digest
 from common.errors import InputError
 from common.files import read_json, whole_file, write_json
@@ -30,6 +26,7 @@ from deca.landmarks import LandmarkDetector
 RULE = 2       # version of the rule; a change makes every clip be spotted again
 EPSILON = 1    # frames between a frame and the one it is compared with
 DRIFT = 4      # pixels
+_DRAWING = threading.Lock()    # matplotlib is not made for threads
 
 
 def spot_apex(paths):
@@ -105,81 +102,42 @@ def cells(points, shape):
 
 
 def spot_clips(table, data_root, folder, workers, frames=""):
-    """Spot the apex of each clip of `table` (columns data, subject, clip, onset_frame, offset_frame).
+    """Spot the apex of each clip of one database (`table`: data, subject, clip, onset_frame, offset_frame).
 
     Writes a JSON and a plot per clip into `folder`; clips whose JSON is there and of the same frames are not
-    done again. `workers`: processes. `frames`: as in `load_clips`. Shows a progress bar.
+    done again. `workers`: threads. `frames`: as in `load_clips`. Shows a progress bar.
     Returns: (list of apex frame numbers, None where it failed; list of one-line reasons).
     """
-    jobs, problems = [], []
-    for data, part in table.groupby("data", sort=False):
-        folders = ClipFolders(data, zip(part["subject"], part["clip"], strict=True), data_root, frames)
-        own = [(row, _job(row, folders, Path(folder))) for row in part.itertuples()]
-        lost = [row for row, job in own if not job["paths"]]
-        if lost:
-            problems.append(f"{data}: no frames of {len(lost)} of {len(part)} clips are on disk; "
-                            f"{folders.explain(lost[0].subject, lost[0].clip, lost[0].onset_frame)}")
-        problems += [job["problem"] for _, job in own if job["problem"] and job["paths"]]
-        jobs += [job for _, job in own]
+    data = table["data"].iloc[0]
+    folders = ClipFolders(data, zip(table["subject"], table["clip"], strict=True), data_root, frames)
+    jobs = [_job(row, folders, Path(folder)) for row in table.itertuples()]
+    problems = [job["problem"] for job in jobs if job["problem"] and job["paths"]]
+    lost = [row for row, job in zip(table.itertuples(), jobs, strict=True) if not job["paths"]]
+    if lost:
+        problems.append(f"{data}: no frames of {len(lost)} of {len(jobs)} clips are on disk; "
+                        f"{folders.explain(lost[0].subject, lost[0].clip, lost[0].onset_frame)}")
     apexes = [None if job["problem"] else _finished(job) for job in jobs]
     todo = [i for i, job in enumerate(jobs) if apexes[i] is None and not job["problem"]]
     without = sum(bool(job["problem"]) for job in jobs)
     print(f"{len(jobs)} clips: {len(jobs) - len(todo) - without} spotted already, {len(todo)} to do, "
           f"{without} without all their frames", flush=True)
-    for i, (apex, problem) in _in_processes(jobs, todo, workers):
-        apexes[i] = apex
-        problems += [problem] if problem else []
-    return apexes, sorted(problems)
-
-
-def _in_processes(jobs, todo, workers):
-    """Yield (index, what `_spot` returns) for each of the clips `todo` of `jobs`, under a progress bar.
-
-    Each thread has a process of its own: one that dies takes only its clip with it, which is tried once more.
-    """
-    own = threading.local()
-
-    def spot(i):
-        """(i, what `_spot` returns for the clip)."""
-        for _ in range(2):
-            if not hasattr(own, "process"):
-                spawn = multiprocessing.get_context("spawn")
-                own.process = ProcessPoolExecutor(1, spawn, _begin, (os.getpid(),))
-            try:
-                return i, own.process.submit(_spot, jobs[i]).result()
-            except BrokenProcessPool:
-                del own.process
-        return i, (None, f"{jobs[i]['clip']}: its process was killed twice; run again with fewer --workers, "
-                         f"or look at the pictures in {jobs[i]['paths'][0].parent}")
-
     with ThreadPoolExecutor(max(1, workers)) as threads:
-        yield from tqdm(threads.map(spot, todo), "clips", total=len(todo), unit="clip", disable=None)
-
-
-def _begin(parent):
-    """In a worker: Ctrl-C is the parent's to handle; where the parent is killed, the worker ends too."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-    def watch():
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
+        found = threads.map(_spot, [jobs[i] for i in todo])
+        for i, (apex, problem) in zip(todo, tqdm(found, "clips", total=len(todo), unit="clip", disable=None),
+                                      strict=True):
+            apexes[i] = apex
+            problems += [problem] if problem else []
+    return apexes, sorted(problems)
 
 
 def _job(row, folders, folder):
     """What one clip needs: its frames from onset to offset, its result file, or the problem that it has."""
     name, key = f"{row.data}_{row.subject}_{row.clip}", f"{row.data}/{row.subject}/{row.clip}"
-    frames = folders.frames(row.subject, row.clip, row.onset_frame)
+    _, frames = folders.find(row.subject, row.clip, row.onset_frame)
     chosen = {n: path for n, path in frames.items() if row.onset_frame <= n <= row.offset_frame}
     missing = [str(n) for n in (row.onset_frame, row.offset_frame) if n not in chosen]
-    problem = ""
-    if not frames:
-        problem = f"{key}: no frames on disk"
-    elif missing:
-        problem = (f"{key}: frame {' and '.join(missing)} (onset, offset) not on disk; "
-                   "lay all frames of the clip there")
+    problem = (f"{key}: frame {' and '.join(missing)} (onset, offset) not on disk; "
+               "lay all frames of the clip there") if missing else ""
     status = [(path.name, path.stat()) for path in chosen.values()]
     signature = [RULE, [(file, stat.st_size, stat.st_mtime_ns) for file, stat in status]]
     return {"name": name, "clip": key, "numbers": list(chosen), "paths": list(chosen.values()),
@@ -197,13 +155,14 @@ def _finished(job):
 
 
 def _spot(job):
-    """In a worker: spot one clip, write its plot, then its JSON. Returns: (apex, "") or (None, problem)."""
+    """Spot one clip, write its plot, then its JSON. Returns: (apex, "") or (None, problem)."""
     try:
         index, feature = spot_apex(job["paths"])
     except InputError as error:
         return None, str(error)
     apex = job["numbers"][index]
-    _plot(job, apex, feature)
+    with _DRAWING:
+        _plot(job, apex, feature)
     write_json(job["json"], {"key": job["key"], "apex": apex, "frames": job["numbers"],
                              "feature": [round(float(value), 6) for value in feature]})
     return apex, ""

@@ -41,15 +41,11 @@ def main(argv=None):
 def count_table(clips):
     """Counts by database and in all, as text: clips, subjects, clips per class, apex frames on disk."""
     table = clips.table.assign(on_disk=clips.apex_on_disk)
-    parts = [(name, part) for name, part in table.groupby("data", sort=False)]
-    if len(parts) > 1:
-        parts.append(("all", table))
-    rows = []
-    for name, part in parts:
-        counts = part["label"].value_counts()
-        per_class = {label: counts.get(i, 0) for i, label in enumerate(clips.class_names)}
-        rows.append({"data": name, "clips": len(part), "subjects": part["data_sub"].nunique(), **per_class,
-                     "apex frames on disk": int(part["on_disk"].sum())})
+    parts = list(table.groupby("data", sort=False))
+    parts += [("all", table)] if len(parts) > 1 else []
+    rows = [{"data": name, "clips": len(part), "subjects": part["data_sub"].nunique(),
+             **{word: (part["label"] == i).sum() for i, word in enumerate(clips.class_names)},
+             "apex frames on disk": part["on_disk"].sum()} for name, part in parts]
     return pd.DataFrame(rows).to_string(index=False)
 
 

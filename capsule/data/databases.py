@@ -69,7 +69,7 @@ def database_name(text):
     Returns: a key of `DATABASES`. Raises: InputError naming the nearest one.
     """
     word = squeeze(str(text))
-    name = SPELLINGS.get(word, word)
+    name = SPELLINGS.get(word, word) if "(" not in str(text) else ""     # CAS(ME)^2 is another database
     if name not in DATABASES:
         near = difflib.get_close_matches(word, [*DATABASES, *SPELLINGS], n=1)
         hint = f"did you mean {SPELLINGS.get(near[0], near[0])}? " if near else ""

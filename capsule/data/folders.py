@@ -1,10 +1,10 @@
 """Frames on disk: one walk finds a database's clips, however they lie there (SPEC section 1)."""
 
 import difflib
+import functools
 import itertools
 import os
 import re
-from collections import Counter
 from pathlib import Path
 
 from capsule.data.databases import BLOCKS, squeeze
@@ -31,44 +31,44 @@ class ClipFolders:
     """
 
     def __init__(self, data, wanted, data_root, prefer=""):
-        self.data, self.root = data, Path(data_root)
+        self.data, self.root, self._prefer = data, Path(data_root), prefer.casefold()
+        self._list = functools.cache(list_frames)
         self._wanted = {}           # clip in lower case → {subject number: the pair as the table writes it}
         for subject, clip in wanted:
             pair = (plain_name(subject, f"{data}: subject"), plain_name(clip, f"{data}, {subject!r}: clip"))
             self._wanted.setdefault(clip.casefold(), {})[subject_number(subject)] = pair
         self._found = {}            # (subject, clip) → [(source, folder)], the best first
-        self._seen, self._unreadable, self._pictures = [], [], {}
-        sources = set()
-        for places in _places(data, self.root):
+        self._seen, self._unreadable, sources = [], [], set()
+        for places in [*named_folders(data, self.root), [] if data == "synthetic" else [self.root]]:
             for place in places:
-                self._walk(place)
-            sources |= {source for candidates in self._found.values() for source, _ in candidates}
-            self._choose(prefer)
+                self._walk(place, sources)
             if self._found:
                 break
+        for candidates in self._found.values():
+            candidates.sort(key=self._preference)
         if prefer and not self._found:
             near = difflib.get_close_matches(prefer, sources, n=1, cutoff=0)
             raise InputError(f"--frames {prefer}: no such folder holds clips of {data} under {self.root}; "
                              f"these do: {listed(sorted(sources), SHOWN) or 'none'}"
                              + (f"; nearest: {near[0]}" if near else ""))
 
-    def frames(self, subject, clip, number=None):
-        """{frame number: path} of a clip, ascending; empty when it is not on disk.
-
-        Of several folders with this clip, the first that has frame `number`, else the first with any frame:
-        see `source`.
-        """
-        return self._pick(subject, clip, number)[1]
-
-    def source(self, subject, clip, number=None):
-        """The folder above the subjects, relative to the root, from which `frames` takes it; "" for none."""
-        return self._pick(subject, clip, number)[0]
+    def find(self, subject, clip, number=None):
+        """(folder above the subjects, relative to the root; {frame number: path}, ascending) of a clip; empty
+        when it is not on disk. Of several folders, the first that has frame `number`, else any frame."""
+        first = ("", {})
+        for source, folder in self._found.get((subject, clip), ()):
+            frames = self._list(folder)
+            if number in frames or (number is None and frames):
+                return source, frames
+            if frames and not first[1]:
+                first = (source, frames)
+        return first
 
     @property
     def sources(self):
-        """{folder above the subjects: clips found there}, in the order of preference."""
+        """The folders above the subjects that hold clips, in the order of preference."""
         everything = sorted(itertools.chain(*self._found.values()), key=self._preference)
-        return dict(Counter(source for source, _ in everything))
+        return list(dict.fromkeys(source for source, _ in everything))
 
     def explain(self, subject, clip, number):
         """One line on a clip whose frame `number` was not found: what was looked for, seen and nearest."""
@@ -91,23 +91,8 @@ class ClipFolders:
         """`path` relative to the data root, with forward slashes; "" for None."""
         return "" if path is None else path.relative_to(self.root).as_posix()
 
-    def _pick(self, subject, clip, number):
-        first = ("", {})
-        for source, folder in self._found.get((subject, clip), ()):
-            frames = self._list(folder)
-            if number in frames or (number is None and frames):
-                return source, frames
-            if frames and not first[1]:
-                first = (source, frames)
-        return first
-
-    def _list(self, folder):
-        if folder not in self._pictures:
-            self._pictures[folder] = list_frames(folder)
-        return self._pictures[folder]
-
-    def _walk(self, place):
-        """Note the wanted clips below the folder `place`."""
+    def _walk(self, place, sources):
+        """Note the wanted clips below the folder `place` that `prefer` fits, and the `sources` of all."""
         def closed(error):
             self._unreadable.append(self.relative(Path(error.filename)))
 
@@ -120,23 +105,17 @@ class ClipFolders:
             numbers = [subject_number(part) for part in parts]
             for name in entries:
                 path, wanted = folder / name, self._wanted.get(name.casefold(), {})
-                owners = wanted.keys() & numbers
-                for owner in owners:
-                    source = "/".join(parts[:numbers.index(owner)]) or "."
-                    self._found.setdefault(wanted[owner], []).append((source, path))
+                depth = next((i for i in reversed(range(len(parts))) if numbers[i] in wanted), None)
+                if depth is not None:
+                    source = "/".join(parts[:depth]) or "."
+                    sources.add(source)
+                    if self._prefer in self.relative(folder).casefold():
+                        self._found.setdefault(wanted[numbers[depth]], []).append((source, path))
                 other = re.fullmatch(BLOCKS[self.data].other_parts, squeeze(name))
                 if not name.startswith("."):
                     self._seen.append(path.relative_to(self.root))
-                    if not (owners or other or (folder == self.root and _claimed(self.data, name))):
+                    if depth is None and not (other or (folder == self.root and _claimed(self.data, name))):
                         names.append(name)
-
-    def _choose(self, prefer):
-        """Keep the candidates that fit `prefer`, the best first."""
-        for pair, candidates in list(self._found.items()):
-            kept = [c for c in candidates if prefer.casefold() in self.relative(c[1].parent).casefold()]
-            self._found[pair] = sorted(kept, key=self._preference)
-            if not kept:
-                del self._found[pair]
 
     def _preference(self, candidate):
         """Raw before cropped frames, then the shortest way down, then by name."""
@@ -165,23 +144,17 @@ def list_frames(folder):
     return dict(sorted(found.items()))
 
 
-def database_folders(data, root):
-    """The folders directly under `root` that carry a name of database `data`, the surest name first."""
-    return [path for places in _places(data, Path(root))[:-1] for path in places]
-
-
 def subject_number(name):
     """The number in a subject's name (sub01, s1, 006), None for any other name."""
     match = re.fullmatch(r"(?:subject|sub|s)?[ _-]?0*([0-9]{1,6})", name, re.IGNORECASE)
     return int(match[1]) if match else None
 
 
-def _places(data, root):
-    """Lists of folders to walk, in order, until one list has clips: by name, then the data root itself."""
+def named_folders(data, root):
+    """Lists of the folders directly under `root` that carry a name of database `data`, the surest first."""
     _, names, _ = next(os.walk(root), ("", [], []))
-    named = [[root / name for name in sorted(names) if re.match(pattern, squeeze(name))]
-             for pattern in BLOCKS[data].folders]
-    return [*named, [] if data == "synthetic" else [root]]
+    return [[Path(root, name) for name in sorted(names) if re.match(pattern, squeeze(name))]
+            for pattern in BLOCKS[data].folders]
 
 
 def _claimed(data, name):

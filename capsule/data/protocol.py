@@ -12,7 +12,6 @@ from capsule.data.databases import (
     BLOCKS,
     DATABASES,
     FIVE,
-    NO_APEX,
     NOT_IN_MEGC2019,
     SADNESS_TO_SURPRISE,
     THREE,
@@ -20,16 +19,22 @@ from capsule.data.databases import (
 )
 from capsule.data.folders import ClipFolders, subject_number
 from capsule.data.remarks import line, listed, remark
-from capsule.data.sheets import FRAMES, checked, find_sheet, read_columns, read_sheet, subject_names
+from capsule.data.sheets import (
+    FRAMES,
+    checked,
+    clip_pairs,
+    find_sheet,
+    read_columns,
+    read_sheet,
+    subject_names,
+)
 from common.cache import digest
 from common.errors import InputError
 
 PROTOCOLS = ("dsnca", "megc2019")
 SUBSETS = ("all", "glasses")
-COLUMNS = ["data", "subject", "clip", "label", "onset_frame", "apex_frame", "offset_frame",
-           "onset_frame_path", "apex_frame_path", "offset_frame_path", "data_sub", "emotion"]
-FRAME_COLUMNS = {name: f"{name}_frame" for name in FRAMES}
-PATHS = [f"{name}_frame_path" for name in FRAMES]
+PATHS = [f"{name}_path" for name in FRAMES]
+COLUMNS = ["data", "subject", "clip", "label", *FRAMES, *PATHS, "data_sub", "emotion"]
 # What SPEC section 1 gives for a clip list: clips, subjects, clips per class.
 EXPECTED = {
     ("casme", 3, "dsnca", "all"): (150, 24, (90, 32, 28)),
@@ -92,7 +97,7 @@ class Clips:
     def identity(self):
         """16 hex digits of the clips, labels and onset, apex and offset numbers, in order; and of their
         action units where the table has them."""
-        numbers = self.table[["label", *(f"{name}_frame" for name in FRAMES)]].to_numpy(np.int64)
+        numbers = self.table[["label", *FRAMES]].to_numpy(np.int64)
         units = [self.table["action_units"].to_list()] if "action_units" in self.table else []
         return digest(self.keys, numbers.tolist(), *units)
 
@@ -116,7 +121,8 @@ def load_clips(dataset, data_root="data", classes=3, protocol="dsnca", subset="a
         from synthetic.database import ensure  # only here: it needs the whole 3-D package
 
         ensure(data_root)
-    _check_root(root)
+    if not os.path.isdir(root):
+        raise InputError(f"--data-root {root}: no such folder; put the databases there (data/README.md)")
     read = _from_sheets if protocol in PROTOCOLS else _from_list
     table, said, sheets, official = read(dataset, root, classes, protocol)
     table = _of_subset(table, subset, sheets)
@@ -183,41 +189,18 @@ def with_paths(table, data_root, frames=""):
     for data, part in table.groupby("data", sort=False):
         clips = list(zip(part["subject"], part["clip"], part["apex_frame"], strict=True))
         folders = ClipFolders(data, [clip[:2] for clip in clips], data_root, frames)
-        found = [folders.frames(*clip) for clip in clips]
-        part = part.assign(**{f"{name}_frame_path": [
-            folders.relative(there.get(number))
-            for there, number in zip(found, part[f"{name}_frame"], strict=True)] for name in FRAMES})
-        taken = [folders.source(*clip) for clip in clips]
+        taken, found = zip(*(folders.find(*clip) for clip in clips), strict=True)
+        part = part.assign(**{f"{name}_path": [folders.relative(there.get(number)) for there, number
+                                               in zip(found, part[name], strict=True)] for name in FRAMES})
         places[data] = {source: taken.count(source) for source in folders.sources}
         lost = [clip for clip, path in zip(clips, part["apex_frame_path"], strict=True) if not path]
         if lost:
-            first = max(lost, key=lambda clip: clip[2] >= 0)       # one whose apex is coded, if there is one
-            lines.append(f"{data}: {len(part) - len(lost)} of {len(part)} apex frames are on disk; "
-                         f"{folders.explain(*first)}")
+            remedy = "run smic_processing.py" if data == "smic" else "correct the sheet"
+            why = next((folders.explain(*clip) for clip in lost if clip[2] >= 0),
+                       f"no other apex is coded; {remedy}")
+            lines.append(f"{data}: {len(part) - len(lost)} of {len(part)} apex frames are on disk; {why}")
         parts.append(part)
     return pd.concat(parts).sort_index()[COLUMNS], places, "; ".join(lines)
-
-
-def smic_onsets(data_root):
-    """SMIC's clips for smic_processing.py: a table with `COLUMNS` but the paths; apex_frame is what an
-    edition of the sheet codes, else -1. Raises: InputError when the data root or the sheet is not usable.
-    """
-    _check_root(Path(data_root))
-    return _coded("smic", Path(data_root), 3, "dsnca")[0]
-
-
-def read_spotted(path):
-    """{clip in lower case: apex frame} of a table of spotted apexes (columns subject, clip, apex_frame).
-
-    Raises: InputError naming the file and row of a frame that is no number, or two apexes of one clip.
-    """
-    table, _ = checked(path, read_columns(path, ("subject", "clip", "apex")), ("apex",))
-    return dict(zip(table["clip"].str.casefold(), table["apex"], strict=True))
-
-
-def _check_root(root):
-    if not os.path.isdir(root):
-        raise InputError(f"--data-root {root}: no such folder; put the databases there (data/README.md)")
 
 
 def _from_sheets(dataset, root, classes, protocol):
@@ -241,28 +224,17 @@ def _with_spotted(data, table, sheet, root):
     uncoded = table["apex_frame"] < 0
     if data != "smic" or not uncoded.any() or not spotted:
         return table, []
-    apexes = table["clip"].str.casefold().map(read_spotted(spotted[0])).fillna(-1).astype("int64")
+    own = read_columns(spotted[0], ("subject", "clip", "apex_frame"))
+    own, _ = checked(spotted[0], own, ("apex_frame",))
+    apexes = dict(zip(own["clip"].str.casefold(), own["apex_frame"], strict=True))
+    apexes = table["clip"].str.casefold().map(apexes).fillna(-1).astype("int64")
     return table.assign(apex_frame=table["apex_frame"].mask(uncoded, apexes)), [str(spotted[0])]
-
-
-def _read(data, root):
-    """(the owners' rows, CASME II's one missing apex filled in; (subject, clip in lower case) of each; the
-    rows left out; the sheet)."""
-    table, repeated, sheet = read_sheet(data, root)
-    pairs = clip_pairs(table)
-    no_apex = (data == "casme") & pairs.isin(NO_APEX) & (table["apex"] < 0)
-    table = table.assign(apex=table["apex"].mask(no_apex, table["offset"]))
-    return table.rename(columns=FRAME_COLUMNS), pairs, repeated, sheet
-
-
-def clip_pairs(table):
-    """Series of (subject, clip in lower case)."""
-    return pd.Series(list(zip(table["subject"], table["clip"].str.casefold(), strict=True)), table.index)
 
 
 def _coded(data, root, classes, protocol):
     """(the clips of a sheet that belong to a class, with label and frames; remarks; the sheet; its rows)."""
-    table, pairs, repeated, sheet = _read(data, root)
+    table, repeated, sheet = read_sheet(data, root)
+    pairs = clip_pairs(table)
     words, rows, casme = BLOCKS[data].labels[classes], len(table) + len(repeated), data == "casme"
     if casme and protocol == "megc2019":
         table, pairs = table[~pairs.isin(NOT_IN_MEGC2019)], pairs[~pairs.isin(NOT_IN_MEGC2019)]
@@ -292,10 +264,11 @@ def _from_list(dataset, root, classes, protocol):
     wanted = ("data", "subject", "clip", "label", *FRAMES, "emotion")
     table = read_columns(path, wanted, optional=("emotion", *FRAMES))
     lacking = [name for name in FRAMES if name not in table]
-    try:
-        table["data"] = table["data"].map(database_name)
-    except InputError as error:
-        raise InputError(f"{path}: column data, {str(error).removeprefix('--dataset ')}") from error
+    for row, name in table["data"].items():
+        try:
+            table.loc[row, "data"] = database_name(name)
+        except InputError as error:
+            raise InputError(f"{path} row {row}: data {str(error).removeprefix('--dataset ')}") from error
     here = table["data"].isin(DATABASES[dataset])
     others, table = table["data"][~here], table[here]
     if table.empty:
@@ -312,9 +285,9 @@ def _from_list(dataset, root, classes, protocol):
     table = table.assign(data_sub=table["data"] + "_" + table["subject"], emotion=emotion)
     said = [*remark("rows of other databases left out", list(others.unique()), len(others)),
             *remark("row there twice, used once", repeated)]
-    table, sheets = table.rename(columns=FRAME_COLUMNS), [str(path)]
+    sheets = [str(path)]
     if lacking:
-        table, more = _with_frames(path, table, [FRAME_COLUMNS[name] for name in lacking], root)
+        table, more = _with_frames(path, table, lacking, root)
         sheets += more
     return table, said, sheets, False
 
@@ -326,9 +299,9 @@ def _with_frames(path, table, columns, root):
     """
     parts, sheets = [], []
     for data, part in table.groupby("data", sort=False):
-        coded, pairs, _, sheet = _read(data, root)
+        coded, _, sheet = read_sheet(data, root)
         coded, spotted = _with_spotted(data, coded, sheet, root)
-        rows, wanted = dict(zip(pairs, pairs.index, strict=True)), clip_pairs(part)
+        rows, wanted = {pair: row for row, pair in clip_pairs(coded).items()}, clip_pairs(part)
         lost = part[~wanted.isin(rows)]
         if len(lost):
             raise InputError(f"{path}: has no {', '.join(columns)}, and {sheet} lacks {len(lost)} of its "

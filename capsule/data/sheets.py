@@ -1,13 +1,14 @@
 """The owners' annotation sheets: found in any edition, read in any spelling, checked row by row."""
 
 import csv
+import os
 import re
 from pathlib import Path
 
 import pandas as pd
 
-from capsule.data.databases import BLOCKS, squeeze
-from capsule.data.folders import database_folders
+from capsule.data.databases import BLOCKS, NO_APEX, squeeze
+from capsule.data.folders import named_folders
 from common.errors import InputError
 from common.names import is_plain_name
 
@@ -15,10 +16,10 @@ SUFFIXES = (".xlsx", ".xlsm", ".xls", ".csv")
 HEADER_ROWS = 40        # the header is looked for in this many rows (SAMM's stands on row 14)
 # Our column → the names that it has in one sheet or another.
 COLUMNS = {"data": ("data",), "subject": ("Subject",), "clip": ("Filename", "clip"),
-           "label": ("label", "y_true"), "onset": ("OnsetFrame", "OnsetF"),
-           "apex": ("ApexFrame", "ApexF"), "offset": ("OffsetFrame", "OffsetF"),
+           "label": ("label", "y_true"), "onset_frame": ("OnsetFrame", "OnsetF"),
+           "apex_frame": ("ApexFrame", "ApexF"), "offset_frame": ("OffsetFrame", "OffsetF"),
            "emotion": ("Estimated Emotion", "Emotion"), "action units": ("Action Units",)}
-FRAMES = ("onset", "apex", "offset")
+FRAMES = ("onset_frame", "apex_frame", "offset_frame")
 USE_OWNERS = "put the owners' sheet in its place, as .xlsx or .csv"
 
 
@@ -28,16 +29,24 @@ def find_sheet(data, root):
     Of several in one place the newest edition, by name, is taken. The synthetic database's carries CASME II's
     file name, so it is looked for in its own folder only. Returns None when there is none.
     """
-    root, own = Path(root), database_folders(data, root)
+    root, own = Path(root), [path for paths in named_folders(data, root) for path in paths]
     begins = re.sub(r"(v?[0-9]+)$", "", squeeze(BLOCKS[data].sheet))        # without the edition
     places = own if data == "synthetic" else [root, root / "annotations", root / "Annotations", *own]
     for place in places:
-        found = [path for path in (place.iterdir() if place.is_dir() else ())
-                 if path.suffix.lower() in SUFFIXES and squeeze(path.stem).startswith(begins)
-                 and not path.name.startswith((".", "~")) and path.is_file()]
+        _, _, names = next(os.walk(place), ("", [], []))
+        found = [place / name for name in names
+                 if Path(name).suffix.lower() in SUFFIXES and squeeze(Path(name).stem).startswith(begins)
+                 and not name.startswith((".", "~")) and (place / name).is_file()]
         if found:
-            return max(found, key=lambda path: (squeeze(path.stem), -SUFFIXES.index(path.suffix.lower())))
+            return max(found, key=lambda path: _edition(path, begins))
     return None
+
+
+def _edition(path, begins):
+    """Sorts sheets: what can be read, then editions (no `_old`, no `copy`), then the newest."""
+    suffix, edition = path.suffix.lower(), re.fullmatch(r"v?([0-9]*)", squeeze(path.stem)[len(begins):])
+    number = -1 if edition is None else int(edition[1] or 0)
+    return suffix != ".xls", number, -SUFFIXES.index(suffix)
 
 
 def owners_sheet(data, root):
@@ -50,20 +59,28 @@ def owners_sheet(data, root):
 
 
 def read_sheet(data, root):
-    """The clips of database `data` as its owners coded them.
+    """The clips of database `data` as its owners coded them, CASME II's one missing apex filled in.
 
     Returns: (DataFrame, list of the clips with a second, identical row, path of the sheet). Columns: subject
-    (as SPEC section 1 writes it), clip, onset, apex (-1 where none is coded), offset (int), emotion (lower
-    case); the index is the line in the sheet.
+    (as SPEC section 1 writes it), clip, `FRAMES` (int; -1 where no apex is coded), emotion (lower case); the
+    index is the line in the sheet.
     Raises: InputError, naming sheet and row or column, when the sheet is not there or not usable.
     """
     path, block = owners_sheet(data, root), BLOCKS[data]
     table = read_columns(path, ("subject", "clip", *FRAMES, "emotion"), block.tab,
-                         optional=() if block.codes_apex else ("apex",))
+                         optional=() if block.codes_apex else ("apex_frame",))
     table["subject"] = subject_names(path, table["subject"], block.subject)
     table["emotion"] = [" ".join(text.casefold().split()) for text in table["emotion"]]
-    table["apex"] = table["apex"].mask(table["apex"].isin(["", "/", "-"]), -1) if "apex" in table else -1
-    return (*checked(path, table, FRAMES), path)
+    coded = table.get("apex_frame", pd.Series("", table.index))
+    table["apex_frame"] = coded.mask(coded.isin(["", "/", "-"]), -1)
+    table, repeated = checked(path, table, FRAMES)
+    no_apex = (data == "casme") & clip_pairs(table).isin(NO_APEX) & (table["apex_frame"] < 0)
+    return table.assign(apex_frame=table["apex_frame"].mask(no_apex, table["offset_frame"])), repeated, path
+
+
+def clip_pairs(table):
+    """Series of (subject, clip in lower case)."""
+    return pd.Series(list(zip(table["subject"], table["clip"].str.casefold(), strict=True)), table.index)
 
 
 def checked(path, table, numbers):
@@ -101,8 +118,8 @@ def whole_numbers(path, table, name):
     texts = table[name].astype(str)
     wrong = ~(texts.str.fullmatch(r"[0-9]{1,15}(\.0*)?") | (table[name] == -1))
     for row, text in texts[wrong].items():
-        raise InputError(f"{path} row {row} ({table['clip'][row]}): the {name} is {text!r}, not a whole "
-                         "number; correct it in the sheet")
+        raise InputError(f"{path} row {row} ({table['clip'][row]}): the {name.removesuffix('_frame')} is "
+                         f"{text!r}, not a whole number; correct it in the sheet")
     return texts.str.replace(r"\.0*$", "", regex=True).astype("int64")
 
 

@@ -20,6 +20,9 @@ NEIGHBOURS = (-2, -1, 0, 1, 2)      # frames of a clip that training may touch, 
 OVERHANG = 0.03     # of its side: a square that leaves the picture by more is moved or shrunk into it
 RULE = {"rule": "crop", "version": 1, "size": CROP_SIZE, "overhang": OVERHANG}
 LISTED = 20         # clips that an error message names
+WHOLE = {"no face": "no face was found, the whole picture is the crop",
+         "whole": "no square inside the picture holds the face, the whole picture is the crop"}
+NO_NEIGHBOURS = "neighbours of the apex are not on disk"
 
 
 @dataclass(frozen=True)
@@ -68,11 +71,6 @@ class _Job:
     folder: Path        # cache entry
 
     @property
-    def reference(self):
-        """Number of the frame that gives the square."""
-        return self.apex if self.onset is None else self.onset
-
-    @property
     def frames(self):
         """{offset: frame number} of the pictures that training may touch."""
         return {o: self.apex + o for o in NEIGHBOURS if self.apex + o in self.paths}
@@ -95,11 +93,10 @@ def face_crops(clips):
     empty = np.zeros((CROP_SIZE, CROP_SIZE, 3), np.uint8)
     onsets = np.stack([empty if job.onset is None else entry[0][f"{job.onset}.png"]
                        for job, entry in zip(jobs, entries, strict=True)])
-    clip, offset = (np.array(column, np.int64) for column in list(zip(*names, strict=True))[:2])
+    clip, offset, _ = np.array(names, np.int64).T
     crops = FrameImages(clips, _planes(images), clip, offset,
-                        [f"{jobs[i].key}/{number}" for i, _, number in names],
-                        "crop", RULE, _remarks(jobs, entries), digest(images.data, onsets.data),
-                        _planes(onsets),
+                        [f"{jobs[i].key}/{number}" for i, _, number in names], "crop", RULE,
+                        _remarks(jobs, entries), digest(images.data, onsets.data), _planes(onsets),
                         np.array([job.onset is not None for job in jobs]))
     say(crops.said)
     return crops
@@ -148,13 +145,11 @@ def _jobs(clips):
     jobs = []
     for key, row in zip(clips.keys, clips.table.itertuples(), strict=True):
         apex = clips.data_root / row.apex_frame_path
-        there = list_frames(apex.parent)
-        paths = {row.apex_frame + o: there.get(row.apex_frame + o) for o in NEIGHBOURS}
-        paths[row.apex_frame] = apex
-        if row.onset_frame_path:
-            paths[row.onset_frame] = clips.data_root / row.onset_frame_path
-        jobs.append(_Job(key, row.apex_frame, {n: path for n, path in paths.items() if path is not None},
-                         row.onset_frame if row.onset_frame_path else None, clips.data_root / "crops" / key))
+        wanted = {row.onset_frame, *(row.apex_frame + o for o in NEIGHBOURS)}
+        paths = {n: path for n, path in list_frames(apex.parent).items() if n in wanted}
+        onset = row.onset_frame if row.onset_frame in paths else None
+        jobs.append(_Job(key, row.apex_frame, paths | {row.apex_frame: apex}, onset,
+                         clips.data_root / "crops" / key))
     return jobs
 
 
@@ -165,13 +160,14 @@ def _crop(job):
     if cached is not None:
         return cached
     frames = {number: read_image(path) for number, path in job.paths.items()}
-    shape = frames[job.reference].shape
+    reference = job.apex if job.onset is None else job.onset      # the frame that gives the square
+    shape = frames[reference].shape
     for number, frame in frames.items():
         if frame.shape != shape:
             raise InputError(f"{job.paths[number]}: {frame.shape[1]}x{frame.shape[0]} pixels, but "
-                             f"{job.paths[job.reference].name} of the same clip has {shape[1]}x{shape[0]}; "
+                             f"{job.paths[reference].name} of the same clip has {shape[1]}x{shape[0]}; "
                              "copy the clip anew from its source")
-    center, side, square = clip_square(frames[job.reference], LandmarkDetector())
+    center, side, square = clip_square(frames[reference], LandmarkDetector())
     pictures = {f"{n}.png": warp_square(frame, center, side) for n, frame in frames.items()}
     info = {"square": square, "center": [float(x) for x in center], "side": float(side)}
     return write_entry(job.folder, key, pictures, info), info
@@ -187,13 +183,12 @@ def _status(path):
 
 def _remarks(jobs, entries):
     """What a reader of the results should know of the crops."""
-    whole = "no face was found, the whole picture is the crop"
-    lists = {whole: [job.key for job, (_, info) in zip(jobs, entries, strict=True)
-                     if info["square"] == "no face"],
-             "the onset frame is not on disk, the apex gives the crop":
-                 [job.key for job in jobs if job.onset is None],
-             "neighbours of the apex are not on disk":
-                 [job.key for job in jobs if len(job.frames) < len(NEIGHBOURS)]}
+    squares = [info["square"] for _, info in entries]
+    lists = {what: [job.key for job, square in zip(jobs, squares, strict=True) if square == name]
+             for name, what in WHOLE.items()}
+    lists["the onset frame is not on disk, the apex gives the crop"] = [
+        job.key for job in jobs if job.onset is None]
+    lists[NO_NEIGHBOURS] = [job.key for job in jobs if len(job.frames) < len(NEIGHBOURS)]
     return tuple(one for what, keys in lists.items() for one in remark(what, keys))
 
 

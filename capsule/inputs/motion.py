@@ -10,7 +10,7 @@ import torch
 
 from capsule.data.remarks import listed, remark, say
 from capsule.inputs.crops import FrameImages, with_images
-from capsule.inputs.rendered import cached_pictures, not_found, pictures_of
+from capsule.inputs.rendered import cached_pictures, not_found
 from common.cache import digest
 from common.errors import InputError
 from common.images import IMAGE_SUFFIXES, read_image
@@ -124,20 +124,19 @@ def face_motion(crops, reconstructor="auto", yaws=(0,), device="auto", rasterize
             "made by": maker.rule}
     root = crops.clips.data_root / "motion" / maker.name / ("frontal" if len(yaws) == 1 else "views")
 
-    def make(part):
-        if not crops.has_onset[part.row]:
-            return as_levels(np.zeros((len(part.frames), len(yaws), 3, *crops.images.shape[2:]))), [True]
-        motion, found = maker.motion(crops.onsets[part.row], pictures_of(crops, part), yaws)
+    def make(row, own):
+        if not crops.has_onset[row]:
+            return as_levels(np.zeros((len(own), len(yaws), 3, *own.shape[2:]))), [True]
+        motion, found = maker.motion(crops.onsets[row], own, yaws)
         return as_levels(motion), found
 
-    images, found = cached_pictures(crops, root, rule, make, ".png", yaws,
-                                    f"motion ({maker.name})")
+    images, found = cached_pictures(crops, root, rule, make, ".png", yaws, f"motion ({maker.name})")
     remarks = {"onset not on disk: no motion": ~crops.has_onset,
                "the onset is the apex: no motion": (table["onset_frame"] == table["apex_frame"]).to_numpy(),
                "the onset comes after the apex": (table["onset_frame"] > table["apex_frame"]).to_numpy()}
     keys = np.array(crops.clips.keys)
     said = [one for what, which in remarks.items() for one in remark(what, keys[which].tolist())]
-    said += not_found(found, "motion", "its motion is that of the mean face")
+    said += not_found(found, "motion", "nothing moves there")
     say(said)
     return with_images(crops, images, "motion", rule, said)
 
@@ -162,7 +161,7 @@ def normalised_levels(images):
     """
     stack = images.numpy().astype(np.float32)
     stack = stack.reshape(len(stack), -1, 3, *stack.shape[2:])                      # (N, yaws, 3, H, W)
-    centre = np.median(stack[:, :, :2], axis=(3, 4), keepdims=True)
-    stack = stack - np.concatenate([centre, np.zeros_like(centre[:, :, :1])], 2)    # (N, yaws, 3, 1, 1)
+    stack[:, :, :2] -= np.median(stack[:, :, :2], axis=(3, 4), keepdims=True)       # (N, yaws, 2, 1, 1)
     stack *= SPREAD / np.maximum(stack.std((3, 4), keepdims=True), 1)
-    return torch.from_numpy(np.clip(np.rint(stack + ZERO), 0, 255).astype(np.uint8).reshape(images.shape))
+    stack += ZERO
+    return torch.from_numpy(stack.round(out=stack).clip(0, 255, stack).astype(np.uint8).reshape(images.shape))

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from capsule.data.remarks import listed, say
 from capsule.inputs.crops import with_images
 from capsule.inputs.motion import face_motion
-from capsule.inputs.rendered import cached_pictures, not_found, pictures_of
+from capsule.inputs.rendered import cached_pictures, not_found
 from common.cache import digest
 from common.errors import InputError
 from common.images import read_image
@@ -46,11 +46,7 @@ def thirteen_views(crops, reconstructor="auto", paint="shape_detail", device="au
     maker = make_reconstructor(reconstructor, device, rasterizer)
     rule = {**RULE, "reconstructor": maker.name, "paint": paint, "model": maker.model, "made by": maker.rule}
     root = crops.clips.data_root / "views" / maker.name / paint
-
-    def render(part):
-        return maker.views(pictures_of(crops, part), paint)
-
-    images, found = cached_pictures(crops, root, rule, render, ".jpg", YAWS,
+    images, found = cached_pictures(crops, root, rule, lambda row, own: maker.views(own, paint), ".jpg", YAWS,
                                     f"views ({maker.name})")
     said = not_found(found, "views", "its views show the mean face")
     say(said)

@@ -58,7 +58,7 @@ def test_every_layout(tmp_path, data, clips, layout, link):
     if link:
         (root / top).symlink_to(tmp_path / "elsewhere" / top)
     folders = ClipFolders(data, clips, root)
-    found = [folders.frames(subject, clip, 46) for subject, clip in clips]
+    found = [folders.find(subject, clip, 46)[1] for subject, clip in clips]
     assert [{n: folders.relative(path) for n, path in frames.items()} for frames in found] == [
         {46: path} for path in paths]
 
@@ -68,10 +68,10 @@ def test_raw_comes_before_cropped_unless_told(tmp_path):
                  "CASME2_RAW_selected/sub01/EP02_01f/img46.jpg"):
         touch(tmp_path / "casme2" / name)
     folders = ClipFolders("casme", CASME, tmp_path)
-    assert folders.sources == {"casme2/CASME2_RAW_selected": 1, "casme2/Cropped": 2}
-    assert [folders.source(*clip, 46) for clip in CASME] == ["casme2/CASME2_RAW_selected", "casme2/Cropped"]
-    assert ClipFolders("casme", CASME, tmp_path, "cropped").source(*CASME[0]) == "casme2/Cropped"
-    assert ClipFolders("casme", CASME, tmp_path, "RAW").frames(*CASME[1]) == {}
+    assert folders.sources == ["casme2/CASME2_RAW_selected", "casme2/Cropped"]
+    assert [folders.find(*clip, 46)[0] for clip in CASME] == ["casme2/CASME2_RAW_selected", "casme2/Cropped"]
+    assert ClipFolders("casme", CASME, tmp_path, "cropped").find(*CASME[0])[0] == "casme2/Cropped"
+    assert ClipFolders("casme", CASME, tmp_path, "RAW").find(*CASME[1])[1] == {}
     with pytest.raises(InputError, match=r"--frames Croped: .*these do: .*nearest: casme2/Cropped$"):
         ClipFolders("casme", CASME, tmp_path, "Croped")
 
@@ -80,21 +80,29 @@ def test_the_folder_that_has_the_frame_is_taken(tmp_path):
     touch(tmp_path / "casme2/RAW/sub01/EP02_01f/img1.jpg")
     touch(tmp_path / "casme2/Cropped/sub01/EP02_01f/reg_img2.jpg")
     folders = ClipFolders("casme", CASME, tmp_path)
-    assert [list(folders.frames(*CASME[0], n)) for n in (None, 1, 2, 3)] == [[1], [1], [2], [1]]
-    assert folders.frames(*CASME[1]) == {}
+    assert [list(folders.find(*CASME[0], n)[1]) for n in (None, 1, 2, 3)] == [[1], [1], [2], [1]]
+    assert folders.find(*CASME[1])[1] == {}
+
+
+def test_the_nearest_subject_above_a_clip_is_its_own(tmp_path):
+    """A numbered folder above the subjects, such as a download in parts, is no subject."""
+    touch(tmp_path / "casme2/2/sub01/EP02_01f/img1.jpg")
+    touch(tmp_path / "casme2/2/sub02/EP02_01f/img2.jpg")
+    folders = ClipFolders("casme", [("sub01", "EP02_01f"), ("sub02", "EP02_01f")], tmp_path)
+    assert [list(folders.find(subject, "EP02_01f")[1]) for subject in ("sub01", "sub02")] == [[1], [2]]
 
 
 def test_each_database_keeps_to_its_own_folders(tmp_path):
     """The synthetic clips, CASME I and our caches carry CASME II's names; SMIC's VIS camera SMIC's."""
     for top in ("synthetic/sub01", "CASME1/sub01", "CASME III/sub01", "crops/casme/sub01", "SMIC/s1"):
         touch(tmp_path / top / "EP02_01f/img46.jpg")
-    assert ClipFolders("casme", CASME, tmp_path).sources == {}
+    assert ClipFolders("casme", CASME, tmp_path).sources == []
     touch(tmp_path / "CASME2/sub01/EP02_01f/img46.jpg")
-    assert ClipFolders("casme", CASME, tmp_path).sources == {"CASME2": 1}
-    assert ClipFolders("synthetic", CASME, tmp_path).sources == {"synthetic": 1}
+    assert ClipFolders("casme", CASME, tmp_path).sources == ["CASME2"]
+    assert ClipFolders("synthetic", CASME, tmp_path).sources == ["synthetic"]
     for camera in ("VIS", "NIR", "SMIC_VIS_E", "HS"):
         touch(tmp_path / f"smic/{camera}/s1/s1_ne_01/image46.jpg")
-    assert ClipFolders("smic", SMIC, tmp_path).sources == {"smic/HS": 1}
+    assert ClipFolders("smic", SMIC, tmp_path).sources == ["smic/HS"]
 
 
 def test_links_in_a_circle_end(tmp_path):
@@ -103,7 +111,7 @@ def test_links_in_a_circle_end(tmp_path):
                           ("smic/dead", "nowhere"), ("smic/mirror", "mirror")):
         (tmp_path / place).symlink_to(target)
     folders = ClipFolders("smic", SMIC, tmp_path)
-    assert folders.relative(folders.frames(*SMIC[0])[46]) == "smic/HS/s1/s1_ne_01/image46.jpg"
+    assert folders.relative(folders.find(*SMIC[0])[1][46]) == "smic/HS/s1/s1_ne_01/image46.jpg"
 
 
 def test_only_pictures_that_are_files_count(tmp_path):
@@ -133,7 +141,7 @@ def test_pictures_are_listed_only_of_the_clips_asked_for_and_once(tmp_path, monk
     folders = ClipFolders("casme", [("sub01", "EP02_01f"), ("sub01", "EP03_02")], tmp_path)
     assert not {"EP02_01f", "EP03_02"} & set(listed)
     for _ in range(3):
-        assert len(folders.frames("sub01", "EP02_01f")) == 1
+        assert len(folders.find("sub01", "EP02_01f")[1]) == 1
     assert listed.count("EP02_01f") == 1 and "EP03_02" not in listed
 
 
@@ -180,3 +188,5 @@ def test_database_names_as_people_write_them(text, name):
 def test_an_unknown_database_gets_its_nearest(tmp_path):
     with pytest.raises(InputError, match="--dataset sam: no such database; did you mean samm"):
         database_name("sam")
+    with pytest.raises(InputError, match="no such database"):
+        database_name("CAS(ME)^2")

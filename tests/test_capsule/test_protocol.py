@@ -19,7 +19,6 @@ from capsule.data.protocol import (
     EXPECTED,
     load_clips,
     protocol_name,
-    smic_onsets,
     with_paths,
 )
 from capsule.data.sheets import COLUMNS as SHEET_COLUMNS
@@ -268,13 +267,15 @@ def test_smic_needs_apexes_and_says_where_from(tmp_path):
         load_clips("smic", tmp_path)
     shutil.rmtree(tmp_path / "annotations")
     spotted.unlink()
-    with pytest.raises(InputError, match=r"run smic_processing\.py"):
-        load_clips("smic", tmp_path)
+    for skip in (False, True):
+        with pytest.raises(InputError, match=r"run smic_processing\.py"):
+            load_clips("smic", tmp_path, skip_missing=skip)
 
 
 def test_smic_onsets_become_an_annotation_table(tmp_path):
     make_database(tmp_path, "smic", subjects=1, frames=5)
-    onsets = smic_onsets(str(tmp_path))
+    (tmp_path / "smic_apex_frames.csv").unlink()
+    onsets = load_clips("smic", tmp_path, frames=None).table
     before = onsets.copy()
     assert onsets["apex_frame"].tolist() == [-1] * 3
     table, places, missing = with_paths(onsets.assign(apex_frame=onsets["onset_frame"] + 2), tmp_path)
@@ -330,7 +331,7 @@ def test_duplicate_apex_rows_must_agree(tmp_path):
 
 def test_right_tab_of_the_workbook(tmp_path):
     make_database(tmp_path, "smic", frames=3)
-    columns = ("clip", "onset")
+    columns = ("clip", "onset_frame")
     assert len(read_columns(tmp_path / "SMIC-HS-E_annotation.xlsx", columns, tab="hs")) == 6
     assert len(read_columns(tmp_path / "SMIC-HS-E_annotation.xlsx", columns, tab="VIS")) == 1
     assert set(columns) < set(SHEET_COLUMNS)
@@ -385,7 +386,8 @@ def test_sheets_of_any_edition_in_any_place(tmp_path, name, place):
 
 
 def test_the_newest_edition_is_read(tmp_path):
-    for name in (f"{CASME}.csv", f"{CASME}.xlsx", "CASME2-coding-20190701.csv", "CASME2-notes.xlsx"):
+    for name in (f"{CASME}.csv", f"{CASME}.xlsx", "CASME2-coding-20190701.csv", "CASME2-notes.xlsx",
+                 "CASME2-coding-old.xlsx", "CASME2-coding-20200101.xls"):
         (tmp_path / name).touch()
     assert find_sheet("casme", tmp_path).name == "CASME2-coding-20190701.csv"
     (tmp_path / "CASME2-coding-20190701.csv").unlink()
@@ -476,7 +478,8 @@ def test_a_list_of_ones_own(tmp_path):
     ([(*ROWS[0][:3], "x", *ROWS[0][4:])], "the label is 'x'"),
     ([(*ROWS[0][:5], "/", 17, "")], "the apex is '/'"),
     ([("casme2", "sub01", "../x", *ROWS[0][3:])], "Filename is '../x'"),
-    ([("faces", *ROWS[0][1:])], "column data, faces: no such database"),
+    ([("faces", *ROWS[0][1:])], "row 2: data faces: no such database"),
+    ([("", *ROWS[0][1:])], "row 2: data : no such database"),
     ([ROWS[1]], "no clip of casme; it has samm"),
     ([], "a header and no clips"),
 ])

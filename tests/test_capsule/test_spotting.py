@@ -126,9 +126,7 @@ def test_the_script_whole_and_again(database, tmp_path):
     assert plots == {path: path.stat().st_mtime_ns for path in (tmp_path / "smic_apex").iterdir()}
 
 
-def test_a_broken_or_foreign_result_is_made_again(database, tmp_path, monkeypatch):
-    monkeypatch.setattr(spotting, "_in_processes",
-                        lambda jobs, todo, workers: ((i, spotting._spot(jobs[i])) for i in todo))
+def test_a_broken_or_foreign_result_is_made_again(database, tmp_path):
     table = pd.DataFrame([{"data": "smic", "subject": "1", "clip": "s1_ne_01", "onset_frame": 100,
                            "offset_frame": 111}])
     apexes, problems = spot_clips(table, database, tmp_path, 1)
@@ -189,50 +187,6 @@ def test_new_apexes_replace_their_rows_and_others_stay(database, tmp_path):
         path.write_text(text)
         with pytest.raises(InputError, match="not a table of apexes"):
             merged_table(path, table, [103, 104], database)
-
-
-def _fatal(job):
-    """Stands in for a worker whose process is killed at one clip, at its first or at every try."""
-    tried = job["json"].with_suffix(".tried")
-    if "s1" in job["name"] and (job["numbers"][0] == 100 or not tried.exists()):
-        tried.touch()
-        os.kill(os.getpid(), signal.SIGKILL)
-    return job["numbers"][1], ""
-
-
-@pytest.mark.parametrize("first", [100, 101])
-def test_a_killed_worker_costs_at_most_its_clip(tmp_path, monkeypatch, first):
-    monkeypatch.setattr(spotting, "_spot", _fatal)
-    jobs = [{"name": f"s{i}", "clip": f"smic/{i}/s{i}", "json": tmp_path / f"s{i}.json",
-             "paths": [tmp_path / "x.png"], "numbers": [first, 7]} for i in range(3)]
-    found = dict(spotting._in_processes(jobs, [0, 1, 2], 1))
-    assert [found[i] for i in (0, 2)] == [(7, "")] * 2
-    if first == 101:
-        assert found[1] == (7, "")
-    else:
-        assert found[1][0] is None and found[1][1].startswith("smic/1/s1: its process was killed twice")
-
-
-def test_a_worker_ends_when_its_parent_is_killed():
-    """A worker waits for work on a pipe that its own end keeps open: nothing else would tell it."""
-    code = ("import multiprocessing, os, sys, time; from concurrent.futures import ProcessPoolExecutor\n"
-            "from capsule.spotting import _begin\n"
-            "if __name__ == '__main__':\n"
-            "    spawn = multiprocessing.get_context('spawn')\n"
-            "    pool = ProcessPoolExecutor(1, spawn, _begin, (os.getpid(),))\n"
-            "    print(pool.submit(os.getpid).result(), flush=True); time.sleep(60)\n")
-    parent = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    worker = int(parent.stdout.readline())
-    parent.kill()
-    parent.wait()
-    for _ in range(100):
-        try:
-            os.kill(worker, 0)
-        except ProcessLookupError:
-            return
-        time.sleep(0.1)
-    os.kill(worker, signal.SIGKILL)
-    pytest.fail("the worker lives on")
 
 
 def test_ctrl_c_ends_with_one_line(database, tmp_path):
