@@ -33,7 +33,8 @@ def options():
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pictures", nargs="*", type=Path, help="pictures or folders, with --model")
     parser.add_argument("--model", default="", help="state dict of a trained network, for pictures")
-    parser.add_argument("--network", default="", help="its name, where the file alone does not tell")
+    parser.add_argument("--paint", default="shape_detail", choices=("shape_detail", "texture", "motion"),
+                        help="what its pictures show, where the file alone does not tell [shape_detail]")
     parser.add_argument("--result-root", default=RESULT_ROOT, help=f"folder of the results [{RESULT_ROOT}]")
     parser.add_argument("--data-root", default=DATA_ROOT, help=f"folder of the databases [{DATA_ROOT}]")
     parser.add_argument("--experiment", default="", help="name of the result folder")
@@ -63,12 +64,12 @@ def draw_run(choice, device):
 
 def draw_pictures(choice, device):
     """Explain what the network of --model says of any pictures."""
-    trained = load_trained(choice.model, device, choice.network)
+    trained = load_trained(choice.model, device, choice.paint)
     maker = maker_of(trained, device)
     paths = find_pictures(choice.pictures)
     run = SimpleNamespace(name=Path(choice.model).name, labels=(), finished={}, folds=(), missing=(),
                           facts={"class_names": trained.class_names})
-    failed = []
+    names, failed = set(), []
     for path in tqdm(paths, desc="figures", unit="picture", disable=None):
         try:
             crop, pictures, _ = pictures_of(path, trained, maker)
@@ -77,6 +78,8 @@ def draw_pictures(choice, device):
             continue
         clip = gradcam.explain(trained, path.name, None, pictures, crop)
         name = "_".join(part for part in path.with_suffix("").parts if part not in (path.anchor, ".."))
+        name += path.suffix.replace(".", "_") if name in names else ""     # a.png beside a.jpg
+        names.add(name)
         save_figure(clip_figure(run, clip), Path("grad_cam") / name)
     return [f"{len(paths) - len(failed)} of {len(paths)} pictures: grad_cam"], failed
 

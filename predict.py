@@ -31,7 +31,6 @@ def options():
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pictures", nargs="+", type=Path, help="pictures, or folders of them")
     parser.add_argument("--model", required=True, help="state dict of a trained network")
-    parser.add_argument("--network", default="", help="its name, where the file alone does not tell")
     parser.add_argument("--paint", default="shape_detail", choices=("shape_detail", "texture", "motion"),
                         help="what its pictures show, where the file alone does not tell [shape_detail]")
     parser.add_argument("--out", type=Path, default=Path(OUT), help=f"CSV file to write [{OUT}]")
@@ -43,7 +42,7 @@ def main():
     """Read the network, look at each picture, print and write the table. Returns: 1 when a picture failed."""
     choice = options()
     device = choose_device(choice.device)
-    trained = load_trained(choice.model, device, choice.network, choice.paint)
+    trained = load_trained(choice.model, device, choice.paint)
     maker = maker_of(trained, device)
     rows, failed = [], []
     for path in tqdm(find_pictures(choice.pictures), unit="picture", disable=None):

@@ -52,13 +52,12 @@ def plain_flow(crops):
 def score(motion):
     """Strict UF1, its 95 % interval and UAR of the SVM on one motion picture a clip."""
     clips, images = motion.clips, shrunk(normalised(motion).images, SIDE).numpy()
-    labels, subjects, predicted = clips.labels, clips.table["data_sub"].to_numpy(str), []
+    labels, subjects = clips.labels, clips.table["data_sub"].to_numpy(str)
+    found = np.empty_like(labels)
     for subject in clips.subjects:
         train, test = data_split(clips, subject)
         machine = SVM(clips.n_classes).fit(images[train], labels[train])
-        predicted.append((test, machine.scores(images[test]).argmax(1)))
-    order = np.concatenate([test for test, _ in predicted])
-    found = np.concatenate([classes for _, classes in predicted])[order.argsort()]
+        found[test] = machine.scores(images[test]).argmax(1)
     meter = Meter(clips.n_classes, labels, found)
     return meter.uf1, bootstrap_uf1(labels, found, subjects, clips.n_classes), meter.uar
 

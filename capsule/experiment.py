@@ -11,7 +11,7 @@ import filelock
 import torch
 import torchvision
 
-from capsule.results import read_fold
+from capsule.results import one_line, read_fold
 from common.cache import digest
 from common.errors import InputError
 from common.files import read_json, sweep, write_json
@@ -59,12 +59,11 @@ class Experiment:
     def start(self):
         """Write experiment.json, or check that the one there is of this configuration."""
         sweep(self.folder)
-        with self._lock("experiment"):
+        with self.fold_lock("experiment", timeout=-1):
             path = self.folder / "experiment.json"
             if path.exists():
                 self._compare(read_json(path).get("config"), path)
-            else:
-                write_json(path, self._description())
+            write_json(path, self._description())    # anew: pictures and lists may have been moved
 
     def _description(self):
         """The value of experiment.json: everything get_result_log.py needs besides the folds."""
@@ -83,8 +82,8 @@ class Experiment:
         stored = stored if isinstance(stored, dict) else {}
         names = sorted(n for n in set(stored) | set(self.identity) if stored.get(n) != self.identity.get(n))
         if names:
-            what = "; ".join(f"{n}: {_short(stored.get(n))} there, {_short(self.identity.get(n))} now"
-                             for n in names)
+            what = "; ".join(f"{n}: {one_line(json.dumps(stored.get(n)))} there, "
+                             f"{one_line(json.dumps(self.identity.get(n)))} now" for n in names)
             raise InputError(f"{path}: this folder holds another configuration ({what}); choose another "
                              "--experiment name or remove the folder")
 
@@ -96,11 +95,11 @@ class Experiment:
         """Where --save-models keeps the fold's state dict."""
         return self.folder / "models" / f"{data_sub}.pt"
 
-    def finished(self, data_sub, say=print):
+    def finished(self, data_sub, say=lambda line: None):
         """The fold as capsule.results.Fold where its file is whole and of this experiment, and its model is
         there if models are kept; else None.
 
-        A file that cannot be used is named, and the fold trained again.
+        A file that cannot be used is named to `say`, and the fold trained again.
         """
         path = self.fold_path(data_sub)
         if not path.exists():
@@ -133,37 +132,26 @@ class Experiment:
         return self.folder / "failed" / f"{data_sub}.json"
 
     @contextlib.contextmanager
-    def fold_lock(self, data_sub):
-        """Context manager: True when this process may train the fold, False when another one is at it.
+    def fold_lock(self, data_sub, timeout=0):
+        """Context manager: True when this process may train the fold, False when another one is at it for
+        `timeout` seconds (-1: wait).
 
         The operating system drops the lock of a process that dies.
         """
-        lock = self._lock(data_sub)
+        lock = filelock.FileLock(self.folder / "locks" / f"{data_sub}.lock")
         try:
-            lock.acquire(timeout=0)
+            (self.folder / "locks").mkdir(parents=True, exist_ok=True)
+            lock.acquire(timeout=timeout)
         except filelock.Timeout:
             yield False
             return
         except OSError as error:
-            raise InputError(f"{lock.lock_file}: cannot be locked ({error.strerror}); remove it") from error
+            raise InputError(f"{lock.lock_file}: cannot be locked ({error.strerror}); remove it, or choose a "
+                             "--result-root that you may write to") from error
         try:
             yield True
         finally:
             lock.release()
-
-    def _lock(self, name):
-        folder = self.folder / "locks"
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"{folder}: cannot be made ({error.strerror}); choose a --result-root "
-                             "that you may write to") from error
-        return filelock.FileLock(folder / f"{name}.lock")
-
-
-def _short(value):
-    text = json.dumps(value)
-    return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 def environment(device):

@@ -139,8 +139,9 @@ def memory_told(what, workers):
     try:
         yield
     except torch.OutOfMemoryError as error:
-        raise InputError(f"{what}: the GPU's memory is full with --workers {workers}; use fewer, or a "
-                         "smaller --batch-size") from error
+        fewer = "fewer, or " if workers > 1 else ""
+        raise InputError(f"{what}: the GPU's memory is full with --workers {workers}; use {fewer}a smaller "
+                         "--batch-size") from error
 
 
 def fold_seed(seed, data_sub):
@@ -222,8 +223,7 @@ def _fit_fold(model, pictures, data_sub, training, report, started):
         raise FoldError("the other subjects' clips are all of one class; add subjects")
     model.fit(images, labels, *more)
     scores, known = (torch.from_numpy(model.scores(part)) for part in (held_out.cpu().numpy(), images))
-    meter = Meter(training.network.classes)
-    meter.add(labels, known.argmax(1))
+    meter = Meter(training.network.classes, labels, known.argmax(1))
     predicted = scores.argmax(1).tolist()
     loss = float(1 - known[torch.arange(len(labels)), torch.from_numpy(labels)].mean())
     record = {"loss": [round(loss, 8)], "train_uf1": [round(meter.uf1, 6)], "paper": [predicted],
@@ -243,9 +243,7 @@ def _train_epoch(learner, pictures, rows, draws):
         total += loss * len(truth)
         outputs.append(found.argmax(1))
         labels.append(truth)
-    meter = Meter(training.network.classes)
-    meter.add(torch.cat(labels), torch.cat(outputs))
-    return float(total) / len(rows), meter
+    return float(total) / len(rows), Meter(training.network.classes, torch.cat(labels), torch.cat(outputs))
 
 
 def batches(pictures, rows, draws, batch_size):
@@ -287,9 +285,7 @@ def predict(model, pictures, rows, network, precision, noise=None):
 
 
 def _epoch(data_sub, number, record, meter, training, lengths, truth, rate, speed):
-    uf1, accuracy = {}, {}
-    for name in ("strict", "paper"):
-        own = Meter(training.network.classes)
-        own.add(truth, record[name][-1])
-        uf1[name], accuracy[name] = own.subject_uf1, own.accuracy
+    own = {name: Meter(training.network.classes, truth, record[name][-1]) for name in ("strict", "paper")}
+    uf1, accuracy = ({name: getattr(one, what) for name, one in own.items()}
+                     for what in ("subject_uf1", "accuracy"))
     return Epoch(data_sub, number, record["loss"][-1], meter.uf1, meter.uar, uf1, accuracy, rate, speed)

@@ -7,6 +7,7 @@ Selvaraju et al., "Grad-CAM: Visual Explanations from Deep Networks via Gradient
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 from pytorch_grad_cam import GradCAM
@@ -81,15 +82,13 @@ def clips_of(run, data_root, key=None, every=False):
     clips = load_clips(config["dataset"], data_root, run.classes, places["protocol"], config["subset"],
                        places["skip_missing"], frames)
     rows = {name: row for row, name in enumerate(clips.keys)}
-    wanted = wanted if every else wanted[:1]
+    wanted = sorted(wanted if every else wanted[:1], key=lambda name: own[name][3])    # a fold's together
     missing = [name for name in wanted if name not in rows]
     if missing:
         raise InputError(f"{missing[0]}: not in the clip list of this data root; choose the --data-root that "
                          "the experiment was trained on")
-    table = clips.table.iloc[[rows[name] for name in wanted]].sort_values("data_sub", kind="stable")
-    table = table.reset_index(drop=True)
-    labels = [own[key][4] for key in replace(clips, table=table).keys]
-    return replace(clips, table=table.assign(label=labels))
+    table = clips.table.iloc[[rows[name] for name in wanted]].reset_index(drop=True)
+    return replace(clips, table=table.assign(label=[own[name][4] for name in wanted]))
 
 
 def pictures_of_clips(clips, trained, device, motion="", views_root=""):
@@ -205,7 +204,7 @@ def explain(trained, key, truth, pictures, crop, onset=None):
              for kind in trained.kinds]
     if trained.network.joined:    # one map for all channels
         maps = maps * len(names)
-    maps = {name: _resized(found, stack.shape[2:])
+    maps = {name: cv2.resize(found, (stack.shape[3], stack.shape[2]))
             for name, found, stack in zip(names, maps, pictures, strict=True)}
     views = next((_shown(stack, kind) for stack, kind in zip(pictures, trained.kinds, strict=True)
                   if kind != "crop"), None)
@@ -221,28 +220,16 @@ def _shown(stack, kind):
     return stack[0].unflatten(0, (-1, 3)).permute(0, 2, 3, 1).numpy()       # (13·3, H, W) → (13, H, W, 3)
 
 
-def _resized(image, size):
-    """A float map (S, S) scaled to `size` (height, width), bilinear."""
-    found = torch.from_numpy(np.ascontiguousarray(image, dtype=np.float32))[None, None]
-    scaled = nn.functional.interpolate(found, tuple(size), mode="bilinear", align_corners=False)
-    return scaled[0, 0].numpy()
-
-
 def mean_maps(clips):
     """The mean picture and map of each stream over the clips of each predicted class.
 
-    `clips`: list of ClipMaps. Returns: dict of (stream, class) → (picture (S, S, 3) uint8, map (S, S) in
-    [0, 1], number of clips). The picture under the views' map is the frontal view.
+    `clips`: list of ClipMaps. Returns: dict of (stream, class) → (picture (S, S, 3) or grey (S, S) uint8, map
+    (S, S) in [0, 1], number of clips). The picture under the views' map is the frontal view.
     """
     groups = {}
     for clip in clips:
         for stream, found in clip.maps.items():
-            picture = clip.apex if stream == "crop" else _rgb(clip.frontal)
+            picture = clip.apex if stream == "crop" else clip.frontal
             groups.setdefault((stream, clip.prediction), []).append((picture, found))
     return {name: (np.mean([picture for picture, _ in group], 0).round().astype(np.uint8),
                    np.mean([found for _, found in group], 0), len(group)) for name, group in groups.items()}
-
-
-def _rgb(picture):
-    """A grey picture (H, W) as (H, W, 3); a coloured one as it is."""
-    return picture if picture.ndim == 3 else np.repeat(picture[:, :, None], 3, 2)

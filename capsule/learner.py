@@ -19,7 +19,8 @@ WARM_UP = 3    # steps before recording: kernels are compiled, chosen, and their
 
 def is_compiled(training, device):
     """Whether a step is compiled too, which takes about a minute: at full size, on a GPU that can."""
-    wanted = device.type == "cuda" and training.network.is_full and not training.deterministic
+    network = training.network
+    wanted = device.type == "cuda" and not (network.quick or network.is_small or training.deterministic)
     return wanted and can_compile()
 
 

@@ -13,10 +13,15 @@ def me_loss(lengths, labels):
     (B, classes). Returns a scalar. Raises: ValueError for other shapes, an empty batch, labels outside the
     classes (on a GPU their values are not read, which would stall it).
     """
-    present = _one_hot(lengths, labels).to(lengths.dtype)
+    if labels.dim() == 2 and labels.shape == lengths.shape:
+        if labels.device.type == "cpu" and not bool(((labels != 0).sum(1) == 1).all()):
+            raise ValueError("one-hot labels: each row must have one class")
+        labels = (labels != 0).int().argmax(1)
+    _check(lengths, labels)
+    present = labels[:, None] == torch.arange(lengths.shape[1], device=labels.device)     # (B, classes)
     missing = (UPPER - lengths).clamp(min=0).square()
     excess = (lengths - LOWER).clamp(min=0).square()
-    return (present * missing + ABSENT_WEIGHT * (1 - present) * excess).sum(1).mean()
+    return torch.where(present, missing, ABSENT_WEIGHT * excess).sum(1).mean()
 
 
 def cross_entropy(scores, labels):
@@ -25,21 +30,8 @@ def cross_entropy(scores, labels):
     The reference baselines put softmax outputs in; so do ours unless they are asked for logits.
     Raises: as `me_loss`.
     """
-    if labels.dim() != 1:
-        raise ValueError(f"labels {tuple(labels.shape)}: must be class numbers, (B,)")
     _check(scores, labels)
     return F.cross_entropy(scores, labels.long())
-
-
-def _one_hot(lengths, labels):
-    """Labels in either form → bool (B, classes)."""
-    if labels.dim() == 2 and labels.shape == lengths.shape:
-        if labels.device.type == "cpu" and not bool(((labels != 0).sum(1) == 1).all()):
-            raise ValueError("one-hot labels: each row must have one class")
-        return labels != 0
-    _check(lengths, labels)
-    classes = torch.arange(lengths.shape[1], device=labels.device)
-    return labels.unsqueeze(1) == classes    # (B, 1) == (classes,) → (B, classes)
 
 
 def _check(scores, labels):

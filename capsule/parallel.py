@@ -14,7 +14,7 @@ import warnings
 import torch
 
 from capsule.device import choose_precision
-from capsule.fold import Outcome, Pictures, State, memory_told, train_one
+from capsule.fold import Outcome, Pictures, State, fold_seed, memory_told, train_one
 from common.device import choose_device
 from common.errors import InputError
 
@@ -46,6 +46,8 @@ class Cluster:
             raise InputError(f"--device {options.device} with Ray workers: Ray gives out the GPUs; "
                              "use --device cuda, "
                              f"with CUDA_VISIBLE_DEVICES={options.device.partition(':')[2]}")
+        if options.device != "cuda":        # which the head of a cluster may lack
+            choose_device(options.device)
 
     def __enter__(self):
         address = self.options.ray_address
@@ -80,7 +82,10 @@ class Cluster:
         if self.options.precision == "fp32":
             return "fp32"
         asked = ray.remote(choose_precision).options(num_cpus=1e-3, num_gpus=1e-3 if self.gpus else 0)
-        return ray.get(asked.remote(torch.device("cuda" if self.gpus else "cpu"), self.options.precision))
+        try:
+            return ray.get(asked.remote(torch.device("cuda" if self.gpus else "cpu"), self.options.precision))
+        except RayTaskError as error:
+            raise error.cause from None
 
     def share(self, count):
         """What one of `count` workers claims of the cluster: a fraction of a GPU, or next to nothing."""
@@ -143,6 +148,8 @@ def _distribute(todo, make_worker, count, mail, experiment, log):
             if outcome.state is not State.DONE:
                 failed[data_sub] = outcome.reason if outcome.state is State.FAILED else (
                     f"its worker process died {RETRIES + 1} times (out of memory? use fewer --workers)")
+                seed = fold_seed(experiment.options.seed, data_sub)
+                experiment.save_failure(data_sub, seed, failed[data_sub])
             log.fold(data_sub, experiment.finished(data_sub))
         if {outcome.state for outcome in outcomes.values()} == {State.BUSY}:
             time.sleep(1.0)    # another run is training them
@@ -156,7 +163,7 @@ def _outcome(reference):
     except RayTaskError as error:
         raise error.cause from None
     except RayError as error:    # the process or its machine is gone
-        lost = "machine is lost" if "node" in str(error).lower() else "process is gone"
+        lost = "machine is lost" if "its node has died" in str(error) else "process is gone"
         return Outcome(State.DIED, f"its {lost}")
 
 

@@ -184,7 +184,8 @@ def _remarks(facts):
     told = [(one_line(note["what"]), int(note["count"])) for note in facts.get("notes") or ()]
     weights = facts.get("weights") or {}
     asked, found = weights.get("asked"), weights.get("found")
-    return (*told, *([(one_line(f"weights: {asked} asked for, {found} found"), 0)] if asked != found else []))
+    lost = asked != found == "none"        # a file's are counted in the notes
+    return (*told, *([(one_line(f"weights: {asked} asked for, {found} found"), 0)] if lost else []))
 
 
 def _failure(path):
@@ -334,5 +335,5 @@ def class_log(runs):
 
 
 def stem(run):
-    """The run's name without its seed."""
-    return re.sub(r"[-_]?seed\d+$", "", run.name)
+    """The run's name without its seed, or seeds where runs are fused."""
+    return re.sub(r"[-_]?seed\d+(\+seed\d+)*$", "", run.name)

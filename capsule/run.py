@@ -119,7 +119,8 @@ class Log:
         self.say(f"{experiment.name}: {len(experiment.clips.table)} clips, {len(experiment.folds)} subjects, "
                  f"on {device}; weights {experiment.weights}, {frozen} parameters frozen")
         lacking = sum(remark["count"] for remark in experiment.said if remark["what"] == NO_NEIGHBOURS)
-        if lacking and experiment.options.streams != "pictures":        # there views take their place
+        trains = isinstance(model, torch.nn.Module)
+        if lacking and trains and experiment.options.streams != "pictures":     # views take their place there
             self.say(f"  {lacking} clips lack neighbours of their apex; to balance the classes an epoch "
                      "draws their apex again in their place")
 

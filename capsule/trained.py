@@ -14,7 +14,8 @@ from capsule.inputs.crops import clip_square
 from capsule.inputs.motion import ZERO, normalised_levels, read_motion
 from capsule.inputs.views import KINDS
 from capsule.modules import SVM, Network
-from capsule.modules.registry import start_from, unmatched
+from capsule.modules.backbone import start_from
+from capsule.modules.registry import unmatched
 from common.errors import InputError
 from common.files import read_json
 from common.images import read_image
@@ -65,13 +66,13 @@ class Trained:
             return self.network.scores(outputs).cpu()
 
 
-def load_trained(path, device, name="", paint="shape_detail"):
+def load_trained(path, device, paint="shape_detail"):
     """The network whose state dict lies at `path`.
 
     A fold of ours (result/<experiment>/models/<subject>.pt) is known from experiment.json beside it; of any
-    other file the network is known from its tensors, or by `name` in the registry; then `paint` says what
-    its pictures show. Motion is then `normalised` for networks of this project alone; STSTNet, whose
-    published weights are not of this project, takes it as it is: said.
+    other file the network is known from its tensors, and `paint` says what its pictures show. Motion is then
+    `normalised` for networks of this project alone; STSTNet, whose published weights are not of this
+    project, takes it as it is: said.
     Raises: InputError, naming the file, when it is missing, unsafe, damaged or of another network.
     """
     path = Path(path)
@@ -81,11 +82,10 @@ def load_trained(path, device, name="", paint="shape_detail"):
     facts = path.parent.parent / "experiment.json"
     if facts.is_file():
         network, kinds, reconstructor, paint, names, motion = _of_experiment(read_json(facts), facts)
-        if name not in ("", network.name):
-            raise InputError(f"--network {name}: {facts} says {network.name}; leave --network out")
     else:
-        network, kinds, motion = _of_tensors(tensors, path, name, KINDS.get(paint, paint))
-        reconstructor, names = "auto", THREE if network.classes == 3 else FIVE[:network.classes]
+        network, kinds, motion = _of_tensors(tensors, path, KINDS.get(paint, paint))
+        numbers = [f"class {label}" for label in range(network.classes)]
+        reconstructor, names = "auto", {3: THREE, 5: FIVE}.get(network.classes, numbers)
     channels = {"crop": 3, "motion": 3 if _is_frontal(motion) else 39}
     model, _ = network.make([channels.get(kind, 39) for kind in kinds])
     trained = Trained(model, network, kinds, reconstructor, paint, tuple(names), motion)
@@ -120,27 +120,25 @@ def _of_experiment(facts, path):
                          "train it again") from error
 
 
-def _of_tensors(tensors, path, name, views):
+def _of_tensors(tensors, path, views):
     """(Network, kinds, rule of motion) that the names and shapes of a state dict tell of; `views`: the kind
     of its views."""
     def shape(key):
         return (*getattr(tensors.get(key), "shape", ()), 0, 0)
 
-    first = next((key for key in ("conv.model.conv1.weight", "first_conv.model.conv1.weight",
-                                  "conv.model.0.weight", "model.conv1.weight", "model.features.0.weight",
-                                  "conv3.weight", "conv.0.weight", "images") if key in tensors), "")
     known = {"conv.model.conv1.weight": "resnet", "conv.model.0.weight": "vgg",
              "model.conv1.weight": "ResNet", "model.features.0.weight": "VGG",
              "conv3.weight": "STSTNet", "conv.0.weight": "MotionCapsuleNet", "images": "SVM",
              "first_conv.model.conv1.weight": "MECapsuleNetDualCA"
              if "first_attention.conv1.weight" in tensors else "MECapsuleNetDual"}
-    if not (name or first):
-        raise InputError(f"{path}: the tensors of no network of this project; name it with --network")
+    first = next((key for key in known if key in tensors), None)
+    if first is None:
+        raise InputError(f"{path}: the tensors of no network of this project")
     classes = max(shape("digitcaps.weight")[0], shape("model.fc.weight")[0],
                   shape("model.classifier.6.weight")[0], shape("fc.weight")[0])
     stack, joined = (shape(first)[1] == channels for channels in (39, 42))
     dual = first.startswith("first_conv")
-    network = Network(name or known[first], classes or 3, quick=0 < shape(first)[0] < FULL_CHANNELS,
+    network = Network(known[first], classes or 3, quick=0 < shape(first)[0] < FULL_CHANNELS,
                       pretrained=False, joined=joined)
     if network.is_small or (views == "motion" and not (stack or dual or joined)):
         if network.name != "STSTNet":

@@ -1,6 +1,5 @@
 """Backbones: the first layers of ResNet-18 and VGG-11; ImageNet weights, inflation, freezing."""
 
-import contextlib
 import functools
 import logging
 import pickle
@@ -12,12 +11,12 @@ import torch.nn.functional as F
 from torch import nn
 from torchvision.models import ResNet18_Weights, VGG11_Weights
 from torchvision.models.resnet import BasicBlock
-from torchvision.models.vgg import make_layers
+from torchvision.models.vgg import cfgs, make_layers
 
 from common.errors import InputError
 
 IMAGENET = {"resnet": ResNet18_Weights.IMAGENET1K_V1, "vgg": VGG11_Weights.IMAGENET1K_V1}
-VGG11_PLAN = (64, "M", 128, "M", 256, 256, "M", 512, 512, "M", 512, 512, "M")    # channels; M: max-pool
+VGG11_PLAN = cfgs["A"]    # channels; M: max-pool
 FROZEN = {"resnet": ("conv1", "bn1", "layer1"), "vgg": ("0", "1", "2", "3")}     # module names under `model`
 DOWNLOAD_TIMEOUT = 20    # seconds without an answer
 
@@ -78,24 +77,16 @@ def imagenet_weights(name):
 
     Asked once a process; a failure is said in one line, once.
     """
-    weights = IMAGENET[name]
+    weights, before = IMAGENET[name], socket.getdefaulttimeout()
     try:
-        with _socket_timeout(DOWNLOAD_TIMEOUT):
-            return weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
+        socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)
+        return weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         logging.getLogger(__name__).warning(
             "ImageNet weights cannot be had (%s): training starts from random weights; "
             "to use them, put %s into %s/checkpoints",
             " ".join(str(error).split()), weights.url.rsplit("/", 1)[-1], torch.hub.get_dir())
         return None
-
-
-@contextlib.contextmanager
-def _socket_timeout(seconds):
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(seconds)
-    try:
-        yield
     finally:
         socket.setdefaulttimeout(before)
 
@@ -106,14 +97,18 @@ def load_imagenet(model, name, prefix=""):
     Layers that only torchvision's network has, or whose shape differs (a new last layer), are left out.
     Returns: whether weights were loaded.
     """
-    weights = imagenet_weights(name)
-    if weights is None:
-        return False
+    weights = imagenet_weights(name) or {}
+    return bool(start_from(model, {key.removeprefix(prefix): value for key, value in weights.items()
+                                   if key.startswith(prefix)}))
+
+
+def start_from(model, tensors):
+    """Copy into `model` the tensors whose name and shape it has. Returns: the set of their names."""
     own = model.state_dict()
-    known = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
-    own.update({key: value for key, value in known.items() if key in own and own[key].shape == value.shape})
-    model.load_state_dict(own)
-    return True
+    matched = {name: value for name, value in tensors.items()
+               if name in own and isinstance(value, torch.Tensor) and value.shape == own[name].shape}
+    model.load_state_dict({**own, **matched})
+    return set(matched)
 
 
 def inflated(conv, channels):

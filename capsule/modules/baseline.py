@@ -46,8 +46,6 @@ class ResNet(_Baseline):
 class VGG(_Baseline):
     """VGG-11 for `classes`, all layers trained (is_freeze has nothing to keep). Options as ResNet's."""
 
-    first_layers = ()
-
     def __init__(self, classes, logits=False, pretrained=True, width=1.0, is_freeze=False):
         super().__init__(logits)
         with torch.device("meta"):

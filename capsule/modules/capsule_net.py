@@ -60,10 +60,5 @@ class MECapsuleNet(CapsuleHead):
         map_size = [self.conv.map_side(side) for side in sides]
         self._build_head(self.conv.out_channels, map_size, classes, routings, width)
 
-    @property
-    def first_layers(self):
-        """Names of the layers that freezing keeps as they are."""
-        return [f"conv.{name}" for name in self.conv.first_layers]
-
     def forward(self, x):
         return self._lengths(self.conv(x))

@@ -28,12 +28,6 @@ class MECapsuleNetDual(CapsuleHead):
         map_size = [self.first_conv.map_side(side) for side in input_size]
         self._build_head(2 * self.first_conv.out_channels, map_size, classes, routings, width)
 
-    @property
-    def first_layers(self):
-        """Names of the layers that freezing keeps as they are."""
-        return [f"{stream}.{name}" for stream in ("first_conv", "second_conv")
-                for name in self.get_submodule(stream).first_layers]
-
     def forward(self, first_stream, second_stream):
         first = self.first_attention(self.first_conv(first_stream))
         second = self.second_attention(self.second_conv(second_stream))
@@ -43,9 +37,8 @@ class MECapsuleNetDual(CapsuleHead):
 class MECapsuleNetDualCA(MECapsuleNetDual):
     """MECapsuleNetDual with coordinate attention on each stream before they are joined."""
 
-    def __init__(self, classes, routings=3, is_freeze=True, pretrained=True, width=1.0,
-                 input_size=(224, 224), channels=CHANNELS):
-        super().__init__(classes, routings, is_freeze, pretrained, width, input_size, channels)
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
         wide = self.first_conv.out_channels
         self.first_attention = CoordAttention(wide, wide)
         self.second_attention = CoordAttention(wide, wide)

@@ -17,7 +17,7 @@ class MotionCapsuleNet(nn.Module):
     No pretrained weights exist.
     """
 
-    pretrained, first_layers = False, ()
+    pretrained = False
 
     def __init__(self, classes, routings=3):
         super().__init__()

@@ -8,12 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from capsule.data.remarks import remark
 from capsule.loss import cross_entropy, me_loss
 from capsule.modules import motion_capsule_net, ststnet
-from capsule.modules.backbone import freeze
+from capsule.modules.backbone import freeze, start_from
 from capsule.modules.baseline import VGG, ResNet
 from capsule.modules.capsule_net import MECapsuleNet
 from capsule.modules.dual import MECapsuleNetDual, MECapsuleNetDualCA
@@ -109,11 +108,6 @@ class Network:
         return NETWORKS[self.name].side > 0
 
     @property
-    def is_full(self):
-        """Whether it is so large that compiling its step for a GPU pays."""
-        return not (self.quick or self.is_small)
-
-    @property
     def loss(self):
         """loss(outputs (B, classes), labels (B,)) → scalar."""
         return NETWORKS[self.name].loss
@@ -158,10 +152,11 @@ class Network:
         if not matched:
             raise InputError(f"--weights {self.weights}: none of its tensors has a name and shape "
                              f"of {self.name}")
-        if self.freeze:
-            freeze(model, [name for name in model.first_layers
-                           if all(f"{name}.{part}" in matched
-                                  for part in model.get_submodule(name).state_dict())])
+        for place, part in model.named_modules() if self.freeze else ():
+            prefix = f"{place}." if place else ""
+            freeze(part, [name for name in getattr(part, "first_layers", ())
+                          if all(f"{prefix}{name}.{key}" in matched
+                                 for key in part.get_submodule(name).state_dict())])
         return model, f"{self.asked}, {len(matched)} of {len(model.state_dict())} tensors"
 
     def remarks(self, model):
@@ -185,15 +180,6 @@ def network(name, classes, freeze=False, logits=False, quick=False, pretrained=T
     tensors = load_tensors(weights) if weights else {}
     origin = f"{Path(weights).name} {file_digest(weights)}" if weights else ""
     return Network(name, classes, freeze, logits, quick, pretrained, str(weights), joined, origin, tensors)
-
-
-def start_from(model: nn.Module, tensors):
-    """Copy into `model` the tensors whose name and shape it has. Returns: the set of their names."""
-    own = model.state_dict()
-    matched = {name: value for name, value in tensors.items()
-               if name in own and isinstance(value, torch.Tensor) and value.shape == own[name].shape}
-    model.load_state_dict({**own, **matched})
-    return set(matched)
 
 
 def unmatched(model, tensors):

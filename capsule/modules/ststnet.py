@@ -14,7 +14,7 @@ class STSTNet(nn.Module):
     expect them, which load by name (conv1 conv2 conv3, bn1 bn2 bn3, fc) → logits (B, classes), float32.
     """
 
-    pretrained, first_layers = False, ()
+    pretrained = False
 
     def __init__(self, classes):
         super().__init__()

@@ -12,6 +12,7 @@ from sklearn.metrics.pairwise import euclidean_distances
 from sklearn.svm import SVC
 
 from capsule.modules.unit_scores import UnitScores
+from common.errors import InputError
 
 CHANNEL_WEIGHTS = (1.0, 1.0, 0.5)      # of u, v, strain
 BLUR = 1.0                             # pixels of 28
@@ -60,7 +61,10 @@ class SVM:
 
     def fit(self, images, labels, subjects=None, units=None):
         """Learn from pictures, uint8 (n, 3, H, W) of u, v, strain, and their classes (n,); with subjects (n,)
-        and action units (n, units; see `UnitScores`) from these too. Returns itself."""
+        and action units (n, units; see `UnitScores`) from these too. Returns itself. Raises: InputError for
+        pictures smaller than a patch."""
+        if images.shape[-1] < self.patch:
+            raise InputError(f"motion pictures of {images.shape[-1]} pixels a side: {self.patch} are needed")
         self.learnt = {"images": torch.from_numpy(images), "labels": torch.from_numpy(labels)}
         if units is not None:
             self.learnt |= {"subjects": torch.from_numpy(np.unique(subjects, return_inverse=True)[1]),
@@ -120,11 +124,9 @@ class SVM:
         if mirrored:
             motion = motion[..., ::-1] * np.float32([-1, 1, 1]).reshape(3, 1, 1)
         if self.blur:
-            planes = motion.reshape(-1, *motion.shape[2:]).transpose(1, 2, 0)                 # → (H, W, n·3)
-            blurred = np.stack([cv2.GaussianBlur(np.ascontiguousarray(planes[..., i]), (0, 0), self.blur,
-                                                 borderType=cv2.BORDER_REPLICATE)
-                                for i in range(planes.shape[2])])                             # (n·3, H, W)
-            motion = blurred.reshape(motion.shape)
+            planes = motion.reshape(-1, *motion.shape[2:])                                    # (n·3, H, W)
+            motion = np.reshape([cv2.GaussianBlur(plane, (0, 0), self.blur, borderType=cv2.BORDER_REPLICATE)
+                                 for plane in planes], motion.shape)
         last = motion.shape[-1] - self.patch
         places = [(i, j) for i in range(0, last + 1, STEP) for j in range(0, last + 1, STEP)]
         return [motion[:, :, i:i + self.patch, j:j + self.patch].reshape(len(motion), -1) for i, j in places]

@@ -15,6 +15,7 @@ from capsule.inputs.crops import with_images
 from capsule.modules import network
 from common.device import choose_device
 from common.errors import InputError
+from common.files import read_json
 from common.names import is_plain_name
 
 NET = network("resnet", 3, quick=True)
@@ -51,6 +52,12 @@ def test_where_it_runs_is_not_part_of_the_identity(data, tmp_path):
     assert first == make(data, tmp_path, device="cpu", workers=2, folds="0:1", threads=1).identity
     assert first == make(data, tmp_path, rasterizer="torch", reconstructor="mesh", skip_missing=True).identity
     assert first != make(data, tmp_path, learning_rate=1e-3).identity
+
+
+def test_what_was_moved_is_looked_for_where_it_is_now(data, tmp_path):
+    for place in ("here", "there"):
+        make(data, tmp_path, frames=place, experiment="one").start()
+    assert read_json(tmp_path / "one" / "experiment.json")["places"]["frames"] == "there"
 
 
 def test_what_is_said_of_the_crops_stands_beside_their_views_once(data, tmp_path):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from capsule.fusion import fuse, fused_name, shares
-from capsule.results import class_log, prediction_log, read_runs, result_log
+from capsule.results import class_log, prediction_log, read_runs, result_log, stem
 from capsule.tables import render, report
 from common.errors import InputError
 from tests.fake_runs import change_json, clip_list, write_run
@@ -69,6 +69,7 @@ def test_seeds_of_one_configuration(tmp_path):
         write_run(tmp_path, f"fake-seed{seed}", seed=seed)
     fused = fuse(read_runs(tmp_path)[0])
     assert (fused.name, fused.facts["seed"]) == ("fake-seed10+seed9", "10+9")
+    assert stem(fused) == "fake"
 
 
 def test_what_cannot_be_fused_is_one_line(tmp_path):

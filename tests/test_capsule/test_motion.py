@@ -160,6 +160,8 @@ def test_svm_without_clips_of_a_class():
 def test_the_svm_takes_a_mirrored_picture_for_the_same():
     images, labels = separable(30)
     images = images.astype(np.uint8)
+    with pytest.raises(InputError, match="motion pictures of 13 pixels"):
+        SVM(3).fit(images[:, :, :13, :13], labels)
     svm = SVM(3).fit(images, labels)
     mirrored = images[..., ::-1].copy()
     mirrored[:, 0] = (256 - mirrored[:, 0].astype(int)).astype(np.uint8)    # u changes its sign

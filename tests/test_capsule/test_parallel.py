@@ -195,6 +195,8 @@ def test_an_address_where_no_cluster_answers_gives_one_line(data, tmp_path):
 def test_a_numbered_gpu_is_refused(data, tmp_path):
     with pytest.raises(InputError, match="use --device cuda, with CUDA_VISIBLE_DEVICES=1"):
         _train(_experiment(data, tmp_path, device="cuda:1"), data)
+    with pytest.raises(InputError, match="--device tpu: unknown"):
+        _train(_experiment(data, tmp_path, device="tpu"), data)
 
 
 @pytest.mark.parametrize(("gpus", "count", "part"), [(1, 4, 0.25), (2, 3, 0.5), (8, 2, 1), (0, 5, 0)])

@@ -326,6 +326,8 @@ def test_what_a_reader_should_know_is_counted_and_listed_once(tmp_path):
     lines = render(report(runs)).splitlines()
     assert lines.count("faces not found: 3 (fake)") == lines.count("rows corrected: 1 (fake)") == 1
     assert "weights: ImageNet asked for, none found (fake)" in lines
+    write_run(tmp_path / "own", "fake", weights={"asked": "x.pt 01", "found": "x.pt 01, 9 of 9 tensors"})
+    assert "asked for" not in render(report(read_runs(tmp_path / "own")[0]))
 
 
 def test_every_row_about_synthetic_or_quick_runs_says_so(tmp_path):

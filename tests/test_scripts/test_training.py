@@ -176,7 +176,7 @@ def test_a_full_gpu_is_one_line(data_root, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(fold_module.augment, "shrunk", full)
     options = ("--dataset", "casme", "--data-root", data_root, "--result-root", tmp_path, *QUICK)
     assert run_script(monkeypatch, "train_me_loso.py", *options) == 2
-    assert "training: the GPU's memory is full with --workers 1; use fewer" in capsys.readouterr().err
+    assert "the GPU's memory is full with --workers 1; use a smaller --batch-size" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("options", "words"), [
