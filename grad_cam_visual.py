@@ -59,7 +59,7 @@ def draw_run(choice, device):
         save_figure(clip_figure(run, clip), folder / clip.key.replace("/", "_"))
     if choice.all:
         save_figure(mean_map_figure(run, gradcam.mean_maps(drawn)), folder / "mean_maps")
-    return [*gradcam.differences(run, drawn), f"{len(drawn)} clips: {folder}"], []
+    return [*gradcam.differences(run, drawn), f"{len(drawn)} clip{'s' * (len(drawn) != 1)}: {folder}"], []
 
 
 def draw_pictures(choice, device):

@@ -129,7 +129,7 @@ def clip_figure(run, clip):
     ground = {"crop": photograph, "views": "the frontal view", "motion": "motion"}[stream]
     if stream == "motion":
         shown_first["red u, green v,\nblue strain"] = clip.frontal
-    figure = _new_figure(FULL_WIDTH, 4.4 if views else 2.4)
+    figure = _new_figure(FULL_WIDTH, 4.8 if views else 2.4)
     top, *below = figure.subfigures(1 + views, 1, squeeze=False, height_ratios=[1.25, 1][:1 + views])[:, 0]
     *pictures, overlay, bars = top.subplots(1, len(shown_first) + 2,
                                             width_ratios=[1] * (len(shown_first) + 1) + [1.15])
@@ -181,7 +181,7 @@ def _overlay(axes, image, found, title):
     A map of zeros is called empty in the title; `_map_caption` says what that means.
     """
     grey = image if image.ndim == 2 else image.mean(2)
-    _picture(axes, grey, title if found.max() > 0 else f"{title}\n(empty)")
+    _picture(axes, grey, title if found.max() > 0 else f"{title}: empty")
     return axes.imshow(found, cmap=MAP_COLOURS, vmin=0, vmax=1, alpha=0.15 + 0.6 * found)
 
 
