@@ -286,6 +286,6 @@ def predict(model, pictures, rows, network, precision, noise=None):
 
 def _epoch(data_sub, number, record, meter, training, lengths, truth, rate, speed):
     own = {name: Meter(training.network.classes, truth, record[name][-1]) for name in ("strict", "paper")}
-    uf1, accuracy = ({name: getattr(one, what) for name, one in own.items()}
-                     for what in ("subject_uf1", "accuracy"))
+    uf1 = {name: one.subject_uf1 for name, one in own.items()}
+    accuracy = {name: one.accuracy for name, one in own.items()}
     return Epoch(data_sub, number, record["loss"][-1], meter.uf1, meter.uar, uf1, accuracy, rate, speed)

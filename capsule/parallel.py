@@ -145,9 +145,11 @@ def _distribute(todo, make_worker, count, mail, experiment, log):
             if again or outcome.state is State.BUSY:
                 waiting.append(data_sub)
                 continue
-            if outcome.state is not State.DONE:
-                failed[data_sub] = outcome.reason if outcome.state is State.FAILED else (
-                    f"its worker process died {RETRIES + 1} times (out of memory? use fewer --workers)")
+            if outcome.state is State.FAILED:       # which its worker wrote down
+                failed[data_sub] = outcome.reason
+            elif outcome.state is State.DIED:
+                failed[data_sub] = (f"its worker process died {RETRIES + 1} times (out of memory? use fewer "
+                                    "--workers)")
                 seed = fold_seed(experiment.options.seed, data_sub)
                 experiment.save_failure(data_sub, seed, failed[data_sub])
             log.fold(data_sub, experiment.finished(data_sub))

@@ -184,7 +184,7 @@ def _remarks(facts):
     told = [(one_line(note["what"]), int(note["count"])) for note in facts.get("notes") or ()]
     weights = facts.get("weights") or {}
     asked, found = weights.get("asked"), weights.get("found")
-    lost = asked != found == "none"        # a file's are counted in the notes
+    lost = found == "none" and asked != "none"         # a file's are counted in the notes
     return (*told, *([(one_line(f"weights: {asked} asked for, {found} found"), 0)] if lost else []))
 
 

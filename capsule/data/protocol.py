@@ -195,9 +195,8 @@ def with_paths(table, data_root, frames=""):
         places[data] = {source: taken.count(source) for source in folders.sources}
         lost = [clip for clip, path in zip(clips, part["apex_frame_path"], strict=True) if not path]
         if lost:
-            remedy = "run smic_processing.py" if data == "smic" else "correct the sheet"
             why = next((folders.explain(*clip) for clip in lost if clip[2] >= 0),
-                       f"no other apex is coded; {remedy}")
+                       f"no other apex is coded; {_remedy([data])}")
             lines.append(f"{data}: {len(part) - len(lost)} of {len(part)} apex frames are on disk; {why}")
         parts.append(part)
     return pd.concat(parts).sort_index()[COLUMNS], places, "; ".join(lines)
@@ -325,9 +324,14 @@ def _check_coded(table, sheets):
     """Raises: InputError when a clip has no apex coded."""
     uncoded = table[table["apex_frame"] < 0]
     if len(uncoded):
-        remedy = "run smic_processing.py" if "smic" in set(uncoded["data"]) else "correct the sheet"
         raise InputError(f"{', '.join(sheets)}: no apex frame for {len(uncoded)} clips ("
-                         f"{', '.join(uncoded['clip'][:5])}); {remedy}, or leave them out (--skip-missing)")
+                         f"{', '.join(uncoded['clip'][:5])}); {_remedy(set(uncoded['data']))}, or leave them "
+                         "out (--skip-missing)")
+
+
+def _remedy(databases):
+    """What gives clips of these databases the apexes that nobody coded."""
+    return "run smic_processing.py" if "smic" in databases else "correct the sheet"
 
 
 def _remarks(clips, skip_missing):

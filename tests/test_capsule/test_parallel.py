@@ -20,6 +20,7 @@ from capsule.fold import Pictures, Training
 from capsule.loss import me_loss
 from capsule.run import Log, train_in_turn
 from common.errors import InputError
+from common.files import read_json
 from tests.scripts import folds
 
 SUBJECTS, PATIENCE = 3, 90    # seconds before a test gives up
@@ -132,6 +133,7 @@ def test_a_fold_that_kills_every_worker_is_given_up_and_the_others_are_trained(d
     failed = _with_kills(experiment, data, tmp_path / "pids", times=1, todo=todo)
     (name,) = failed
     assert "its worker process died 1 times" in failed[name]
+    assert read_json(experiment.folder / "failed" / f"{name}.json")["reason"] == failed[name]
     assert {value["data_sub"] for value in folds(tmp_path / "r").values()} == set(todo) - {name}
 
 
