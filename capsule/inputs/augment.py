@@ -67,15 +67,17 @@ def train_batch(streams, kinds, draws, size):
 
     A flip mirrors each picture, and the views' order with it (yaw → −yaw).
     """
-    batch = []
+    batch, size = [], (size, size)
     for images, kind in zip(streams, kinds, strict=True):
         images = _mirror_order(images, draws.flip, 1 if kind == "views" else 3)
-        images = _resized(images, (size, size))
         if kind == "motion":
-            batch.append(_move_motion(images, draws))
-            continue
-        turned = _moved(images, draws.angle, (size, size), draws.flip)
-        batch.append(_jitter_grey(turned, draws) if kind == "views" else _jitter_stack(turned, draws))
+            batch.append(_move_motion(_resized(images, size), draws))
+        elif _gains_from_a_compiler(images.device, size):
+            batch.append(_changed_at_once(images, kind, draws, size))
+        else:
+            turned = _moved(_resized(images, size), draws.angle, size, draws.flip)
+            change = _jitter_grey if kind == "views" else jitter_colour
+            batch.append(change(turned, draws))
     return batch
 
 
@@ -122,15 +124,24 @@ def _moved(images, angle, size, flip=None, shift=None):
     images: float (B, C, H, W). angle (B,): degrees, counter-clockwise. flip (B,): bool, or None.
     shift (B, 2): of the side, or None.
     """
+    where = _where(angle, images.shape[2:], size, flip, shift)
+    return _sampled(images, sent(where, images.device), size)
+
+
+def _where(angle, shape, size, flip=None, shift=None):
+    """`_moved`'s affine transforms, (B, 2, 3), of pictures of this shape (height, width)."""
     radians = torch.deg2rad(angle)
     cosine, sine = radians.cos(), radians.sin()
     mirror = torch.ones_like(cosine) if flip is None else 1 - 2 * flip.to(cosine.dtype)
-    (height, width), (rows, columns) = images.shape[2:], size
+    (height, width), (rows, columns) = shape, size
     across, down = (0 * sine, 0 * sine) if shift is None else (2 * shift).unbind(1)
     across = torch.stack([mirror * cosine * columns / width, -sine * rows / width, across], 1)
     down = torch.stack([mirror * sine * columns / height, cosine * rows / height, down], 1)
-    transform = sent(torch.stack([across, down], 1), images.device)      # 2 × (B, 3) → (B, 2, 3)
-    grid = F.affine_grid(transform, (len(images), 1, *size), align_corners=False)
+    return torch.stack([across, down], 1)                                # 2 × (B, 3) → (B, 2, 3)
+
+
+def _sampled(images, where, size):
+    grid = F.affine_grid(where, (len(images), 1, *size), align_corners=False)
     return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
 
@@ -151,29 +162,27 @@ def _mirror_order(images, flip, group):
     backwards = channels.view(-1, group).flip(0).flatten()
     if torch.equal(channels, backwards):
         return images
-    # (B, 1), (C,) → (B, C)
-    channels = sent(torch.where(flip.unsqueeze(1), backwards, channels), images.device)
-    samples = torch.arange(len(images), device=images.device).unsqueeze(1)
-    return images[samples, channels]
+    # (B, 1), (C,) → (B, C) → rows of (B·C, H, W)
+    channels = torch.where(flip.unsqueeze(1), backwards, channels)
+    rows = channels + len(backwards) * torch.arange(len(images)).unsqueeze(1)
+    return images.flatten(0, 1).index_select(0, sent(rows.flatten(), images.device)).view(images.shape)
 
 
-def _jitter_stack(images, draws):
-    """`jitter_colour` of one or several RGB pictures stacked along the channels, (B, 3k, H, W)."""
+def _of_pictures(draws, images):
+    """Draws of each of the RGB pictures that are stacked along the channels, (B, 3k, H, W): n = B·k."""
     count = images.shape[1] // 3
-    each = draws[torch.arange(len(images)).repeat_interleave(count)]
-    return jitter_colour(images.view(-1, 3, *images.shape[2:]), each).view(images.shape)
+    return draws[torch.arange(len(images)).repeat_interleave(count)] if count > 1 else draws
 
 
 def jitter_colour(images, draws):
-    """Brightness, contrast, saturation and hue in each sample's own order; float (B, 3, H, W) in [0, 1].
+    """Brightness, contrast, saturation and hue in each sample's own order; float (B, 3k, H, W) in [0, 1], RGB
+    pictures stacked along the channels.
 
     torchvision's ColorJitter, a batch at a time: in each of four turns, the samples that get the same change
     get it together.
     """
-    device = images.device
-    if device.type == "cuda" and images.shape[-1] >= COMPILED_SIDE and can_compile():
-        return _compiled_jitter(images, sent(draws.factors, device), sent(draws.order, device))
-    images = images.clone()
+    stacked, device, draws = images, images.device, _of_pictures(draws, images)
+    images = images.reshape(-1, 3, *images.shape[2:]).clone()
     turns = draws.order.t()                                              # (4, n): the changes of each turn
     rows, factors = (sent(part, device) for part in (turns.argsort(dim=1, stable=True), draws.factors))
     for turn, samples in zip(turns, rows, strict=True):                  # samples (n,), by their change
@@ -181,20 +190,41 @@ def jitter_colour(images, draws):
         for change, chosen in enumerate(samples.split(counts)):
             if len(chosen):
                 images[chosen] = _changed(images[chosen], change, factors[chosen, change].view(-1, 1, 1, 1))
-    return images
+    return images.view(stacked.shape)
 
 
-@functools.cache
-def _compiled(function):
-    return torch.compile(function)
+def _gains_from_a_compiler(device, size):
+    """Whether `_changed_at_once` is to be had and saves more time than its compiler takes."""
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    return device.type == "cuda" and min(size) >= COMPILED_SIDE and not deterministic and can_compile()
 
 
-def _compiled_jitter(images, factors, order):
-    for tensor in (images, factors, order):
+def _changed_at_once(images, kind, draws, size):
+    """`train_batch`'s changes of grey views or RGB pictures, compiled: few kernels, less traffic."""
+    where = _where(draws.angle, size, size, draws.flip)
+    if kind == "views":
+        change, numbers = _greys_at_once, [_grey_turns(draws)]
+    else:
+        each = _of_pictures(draws, images)
+        change, numbers = _colours_at_once, [each.factors, each.order]
+    tensors = [images, *(sent(part, images.device) for part in (where, *numbers))]
+    for tensor in tensors:
         torch._dynamo.maybe_mark_dynamic(tensor, 0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")    # the compiler's remarks on its own choices
-        return _compiled(jitter_all)(images, factors, order)
+        return _compiled(change)(*tensors, size)
+
+
+_compiled = functools.cache(torch.compile)
+
+
+def _greys_at_once(images, where, turns, size):
+    return _in_turns(_sampled(_resized(images, size), where, size), turns)
+
+
+def _colours_at_once(images, where, factors, order, size):
+    turned = _sampled(_resized(images, size), where, size)
+    return jitter_all(turned.view(-1, 3, *size), factors, order).view(turned.shape)
 
 
 def jitter_all(images, factors, order):
@@ -252,13 +282,22 @@ def _jitter_grey(images, draws):
 
     Saturation and hue leave a grey picture as it is.
     """
+    return _in_turns(images, sent(_grey_turns(draws), images.device))
+
+
+def _grey_turns(draws):
+    """(n, 2 turns, 2): each turn's factor, and how much of the picture's mean comes to it."""
     place = draws.order.argsort(1)    # (n, 4): when each change comes
     first = place[:, CONTRAST] < place[:, BRIGHTNESS]
-    is_contrast = torch.stack([first, ~first])                           # (2, n): in which of the two turns
-    factors = torch.where(is_contrast, draws.factors[:, CONTRAST], draws.factors[:, BRIGHTNESS])
-    pulls = (1 - factors) * is_contrast                                  # brightness blends with black
-    turns = sent(torch.stack([factors, pulls], 1), images.device)        # (2 turns, 2, n)
-    for factor, pull in turns.view(2, 2, -1, 1, 1, 1):
+    is_contrast = torch.stack([first, ~first], 1)                        # (n, 2): in which of the two turns
+    factors = torch.where(is_contrast, draws.factors[:, CONTRAST, None], draws.factors[:, BRIGHTNESS, None])
+    return torch.stack([factors, (1 - factors) * is_contrast], 2)        # brightness blends with black
+
+
+def _in_turns(images, turns):
+    """Grey pictures (B, C, H, W) after `_grey_turns`' changes."""
+    for turn in turns.unbind(1):
+        factor, pull = turn.view(-1, 2, 1, 1, 1).unbind(1)               # (B, 1, 1, 1)
         means = images.mean((2, 3), keepdim=True)                        # of each picture: (B, C, 1, 1)
         images = torch.addcmul(pull * means, images, factor).clamp_(0, 1)
     return images
