@@ -2,6 +2,7 @@
 
 import torch
 from torch import nn
+from torch.nn.grad import conv2d_input, conv2d_weight
 
 
 def squash(vectors):
@@ -27,10 +28,42 @@ class PrimaryCapsule(nn.Module):
         self.conv2d = nn.Conv2d(in_channels, out_channels, kernel_size, stride=stride, padding=padding)
 
     def forward(self, x):
-        features = self.conv2d(x).permute(0, 2, 3, 1)                    # (B, C, H', W') → (B, H', W', C)
+        features = self._convolved(x).permute(0, 2, 3, 1)                # (B, C, H', W') → (B, H', W', C)
         capsules = features.reshape(len(x), -1, self.dim_caps)           # → (B, H'·W'·C/dim, dim)
         with torch.autocast(x.device.type, enabled=False):               # lengths need full precision
             return squash(capsules.to(self.conv2d.weight.dtype))
+
+    def _convolved(self, x):
+        conv = self.conv2d
+        if not (x.is_cuda and conv.padding == (0, 0)):
+            return conv(x)
+        found = PatchProduct.apply(x, conv.weight.to(x.dtype), *conv.stride)
+        return found + conv.bias.to(x.dtype)[:, None, None]
+
+
+class PatchProduct(torch.autograd.Function):
+    """A convolution without padding as one matrix product, for a GPU.
+
+    Few places and a long sum each (36 places, 20736 products): cuDNN gives a place to a processor, most of
+    which idle; a matrix product is split along its sums. The gradients are cuDNN's.
+    """
+
+    @staticmethod
+    def forward(ctx, x, weight, *stride):
+        """x (B, C, H, W), weight (out, C, k, k) → (B, out, H', W')."""
+        ctx.save_for_backward(x, weight)
+        ctx.stride, kernel = stride, weight.shape[2:]
+        patches = x.permute(0, 2, 3, 1)
+        for axis in (0, 1):                                              # → (B, H', W', C, k, k)
+            patches = patches.unfold(1 + axis, kernel[axis], stride[axis])
+        patches = patches.permute(0, 1, 2, 4, 5, 3).flatten(3)           # → (B, H', W', k·k·C)
+        return (patches @ weight.permute(0, 2, 3, 1).flatten(1).t()).permute(0, 3, 1, 2)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        x, weight = ctx.saved_tensors
+        return (conv2d_input(x.shape, weight, gradient, ctx.stride),
+                conv2d_weight(x, weight.shape, gradient, ctx.stride), None, None)
 
 
 class MECapsule(nn.Module):

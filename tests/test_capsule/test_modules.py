@@ -20,6 +20,7 @@ from capsule.modules import (
     network,
     squash,
 )
+from capsule.modules.layers import PatchProduct
 from capsule.modules.registry import unmatched
 from common.errors import InputError
 from common.tensors import save_tensors
@@ -93,6 +94,26 @@ def test_primary_capsules_read_channels_last():
     assert capsules.shape == (1, 8, 8)
     assert torch.allclose(capsules[0, 3], squash(maps[0, 8:, 0, 1]))      # row 0, column 1, second group
     assert torch.allclose(capsules[0, 4], squash(maps[0, :8, 1, 0]))
+
+
+def test_a_convolution_as_a_matrix_product():
+    torch.manual_seed(0)
+    x, weight = torch.randn(2, 5, 12, 14, dtype=torch.double), torch.randn(6, 5, 3, 4, dtype=torch.double)
+    leaves = x.requires_grad_(), weight.requires_grad_()
+    found, expected = PatchProduct.apply(*leaves, 2, 3), torch.nn.functional.conv2d(*leaves, stride=(2, 3))
+    assert torch.allclose(found, expected)
+    upstream = torch.randn_like(expected)
+    for own, right in zip(torch.autograd.grad(found, leaves, upstream),
+                          torch.autograd.grad(expected, leaves, upstream), strict=True):
+        assert torch.allclose(own, right)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+def test_primary_capsules_on_a_gpu_are_those_of_a_cpu():
+    torch.manual_seed(0)
+    layer, x = PrimaryCapsule(16, 32, 8, 9, stride=2), torch.randn(3, 16, 20, 20)
+    expected = layer(x)
+    assert torch.allclose(layer.cuda()(x.cuda()).cpu(), expected, atol=1e-3)    # TF32
 
 
 @pytest.mark.parametrize("conv_name", ["resnet", "vgg"])
