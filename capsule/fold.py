@@ -102,7 +102,7 @@ class Pictures:
         if last and (last.training, last.precision) == (training, precision):
             last.restart(model)
             return last
-        learner = Learner(model, training, self.device, precision, step)
+        learner = Learner(model, training, self.device, precision, forward)
         if self.device.type == "cuda":
             self._learner = learner
         return learner
@@ -182,11 +182,11 @@ def train_fold(pictures, data_sub, training, report=lambda epoch: None):
         if not math.isfinite(loss):
             raise FoldError(f"the loss is {loss} in epoch {number} {remedy}")
         learner.set_rate(rate * training.lr_decay)
-        lengths = predict(model, pictures, test_rows, training.network, precision)
-        if not lengths.isfinite().all():
+        moves = set(pictures.kinds) == {"motion"}        # the paper's evaluation turns pictures, not motion
+        scores = predict(model, pictures, test_rows, training.network, precision, None if moves else noise)
+        if not scores.isfinite().all():
             raise FoldError(f"outputs are no numbers after epoch {number} {remedy}")
-        paper = lengths if set(pictures.kinds) == {"motion"} else predict(
-            model, pictures, test_rows, training.network, precision, noise)
+        lengths, paper = scores[0], scores[-1]
         seen += len(rows)
         record["loss"].append(round(loss, 8))
         record["train_uf1"].append(round(meter.uf1, 6))
@@ -257,31 +257,35 @@ def batches(pictures, rows, draws, batch_size):
         yield from zip(map(list, streams), labels.split(batch_size), strict=True)
 
 
-def step(model, optimiser, inputs, labels, network, precision):
-    """Train by one batch. inputs: float (B, C, H, W) a stream. Returns: (outputs (B, classes), loss),
-    detached, on the device (reading them there would wait for the GPU)."""
+def forward(model, inputs, labels, network, precision):
+    """(outputs (B, classes), loss) of a batch: a float (B, C, H, W) in [0, 1] a stream, and its labels (B,).
+
+    `capsule.learner` takes the step.
+    """
     with autocast_for(labels.device, precision):
         outputs = model(*network.prepared(inputs))
     outputs = outputs.float()
-    loss = network.loss(outputs, labels)
-    optimiser.zero_grad(set_to_none=True)
-    loss.backward()
-    optimiser.step()
-    return outputs.detach(), loss.detach()
+    return outputs, network.loss(outputs, labels)
 
 
 def predict(model, pictures, rows, network, precision, noise=None):
-    """Scores (n, classes) in [0, 1] of image rows, float32, CPU: strict, or with a generator the paper's."""
+    """Scores in [0, 1] of n image rows, float32 (ways, n, classes), CPU.
+
+    Ways: the strict evaluation; with `noise`, a generator, the paper's too.
+    """
     model.eval()
     tune_convolutions(False)
     outputs = []
     for part in rows.split(PREDICT_BATCH):
         images, _ = pictures.batch(part)
-        inputs = (augment.strict_batch(images, pictures.side) if noise is None else
-                  augment.paper_eval_batch(images, pictures.kinds, len(part), noise, pictures.side))
+        ways = [augment.strict_batch(images, pictures.side)]
+        if noise:
+            ways.append(augment.paper_eval_batch(images, pictures.kinds, len(part), noise, pictures.side))
+        inputs = [torch.cat(stream) for stream in zip(*ways, strict=True)]
         with torch.inference_mode(), autocast_for(pictures.device, precision):
-            outputs.append(network.scores(model(*network.prepared(inputs)).float()).cpu())
-    return torch.cat(outputs)    # (n, classes)
+            scores = network.scores(model(*network.prepared(inputs)).float())
+        outputs.append(scores.cpu().unflatten(0, (len(ways), -1)))
+    return torch.cat(outputs, 1)
 
 
 def _epoch(data_sub, number, record, meter, training, lengths, truth, rate, speed):

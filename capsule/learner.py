@@ -28,12 +28,12 @@ class Learner:
     """A network that learns batch by batch.
 
     model: from `Network.make`; it moves to `device`. training: capsule.fold.Training. precision: "fp32" or
-    "bf16". step: what to do with a batch, `capsule.fold.step`.
+    "bf16". forward: (model, inputs, labels, network, precision) → outputs, loss; `capsule.fold.forward`.
     """
 
-    def __init__(self, model, training, device, precision, step):
+    def __init__(self, model, training, device, precision, forward):
         self.training, self.precision, self.on_gpu = training, precision, device.type == "cuda"
-        self._one_step = step
+        self._forward = forward
         self.compiled = is_compiled(training, device)
         self.model = _laid_out(model.to(device))
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -58,15 +58,23 @@ class Learner:
                 value.zero_()
         self.set_rate(self.training.learning_rate)
 
-    def _step(self, model, inputs, labels):
-        return self._one_step(model, self.optimiser, inputs, labels, self.training.network, self.precision)
+    def _step(self, forward, inputs, labels):
+        outputs, loss = forward(self.model, inputs, labels, self.training.network, self.precision)
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimiser.step()
+        return outputs.detach(), loss.detach()
 
     def learn(self, inputs, labels):
-        """Train by one batch, as `capsule.fold.step`. What comes back is overwritten by the next batch."""
+        """Train by one batch, a float (B, C, H, W) a stream and class numbers (B,).
+
+        Returns: (outputs (B, classes), loss), detached, on the device (reading them there would wait for the
+        GPU); the next batch overwrites them.
+        """
         full = len(labels) == self.training.batch_size
         tune_convolutions(full)
         if not (full and self.on_gpu):
-            return self._step(self.model, inputs, labels)
+            return self._step(self._forward, inputs, labels)
         if self.graph is None:
             self._record(inputs, labels)
         for own, new in zip((*self.inputs, self.labels), (*inputs, labels), strict=True):
@@ -79,9 +87,9 @@ class Learner:
         optimiser stay as they are."""
         self.inputs, self.labels = [stream.clone() for stream in inputs], labels.clone()
         kept, draws = [tensor.clone() for tensor in self._state()], torch.cuda.get_rng_state(labels.device)
-        found = {"recorded": self._graph_of(self.model)}
+        found = {"recorded": self._graph_of(self._forward)}
         if self.compiled:
-            found["compiled"] = self._graph_of(torch.compile(self.model, options=COMPILER))
+            found["compiled"] = self._graph_of(torch.compile(self._forward, options=COMPILER, dynamic=False))
         self.how = min(found, key=lambda how: _seconds(found[how][0].replay))
         self.graph, self.outputs, self.loss = found[self.how]
         for tensor, value in zip(self._state(), kept, strict=False):
@@ -90,16 +98,16 @@ class Learner:
             tensor.zero_()
         torch.cuda.set_rng_state(draws, labels.device)
 
-    def _graph_of(self, model):
-        """(graph of a step of `model`, its outputs, its loss)."""
+    def _graph_of(self, forward):
+        """(graph of a step that goes `forward` so, its outputs, its loss)."""
         with warnings.catch_warnings(), _beside(self.labels.device):
             warnings.simplefilter("ignore")    # the compiler's remarks on its own choices
             for _ in range(WARM_UP):
-                self._step(model, self.inputs, self.labels)
+                self._step(forward, self.inputs, self.labels)
         self.optimiser.zero_grad(set_to_none=True)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
-            outputs, loss = self._step(model, self.inputs, self.labels)
+            outputs, loss = self._step(forward, self.inputs, self.labels)
         return graph, outputs, loss
 
     def _state(self):

@@ -12,8 +12,9 @@ from capsule import fold
 from capsule.config import Options
 from capsule.device import choose_precision, set_arithmetic, tune_convolutions
 from capsule.experiment import Experiment
-from capsule.fold import FoldError, Pictures, Training, batches, predict, step, train_fold, train_one
+from capsule.fold import FoldError, Pictures, Training, batches, forward, predict, train_fold, train_one
 from capsule.inputs import augment
+from capsule.learner import Learner
 from capsule.loss import me_loss
 from capsule.modules import MECapsuleNet, network
 from common.errors import InputError
@@ -27,8 +28,8 @@ def small_network(seed=0):
     return MECapsuleNet((3, SIDE, SIDE), 3, pretrained=False, width=0.125)
 
 
-def adam(model, rate=1e-3):
-    return torch.optim.Adam(model.parameters(), lr=rate, fused=True)
+def learner(model, precision="fp32", rate=1e-3):
+    return Learner(model.train(), training(learning_rate=rate), CPU, precision, forward)
 
 
 def batch(n=6):
@@ -53,9 +54,10 @@ def test_a_step_is_the_plain_one_and_leaves_its_input():
     inputs, labels = batch()
     kept = inputs[0].clone()
     ours, plain = small_network(), small_network()
-    optimiser, plain_optimiser = (torch.optim.SGD(model.parameters(), lr=0.1) for model in (ours, plain))
+    learns = learner(ours)
+    learns.optimiser, plain_optimiser = (torch.optim.SGD(net.parameters(), lr=0.1) for net in (ours, plain))
     for _ in range(2):
-        outputs, loss = step(ours, optimiser, inputs, labels, NET, "fp32")
+        outputs, loss = learns.learn(inputs, labels)
         expected = me_loss(plain(*inputs), labels)
         plain_optimiser.zero_grad()
         expected.backward()
@@ -69,8 +71,8 @@ def test_a_step_is_the_plain_one_and_leaves_its_input():
 def test_steps_learn_a_batch(precision):
     inputs, labels = batch()
     model = small_network()
-    optimiser = adam(model, 3e-3)
-    losses = [step(model, optimiser, inputs, labels, NET, precision)[1].item() for _ in range(40)]
+    learns = learner(model, precision, 3e-3)
+    losses = [learns.learn(inputs, labels)[1].item() for _ in range(40)]
     assert losses[-1] < 0.6 * losses[0] and all(p.dtype == torch.float32 for p in model.parameters())
 
 
@@ -79,7 +81,7 @@ def test_bf16_gradients_point_where_fp32_gradients_do():
     gradients = []
     for precision in ("fp32", "bf16"):
         model = small_network()
-        step(model, torch.optim.SGD(model.parameters(), lr=0.0), inputs, labels, NET, precision)
+        learner(model, precision, 0.0).learn(inputs, labels)
         gradients.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
     assert torch.cosine_similarity(*gradients, dim=0) > 0.95
 
@@ -98,7 +100,8 @@ def test_a_fold_is_recorded_and_repeats_itself(data):
     assert [epoch.learning_rate for epoch in epochs] == pytest.approx([5e-4, 4e-4])    # that of the epoch
     assert [epoch.number for epoch in epochs] == [1, 2] and epochs[1].loss == first["loss"][1]
     rows = fold.sampling.apex_rows(data.index, torch.arange(3, 6).numpy())
-    assert torch.allclose(predict(model, data, rows, NET, "fp32"), torch.tensor(first["lengths"]), atol=1e-5)
+    (scores,) = predict(model, data, rows, NET, "fp32")
+    assert torch.allclose(scores, torch.tensor(first["lengths"]), atol=1e-5)
     assert fold.fold_seed(9, "a") != fold.fold_seed(10, "a") != fold.fold_seed(10, "b")
 
 
