@@ -92,18 +92,19 @@ def plain_turn(task, network, samples, device, steps):
     return task.batch_size * steps / (time.perf_counter() - started)
 
 
-def race(task, folder, device, precision, steps, turns, quick, threads):
-    """Measure one task, epochs of about `steps` batches of ours (the first warms up) in turn with the plain
-    loop's.
+def race(task, folder, device, precision, images, turns, quick, threads):
+    """Measure one task, epochs of about `images` of ours, at least a batch (the first warms up), in turn with
+    the plain loop's.
 
     Ours include the two evaluations of TEST_CLIPS clips after each epoch; the plain loop has none. Returns:
     (images/s of ours, of the plain loop, each in its fastest turn; FLOP an image; peak bytes on a GPU in one
     epoch).
     """
     network = Network(task.model, len(NAMES), quick=quick, pretrained=False)
-    per_class = max(1, round(steps * task.batch_size / PER_CLASS))
+    per_class = max(1, round(max(images, task.batch_size) / PER_CLASS))
     clips, streams = generated([TEST_CLIPS, len(NAMES) * per_class], task.channels, network.side)
-    samples, plain_steps = write_pictures(folder, streams), min(steps, PLAIN_STEPS)
+    samples = write_pictures(folder, streams)
+    plain_steps = max(1, min(images // task.batch_size, PLAIN_STEPS))
     ours, plain, memory = [], [], [0]
 
     def turn(epoch):

@@ -2,12 +2,18 @@
 
 import re
 
-import pytest
 import torch
 
 from benchmarks import __main__ as bench
-from benchmarks.generated import generated
-from benchmarks.training import TASKS, TEST_CLIPS, PlainData, flops_of_image, write_pictures
+from benchmarks.generated import NAMES, generated
+from benchmarks.training import (
+    PER_CLASS,
+    TASKS,
+    TEST_CLIPS,
+    PlainData,
+    flops_of_image,
+    write_pictures,
+)
 from capsule.inputs.sampling import data_split, sample_data
 from capsule.modules import Network
 
@@ -23,13 +29,11 @@ def test_pictures_of_a_class_are_alike_and_a_seed_repeats_them():
     assert distance(0, 3) < distance(0, 1)    # the same class
 
 
-@pytest.mark.parametrize("steps", [1, 3])
-def test_an_epoch_has_about_so_many_batches(steps):
-    per_class = max(1, round(steps * 32 / 15))
-    clips, (crops,) = generated([TEST_CLIPS, 3 * per_class], size=8)
+def test_an_epoch_on_a_gpu_is_the_composites():
+    clips, (crops,) = generated([TEST_CLIPS, len(NAMES) * round(bench.IMAGES["cuda"] / PER_CLASS)], size=8)
     train, test = data_split(clips, clips.subjects[0])
     rows = sample_data(clips, crops, train, torch.Generator().manual_seed(0))
-    assert len(rows) == 15 * per_class and abs(len(rows) - 32 * steps) <= 8 and len(test) == TEST_CLIPS
+    assert len(rows) == 1245 and len(test) == TEST_CLIPS
 
 
 def test_the_plain_loop_reads_what_ours_holds(tmp_path):
