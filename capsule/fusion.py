@@ -1,5 +1,6 @@
 """Late fusion: several finished experiments on one clip list, averaged clip by clip into one more."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -26,7 +27,8 @@ def fuse(runs):
                              f"({len(run.clips)}) have differing clip lists or labels; fuse runs of the same "
                              "--dataset, --classes, --protocol and --subset")
     first, name = runs[0], fused_name([run.name for run in runs])
-    facts = {**first.facts, "experiment": name, "seed": fused_name([str(run.facts["seed"]) for run in runs]),
+    seeds = "+".join(dict.fromkeys(str(run.facts["seed"]) for run in runs))
+    facts = {**first.facts, "experiment": name, "seed": seeds,
              "quick": any(run.facts["quick"] for run in runs)}
     given = [_by_clip(run) for run in runs]
     finished = {data_sub: _fold(first.finished[data_sub], given) for data_sub in first.folds}
@@ -36,11 +38,14 @@ def fuse(runs):
 
 
 def fused_name(names):
-    """A and B give "A+B"; x-seed9 and x-seed10, with as many parts between hyphens, "x-seed9+seed10"."""
+    """A and B give "A+B"; x-seed9 and x-seed10, every way through "x-seed9+seed10", that."""
     tokens = [name.split("-") for name in names]
     if len({len(parts) for parts in tokens}) > 1:
         return "+".join(names)
-    return "-".join("+".join(dict.fromkeys(parts)) for parts in zip(*tokens, strict=True))
+    places = [list(dict.fromkeys(parts)) for parts in zip(*tokens, strict=True)]
+    if math.prod(map(len, places)) != len(set(names)):
+        return "+".join(names)
+    return "-".join(map("+".join, places))
 
 
 def shares(lengths):

@@ -11,7 +11,8 @@ from common.errors import InputError
 
 
 def run_main(main, stopped="what is finished is kept: run the same command again to go on"):
-    """Call `main()` and exit with its return value; print an InputError as one line.
+    """Call `main()` and exit with its return value; print an InputError, or a place that may not be read or
+    written, as one line.
 
     Ctrl-C and SIGTERM end with one line that says what is `stopped`, exit code 130.
     """
@@ -22,11 +23,13 @@ def run_main(main, stopped="what is finished is kept: run the same command again
     except KeyboardInterrupt:
         print(f"\nstopped; {stopped}", file=sys.stderr)
         code = 130
-    except InputError as error:
-        code = error.exit_code
+    except (InputError, PermissionError) as error:
+        code = InputError.exit_code
         module = getattr(sys.modules["__main__"], "__spec__", None)        # of python -m
         name = module.name.removesuffix(".__main__") if module else Path(sys.argv[0]).name
-        print(f"{name}: {' '.join(str(error).split())}", file=sys.stderr)
+        denied = isinstance(error, PermissionError)
+        text = f"{error.filename}: {error.strerror}; choose one that you may use" if denied else str(error)
+        print(f"{name}: {' '.join(text.split())}", file=sys.stderr)
     sys.exit(code)
 
 

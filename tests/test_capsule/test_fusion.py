@@ -62,6 +62,8 @@ def test_names():
     assert fused_name(["A", "B"]) == "A+B"
     assert fused_name(["x-STSTNet-seed9", "x-SVM-seed9"]) == "x-STSTNet+SVM-seed9"
     assert fused_name(["x-seed9", "y"]) == "x-seed9+y"
+    assert fused_name(["x-1", "x-2", "y-1", "y-2"]) == "x+y-1+2"
+    assert fused_name(["x-1", "y-2"]) == "x-1+y-2"        # not as the four
 
 
 def test_seeds_of_one_configuration(tmp_path):

@@ -244,6 +244,15 @@ def test_ctrl_c_ends_with_one_line(odd, tmp_path, capsys, monkeypatch):
     assert capsys.readouterr().err.splitlines()[-1].startswith("stopped; ")
 
 
+def test_a_closed_folder_is_one_line(capsys):
+    def closed():
+        raise PermissionError(13, "Permission denied", "some/folder")
+
+    with pytest.raises(SystemExit, match="2"):
+        run_main(closed)
+    assert capsys.readouterr().err.endswith("some/folder: Permission denied; choose one that you may use\n")
+
+
 def test_a_terminal_without_the_letters_and_a_full_disk():
     table = [sys.executable, "-m", "deca", "--check"]
     ascii_only = {**os.environ, "PYTHONIOENCODING": "ascii"}
