@@ -6,7 +6,6 @@ weights are copied into the same network.
 """
 
 import contextlib
-import time
 import warnings
 
 import torch
@@ -34,7 +33,6 @@ class Learner:
     def __init__(self, model, training, device, precision, forward):
         self.training, self.precision, self.on_gpu = training, precision, device.type == "cuda"
         self._forward = forward
-        self.compiled = is_compiled(training, device)
         self.model = _laid_out(model.to(device))
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         # A graph reads the learning rate from the GPU's memory.
@@ -83,15 +81,13 @@ class Learner:
         return self.outputs, self.loss
 
     def _record(self, inputs, labels):
-        """Record a step on a batch like this one, compiled where that is faster; the network and the
-        optimiser stay as they are."""
+        """Record a step on a batch like this one; the network and the optimiser stay as they are."""
         self.inputs, self.labels = [stream.clone() for stream in inputs], labels.clone()
         kept, draws = [tensor.clone() for tensor in self._state()], torch.cuda.get_rng_state(labels.device)
-        found = {"recorded": self._graph_of(self._forward)}
-        if self.compiled:
-            found["compiled"] = self._graph_of(torch.compile(self._forward, options=COMPILER, dynamic=False))
-        self.how = min(found, key=lambda how: _seconds(found[how][0].replay))
-        self.graph, self.outputs, self.loss = found[self.how]
+        forward, self.how = self._forward, "recorded"
+        if is_compiled(self.training, labels.device):
+            forward, self.how = torch.compile(forward, options=COMPILER, dynamic=False), "compiled"
+        self.graph, self.outputs, self.loss = self._graph_of(forward)
         for tensor, value in zip(self._state(), kept, strict=False):
             tensor.copy_(value)
         for tensor in self._state()[len(kept):]:        # the optimiser's, made by the first step
@@ -123,17 +119,6 @@ def _beside(device):
     with torch.cuda.stream(stream):
         yield
     current.wait_stream(stream)
-
-
-def _seconds(replay):
-    """Seconds of ten turns, after one to warm up."""
-    replay()
-    torch.cuda.synchronize()
-    started = time.perf_counter()
-    for _ in range(10):
-        replay()
-    torch.cuda.synchronize()
-    return time.perf_counter() - started
 
 
 def _laid_out(model):
