@@ -8,9 +8,8 @@ nothing could be done, 130 Ctrl-C.
 """
 
 import argparse
-import functools
-import os
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -22,7 +21,7 @@ from tqdm import tqdm
 from common.console import run_main
 from common.errors import InputError
 from common.files import write_json
-from common.images import find_pictures, read_image, write_image
+from common.images import read_image, write_image
 from deca import ASSETS, RECONSTRUCTORS, make_reconstructor
 from deca.assets import check
 from deca.export import (
@@ -36,6 +35,7 @@ from deca.export import (
 )
 from deca.landmarks import (
     CROP_SIZE,
+    Detection,
     LandmarkDetector,
     crop_square,
     square_transform,
@@ -45,8 +45,8 @@ from deca.landmarks import (
 from deca.reconstructor import MESHES
 from deca.renderer import YAWS
 from deca.sheet import contact_sheet, motion_sheet
+from deca.sources import find_sources
 
-VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm")
 LARGE = 478                 # pixels of the photograph on the sheet
 PROFILE = 50                # degrees of yaw beyond which half of the face is guessed
 
@@ -102,82 +102,34 @@ def _parser():
     return parser
 
 
-def find_sources(paths, fps=5.0, out=Path("views")):
-    """(result folder, read function) of each picture that `paths` name, in order; each folder is there once.
+@dataclass(frozen=True)
+class Portrait:
+    """A photograph, uint8 (H, W, 3), from `path`, the largest face in it and the square round that.
 
-    fps: frames a second of a video; call the read functions of one in order. out: what lies in it, results
-    of an earlier call, is left out of folders that are searched.
-    Raises: InputError when nothing was named, a path does not exist, a folder, list or video holds no
-    picture, or fps is not above 0.
+    center (2,), side: pixels.
     """
-    if not paths:
-        raise InputError("name at least one photograph, folder, video or list; see python -m deca --help")
-    if not 0 < fps < 1e6:
-        raise InputError(f"--fps {fps}: give frames a second, above 0")
-    taken = set()
-    for path in paths:
-        for place, read in _of_path(path, fps, out.resolve()):
-            number, free = 2, place
-            while free in taken:
-                free, number = place.with_name(f"{place.name}-{number}"), number + 1
-            taken.add(free)
-            yield free, read
-    if not taken:
-        raise InputError(f"{out}: every picture found lies in this folder of results; choose another --out")
 
+    path: Path
+    photo: np.ndarray
+    found: Detection
+    center: np.ndarray
+    side: float
 
-def _of_path(path, fps, out):
-    if path.suffix.lower() in VIDEOS and os.path.isfile(path):
-        yield from _of_video(path, fps)
-    elif path.suffix.lower() == ".txt" and os.path.isfile(path):
-        try:
-            text = path.read_text(encoding="utf-8-sig", errors="replace")
-        except OSError as error:
-            raise InputError(f"{path}: cannot be read ({error.strerror}); copy it anew") from error
-        lines = list(filter(None, map(str.strip, text.splitlines())))
-        if not lines:
-            raise InputError(f"{path}: an empty list; write a path on each line")
-        for line in lines:
-            if line.lower().endswith(".txt"):       # it may name itself
-                raise InputError(f"{path}: names {line}; a list holds pictures, folders and videos, no lists")
-            yield from _of_path(path.parent / line, fps, out)
-    else:
-        is_folder = os.path.isdir(path)
-        base = Path(_plain(path.resolve().name)) if is_folder else Path()
-        for found in find_pictures([path]):
-            if is_folder and found.resolve().is_relative_to(out):
-                continue
-            above = found.relative_to(path).parent.parts if is_folder else ()
-            yield base.joinpath(*above, _plain(found.stem)), lambda found=found: (found, read_image(found))
+    @classmethod
+    def of(cls, path, photo, detector):
+        """Raises: InputError where no face is found."""
+        found = detector.detect(photo)
+        if found is None:
+            raise InputError(f"{path}: no face found; give a picture with a larger or more frontal face")
+        return cls(path, photo, found, *crop_square(found.points))
 
+    def cut(self, size=CROP_SIZE, photo=None):
+        """The square as (size, size, 3) uint8, of another `photo` if one is given."""
+        return warp_square(self.photo if photo is None else photo, self.center, self.side, size)
 
-def _plain(name):
-    """A folder's name from a file's: never empty, never a step up (a photograph may be called `...jpg`)."""
-    return name.strip(". ") or "picture"
-
-
-def _of_video(path, fps):
-    """One source for every frame that a rate of `fps` takes: read when its turn comes, in order, for all of
-    a video's would fill the memory."""
-    video, later = cv2.VideoCapture(str(path)), cv2.VideoCapture(str(path))
-    every, count, passed = max(1, round((video.get(cv2.CAP_PROP_FPS) or 25.0) / fps)), 0, 0
-    while video.grab():
-        count += 1
-    if not count:
-        raise InputError(f"{path}: no frame can be read from this video; convert it to .mp4")
-
-    def read(number):
-        """(what messages call it, the frame of this number); those before it are passed over."""
-        nonlocal passed
-        while passed <= number and later.grab():
-            passed += 1
-        whole, frame = later.retrieve()
-        if not whole:
-            raise InputError(f"{path}: frame {number} cannot be read; convert the video to .mp4")
-        return Path(f"{path.name} frame {number}"), frame[..., ::-1].copy()
-
-    for number in range(0, count, every):
-        yield Path(_plain(path.stem)) / f"{number:06d}", functools.partial(read, number)
+    def matrix(self, size=CROP_SIZE):
+        """From pixels of the photograph to those of `cut`, (2, 3)."""
+        return square_transform(self.center, self.side, size)
 
 
 def process(path, photo, folder, reconstructor, detector, options, onset=None):
@@ -186,11 +138,8 @@ def process(path, photo, folder, reconstructor, detector, options, onset=None):
     onset: the earlier frame that `--motion` names, or None. Raises: InputError where no face is found, and
     for an unwritable folder.
     """
-    found = detector.detect(photo)
-    if found is None:
-        raise InputError(f"{path}: no face found; give a picture with a larger or more frontal face")
-    center, side = crop_square(found.points)
-    matrix, crop = square_transform(center, side), warp_square(photo, center, side)
+    portrait = Portrait.of(path, photo, detector)
+    crop, found = portrait.cut(), portrait.found
     picture = torch.from_numpy(crop.transpose(2, 0, 1).copy())[None]                # (1, 3, 224, 224)
     surfaces = reconstructor.reconstruct(picture)
     if not surfaces.found[0]:
@@ -206,21 +155,22 @@ def process(path, photo, folder, reconstructor, detector, options, onset=None):
         "photo": path.name, "reconstructor": reconstructor.name, "model": reconstructor.model,
         "degrees": {"yaw": round(yaw, 2), "pitch": round(pitch, 2), "roll": round(roll, 2)},
         "faces_found": found.n_faces, "found_upsampled": found.upsampled,
-        "crop": {"center": [round(float(v), 3) for v in center], "side": round(side, 3)},
+        "crop": {"center": [round(float(v), 3) for v in portrait.center], "side": round(portrait.side, 3)},
         "landmarks": np.round(found.points.astype(float), 2).tolist()})
     _, normals, hit, _ = seen_pixels(reconstructor, surfaces, LARGE)
-    large = warp_square(photo, center, side, LARGE)
-    half = large.copy()
-    half[:, LARGE // 2:] = overlaid(large, normals, hit)[:, LARGE // 2:]
+    half = portrait.cut(LARGE)
+    half[:, LARGE // 2:] = overlaid(half, normals, hit)[:, LARGE // 2:]
     turned = f"yaw {round(yaw):+d}°, pitch {round(pitch):+d}°, roll {round(roll):+d}°"
     title = f"{path.name}   ·   {reconstructor.name}   ·   {turned}"
     write_image(folder / "sheet.jpg", contact_sheet(title, half, views, textured))
-    _write_more(folder, reconstructor, surfaces, photo, found.points, center, side, matrix, options, onset)
-    return _remarks(path, photo, found, center, side, yaw)
+    _write_more(folder, reconstructor, surfaces, portrait, options)
+    if options.motion:
+        write_image(folder / "motion.jpg", _motion(reconstructor, portrait, onset, options.motion))
+    return _remarks(portrait, yaw)
 
 
-def _write_more(folder, reconstructor, surfaces, photo, points, center, side, matrix, options, onset):
-    """What the options ask for."""
+def _write_more(folder, reconstructor, surfaces, portrait, options):
+    """What the options ask for of this photograph alone."""
     if options.depth or options.normals or options.keypoints:
         depth, normals, _, seen = seen_pixels(reconstructor, surfaces)
     if options.depth:
@@ -228,36 +178,34 @@ def _write_more(folder, reconstructor, surfaces, photo, points, center, side, ma
     if options.normals:
         write_normals(folder / "normals.png", normals)
     if options.keypoints:
-        write_keypoints(folder, transform_points(matrix, points), seen, matrix)
-    texture = warp_square(photo, center, side, TEXTURE_SIZE) if options.obj or options.mesh else None
+        matrix = portrait.matrix()
+        write_keypoints(folder, transform_points(matrix, portrait.found.points), seen, matrix)
+    texture = portrait.cut(TEXTURE_SIZE) if options.obj or options.mesh else None
     if options.obj:
         write_obj(folder, "mesh", surfaces, reconstructor.renderer.faces.cpu().numpy(), texture)
     for level in options.mesh:
         write_obj(folder, f"mesh-{level}", *reconstructor.mesh(surfaces, level), texture)
-    if options.motion:
-        write_image(folder / "motion.jpg", _motion(reconstructor, photo, center, side, onset, options))
     if options.overlay:
-        size = max(CROP_SIZE, min(2048, round(side)))
+        size = max(CROP_SIZE, min(2048, round(portrait.side)))
         _, normals, hit, _ = seen_pixels(reconstructor, surfaces, size)
-        back = cv2.invertAffineTransform(square_transform(center, side, size))
-        shape = photo.shape[1], photo.shape[0]
-        normals = cv2.warpAffine(normals.astype(np.float32), back, shape)
-        hit = cv2.warpAffine(hit.astype(np.float32), back, shape) > 0.5
-        write_image(folder / "overlay.png", overlaid(photo, normals, hit))
+        back, (height, width) = cv2.invertAffineTransform(portrait.matrix(size)), portrait.photo.shape[:2]
+        normals = cv2.warpAffine(normals.astype(np.float32), back, (width, height))
+        hit = cv2.warpAffine(hit.astype(np.float32), back, (width, height)) > 0.5
+        write_image(folder / "overlay.png", overlaid(portrait.photo, normals, hit))
 
 
-def _motion(reconstructor, photo, center, side, earlier, options):
-    """The sheet of what the face did from `earlier` to `photo`, both cut by one square."""
-    if earlier.shape != photo.shape:
-        raise InputError(f"{options.motion}: of another size than the photograph; give two frames of a film")
-    onset, apex = (warp_square(image, center, side) for image in (earlier, photo))
+def _motion(reconstructor, portrait, earlier, name):
+    """The sheet of what the face did since `earlier`, the frame of the file `name`, by the same square."""
+    if earlier.shape != portrait.photo.shape:
+        raise InputError(f"{name}: of another size than the photograph; give two frames of a film")
+    onset, apex = portrait.cut(photo=earlier), portrait.cut()
     pictures = torch.from_numpy(np.stack([onset, apex]).transpose(0, 3, 1, 2).copy())    # (2, 3, 224, 224)
     yaws = (YAWS[0], 0, YAWS[-1])
     motion, found = reconstructor.motion(pictures[0], pictures[1:], yaws)
     if not found[0]:
-        raise InputError(f"{options.motion}: no 3-D face found; give another onset")
+        raise InputError(f"{name}: no 3-D face found; give another onset")
     faces = reconstructor.views(pictures[:1], "texture")[0][0, [YAWS.index(yaw) for yaw in yaws]]
-    title = f"motion since {options.motion.name}   ·   {reconstructor.name}"
+    title = f"motion since {name.name}   ·   {reconstructor.name}"
     return motion_sheet(title, onset, apex, motion[0].numpy(), faces.permute(0, 2, 3, 1).numpy(), yaws)
 
 
@@ -268,11 +216,12 @@ def _angles(pose):
     return Rotation.from_matrix(matrix).as_euler("YXZ", degrees=True)
 
 
-def _remarks(path, photo, found, center, side, yaw):
+def _remarks(portrait, yaw):
     """What a user should know of one picture."""
-    height, width = photo.shape[:2]
-    beyond = max((side / 2 - center).max(), (center + side / 2 - [width, height]).max()) / side
-    lines = [f"{path}: {found.n_faces} faces, the largest is taken"] if found.n_faces > 1 else []
+    (height, width), path, faces = portrait.photo.shape[:2], portrait.path, portrait.found.n_faces
+    beyond = max((portrait.side / 2 - portrait.center).max(),
+                 (portrait.center + portrait.side / 2 - [width, height]).max()) / portrait.side
+    lines = [f"{path}: {faces} faces, the largest is taken"] if faces > 1 else []
     lines += [f"{path}: the face is at the border, part of it is guessed"] if beyond > 0.15 else []
     return lines + ([f"{path}: seen from the side ({yaw:+.0f}°), half of the face is guessed"]
                     if abs(yaw) > PROFILE else [])

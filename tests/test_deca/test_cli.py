@@ -17,6 +17,7 @@ from common.errors import InputError
 from common.images import read_image
 from deca import __main__ as command
 from deca.renderer import YAWS
+from deca.sources import find_sources
 
 
 @pytest.fixture(scope="module")
@@ -173,7 +174,7 @@ def test_pictures_of_one_name_do_not_overwrite_each_other(tmp_path):
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "x.png").write_bytes(b"")
-    found = command.find_sources([tmp_path / "a" / "x.png", tmp_path / "b" / "x.png", tmp_path / "a"])
+    found = find_sources([tmp_path / "a" / "x.png", tmp_path / "b" / "x.png", tmp_path / "a"])
     assert [str(place) for place, _ in found] == ["x", "x-2", "a/x"]
 
 
@@ -184,23 +185,23 @@ def test_lists_videos_and_odd_names(face, tmp_path):
     for number in range(10):
         video.write(np.full((64, 64, 3), 25 * number, np.uint8))
     video.release()
-    found = list(command.find_sources([tmp_path / "list.txt", tmp_path / "clip.avi"], fps=5))
+    found = list(find_sources([tmp_path / "list.txt", tmp_path / "clip.avi"], fps=5))
     assert [str(place) for place, _ in found] == ["picture", *(f"clip/{n:06d}" for n in (0, 2, 4, 6, 8))]
     means = [read()[1].mean() for _, read in found[1:]]
     assert np.abs(np.array(means) - [0, 50, 100, 150, 200]).max() < 5
     (tmp_path / "list.txt").write_text("...jpg\n", encoding="utf-8-sig")         # as Notepad writes it
-    assert len(list(command.find_sources([tmp_path / "list.txt"]))) == 1
+    assert len(list(find_sources([tmp_path / "list.txt"]))) == 1
     (tmp_path / "a" / "b").mkdir(parents=True)
     (tmp_path / "a" / "b" / "...jpg").write_bytes(b"")
-    assert [str(place) for place, _ in command.find_sources([tmp_path / "a"])] == ["a/b/picture"]
+    assert [str(place) for place, _ in find_sources([tmp_path / "a"])] == ["a/b/picture"]
     (tmp_path / "a" / "out").mkdir()
     (tmp_path / "a" / "out" / "sheet.jpg").write_bytes(b"")      # a result of an earlier call
-    assert len(list(command.find_sources([tmp_path / "a"], out=tmp_path / "a" / "out"))) == 1
+    assert len(list(find_sources([tmp_path / "a"], out=tmp_path / "a" / "out"))) == 1
     os.symlink("/proc/self/mem", tmp_path / "unreadable.txt")
     with pytest.raises(InputError, match=r"unreadable\.txt: cannot be read"):
-        list(command.find_sources([tmp_path / "unreadable.txt"]))
+        list(find_sources([tmp_path / "unreadable.txt"]))
     with pytest.raises(InputError, match="every picture found lies in this folder of results"):
-        list(command.find_sources([tmp_path / "a"], out=tmp_path / "a"))
+        list(find_sources([tmp_path / "a"], out=tmp_path / "a"))
 
 
 @pytest.mark.parametrize("arguments", [[], ["{}/none.png"], ["{}/empty"], ["{}/empty.txt"],
@@ -277,4 +278,4 @@ def test_run_as_a_module():
 def test_a_list_with_an_impossible_line_is_one_line(tmp_path, line, message):
     (tmp_path / "list.txt").write_text(line)
     with pytest.raises(InputError, match=message):
-        list(command.find_sources([tmp_path / "list.txt"], fps=5))
+        list(find_sources([tmp_path / "list.txt"], fps=5))

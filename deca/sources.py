@@ -1,0 +1,90 @@
+"""The pictures that a person names: files, folders, videos, lists of them."""
+
+import functools
+import os
+from pathlib import Path
+
+import cv2
+
+from common.errors import InputError
+from common.images import find_pictures, read_image
+
+VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm")
+
+
+def find_sources(paths, fps=5.0, out=Path("views")):
+    """(result folder, read function) of each picture that `paths` name, in order; each folder is there once.
+
+    fps: frames a second of a video; call the read functions of one in order. out: what lies in it, results
+    of an earlier call, is left out of folders that are searched.
+    Raises: InputError when nothing was named, a path does not exist, a folder, list or video holds no
+    picture, or fps is not above 0.
+    """
+    if not paths:
+        raise InputError("name at least one photograph, folder, video or list; see python -m deca --help")
+    if not 0 < fps < 1e6:
+        raise InputError(f"--fps {fps}: give frames a second, above 0")
+    taken = set()
+    for path in paths:
+        for place, read in _of_path(path, fps, out.resolve()):
+            number, free = 2, place
+            while free in taken:
+                free, number = place.with_name(f"{place.name}-{number}"), number + 1
+            taken.add(free)
+            yield free, read
+    if not taken:
+        raise InputError(f"{out}: every picture found lies in this folder of results; choose another --out")
+
+
+def _of_path(path, fps, out):
+    if path.suffix.lower() in VIDEOS and os.path.isfile(path):
+        yield from _of_video(path, fps)
+    elif path.suffix.lower() == ".txt" and os.path.isfile(path):
+        try:
+            text = path.read_text(encoding="utf-8-sig", errors="replace")
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read ({error.strerror}); copy it anew") from error
+        lines = list(filter(None, map(str.strip, text.splitlines())))
+        if not lines:
+            raise InputError(f"{path}: an empty list; write a path on each line")
+        for line in lines:
+            if line.lower().endswith(".txt"):       # it may name itself
+                raise InputError(f"{path}: names {line}; a list holds pictures, folders and videos, no lists")
+            yield from _of_path(path.parent / line, fps, out)
+    else:
+        is_folder = os.path.isdir(path)
+        base = Path(_plain(path.resolve().name)) if is_folder else Path()
+        for found in find_pictures([path]):
+            if is_folder and found.resolve().is_relative_to(out):
+                continue
+            above = found.relative_to(path).parent.parts if is_folder else ()
+            yield base.joinpath(*above, _plain(found.stem)), lambda found=found: (found, read_image(found))
+
+
+def _plain(name):
+    """A folder's name from a file's: never empty, never a step up (a photograph may be called `...jpg`)."""
+    return name.strip(". ") or "picture"
+
+
+def _of_video(path, fps):
+    """One source for every frame that a rate of `fps` takes: read when its turn comes, in order, for all of
+    a video's would fill the memory."""
+    video, later = cv2.VideoCapture(str(path)), cv2.VideoCapture(str(path))
+    every, count, passed = max(1, round((video.get(cv2.CAP_PROP_FPS) or 25.0) / fps)), 0, 0
+    while video.grab():
+        count += 1
+    if not count:
+        raise InputError(f"{path}: no frame can be read from this video; convert it to .mp4")
+
+    def read(number):
+        """(what messages call it, the frame of this number); those before it are passed over."""
+        nonlocal passed
+        while passed <= number and later.grab():
+            passed += 1
+        whole, frame = later.retrieve()
+        if not whole:
+            raise InputError(f"{path}: frame {number} cannot be read; convert the video to .mp4")
+        return Path(f"{path.name} frame {number}"), frame[..., ::-1].copy()
+
+    for number in range(0, count, every):
+        yield Path(_plain(path.stem)) / f"{number:06d}", functools.partial(read, number)
