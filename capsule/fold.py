@@ -155,25 +155,23 @@ def train_fold(pictures, data_sub, training, report=lambda epoch: None):
     Returns: (the fold's part of its result file as a dict, the network after its last epoch).
     Raises: FoldError when the loss or an output is not a number.
     """
-    started, device, clips = time.monotonic(), pictures.device, pictures.clips
+    record, device, clips = _Record(pictures.clips, data_sub, training), pictures.device, pictures.clips
     set_arithmetic(device, training.threads, training.deterministic)
     precision = choose_precision(device, training.precision)
-    seed = fold_seed(training.seed, data_sub)
-    torch.manual_seed(seed)                              # initial weights, dropout
-    draws = torch.Generator().manual_seed(seed)          # sampling and augmentation
-    noise = torch.Generator().manual_seed(seed + 1)      # the paper evaluation's rotations
+    torch.manual_seed(record.seed)                              # initial weights, dropout
+    draws = torch.Generator().manual_seed(record.seed)          # sampling and augmentation
+    noise = torch.Generator().manual_seed(record.seed + 1)      # the paper evaluation's rotations
 
     model, weights = training.network.make(pictures.channels)
     if not isinstance(model, torch.nn.Module):
-        return _fit_fold(model, pictures, data_sub, training, report, started)
+        return _fit_fold(model, pictures, record, report)
     learner = pictures.learner(model, training, precision)
     model = learner.model
     train_clips, test_clips = sampling.data_split(clips, data_sub)
     test_rows = sampling.apex_rows(pictures.index, test_clips)
-    truth = torch.from_numpy(clips.labels[test_clips])
+    turned = None if set(pictures.kinds) == {"motion"} else noise    # the paper turns pictures, not motion
 
-    record = {"loss": [], "train_uf1": [], "paper": [], "strict": []}
-    seen, remedy = 0, f"(fold seed {seed}); try a lower --learning-rate or --precision fp32"
+    remedy = f"(fold seed {record.seed}); try a lower --learning-rate or --precision fp32"
     for number in range(1, training.epochs + 1):
         began, rate = time.monotonic(), learner.rate
         rows = sampling.sample_data(clips, pictures.index, train_clips, draws)
@@ -182,55 +180,68 @@ def train_fold(pictures, data_sub, training, report=lambda epoch: None):
         if not math.isfinite(loss):
             raise FoldError(f"the loss is {loss} in epoch {number} {remedy}")
         learner.set_rate(rate * training.lr_decay)
-        moves = set(pictures.kinds) == {"motion"}        # the paper's evaluation turns pictures, not motion
-        scores = predict(model, pictures, test_rows, training.network, precision, None if moves else noise)
+        scores = predict(model, pictures, test_rows, training.network, precision, turned)
         if not scores.isfinite().all():
             raise FoldError(f"outputs are no numbers after epoch {number} {remedy}")
-        lengths, paper = scores[0], scores[-1]
-        seen += len(rows)
-        record["loss"].append(round(loss, 8))
-        record["train_uf1"].append(round(meter.uf1, 6))
-        record["paper"].append(paper.argmax(1).tolist())
-        record["strict"].append(lengths.argmax(1).tolist())
-        report(_epoch(data_sub, number, record, meter, training, lengths, truth, rate,
-                      len(rows) / (time.monotonic() - began)))
-    record["step"] = learner.how
-    return _result(clips, data_sub, training, weights, lengths, record, seen, started), model
+        report(record.add(loss, meter, scores[0], scores[-1], len(rows), began, rate))
+    return record.result(weights, learner.how), model
 
 
-def _result(clips, data_sub, training, weights, lengths, record, seen, started):
-    """The fold's part of its result file."""
-    _, test_clips = sampling.data_split(clips, data_sub)
-    names = clips.table.iloc[test_clips][["data", "subject", "clip"]].to_dict("records")
-    seconds = time.monotonic() - started
-    return {"fold_seed": fold_seed(training.seed, data_sub), "weights": weights, "clips": names,
-            "y_true": clips.labels[test_clips].tolist(),
-            "lengths": [[round(float(x), 6) for x in row] for row in lengths], **record,
-            "seconds": round(seconds, 3), "images_per_second": round(seen / seconds, 3)}
-
-
-def _fit_fold(model, pictures, data_sub, training, report, started):
+def _fit_fold(model, pictures, record, report):
     """As `train_fold` for a classifier without epochs (capsule.modules.svm): all apexes, nothing random; and
     the training clips' action units, where the clip table has them."""
     clips = pictures.clips
-    train_clips, test_clips = sampling.data_split(clips, data_sub)
+    train_clips, test_clips = sampling.data_split(clips, record.data_sub)
     (images,), labels = pictures.batch(sampling.apex_rows(pictures.index, train_clips))
-    (held_out,), truth = pictures.batch(sampling.apex_rows(pictures.index, test_clips))
-    images, labels, truth = images.cpu().numpy(), labels.cpu().numpy(), truth.cpu()
+    (held_out,), _ = pictures.batch(sampling.apex_rows(pictures.index, test_clips))
+    images, labels = images.cpu().numpy(), labels.cpu().numpy()
     train = clips.table.iloc[train_clips]
     more = (train["data_sub"], unit_matrix(train["action_units"])) if "action_units" in train else ()
     if len(set(labels.tolist())) < 2:
         raise FoldError("the other subjects' clips are all of one class; add subjects")
     model.fit(images, labels, *more)
     scores, known = (torch.from_numpy(model.scores(part)) for part in (held_out.cpu().numpy(), images))
-    meter = Meter(training.network.classes, labels, known.argmax(1))
-    predicted = scores.argmax(1).tolist()
+    meter = Meter(record.classes, labels, known.argmax(1))
     loss = float(1 - known[torch.arange(len(labels)), torch.from_numpy(labels)].mean())
-    record = {"loss": [round(loss, 8)], "train_uf1": [round(meter.uf1, 6)], "paper": [predicted],
-              "strict": [predicted]}
-    speed = len(labels) / (time.monotonic() - started)
-    report(_epoch(data_sub, 1, record, meter, training, scores, truth, 0.0, speed))
-    return _result(clips, data_sub, training, "none", scores, record, len(labels), started), model
+    report(record.add(loss, meter, scores, scores, len(labels), record.started, 0.0))
+    return record.result("none"), model
+
+
+class _Record:
+    """What a fold's epochs gave, for its result file, its log and its curves."""
+
+    def __init__(self, clips, data_sub, training):
+        self.started, self.data_sub, self.classes = time.monotonic(), data_sub, training.network.classes
+        self.seed, self.seen = fold_seed(training.seed, data_sub), 0
+        _, test_clips = sampling.data_split(clips, data_sub)
+        self.clips = clips.table.iloc[test_clips][["data", "subject", "clip"]].to_dict("records")
+        self.truth = torch.from_numpy(clips.labels[test_clips])
+        self.epochs = {"loss": [], "train_uf1": [], "paper": [], "strict": []}
+
+    def add(self, loss, meter, lengths, paper, images, began, rate):
+        """An epoch that trained on so many `images` since `began`, as `Epoch`.
+
+        meter: of their outputs. lengths, paper: scores (n, classes) of the held-out clips, strict and paper.
+        """
+        self.lengths, predicted = lengths, {"strict": lengths.argmax(1), "paper": paper.argmax(1)}
+        self.seen += images
+        self.epochs["loss"].append(round(loss, 8))
+        self.epochs["train_uf1"].append(round(meter.uf1, 6))
+        for name, classes in predicted.items():
+            self.epochs[name].append(classes.tolist())
+        own = {name: Meter(self.classes, self.truth, classes) for name, classes in predicted.items()}
+        return Epoch(self.data_sub, len(self.epochs["loss"]), self.epochs["loss"][-1], meter.uf1, meter.uar,
+                     {name: one.subject_uf1 for name, one in own.items()},
+                     {name: one.accuracy for name, one in own.items()}, rate,
+                     images / (time.monotonic() - began))
+
+    def result(self, weights, how=None):
+        """The fold's part of its result file. how: the steps were taken, where there were any."""
+        seconds, step = time.monotonic() - self.started, {"step": how} if how else {}
+        return {"fold_seed": self.seed, "weights": weights, "clips": self.clips,
+                "y_true": self.truth.tolist(),
+                "lengths": [[round(float(x), 6) for x in row] for row in self.lengths], **self.epochs, **step,
+                "seconds": round(seconds, 3), "images_per_second": round(self.seen / seconds, 3)}
 
 
 def _train_epoch(learner, pictures, rows, draws):
@@ -286,10 +297,3 @@ def predict(model, pictures, rows, network, precision, noise=None):
             scores = network.scores(model(*network.prepared(inputs)).float())
         outputs.append(scores.cpu().unflatten(0, (len(ways), -1)))
     return torch.cat(outputs, 1)
-
-
-def _epoch(data_sub, number, record, meter, training, lengths, truth, rate, speed):
-    own = {name: Meter(training.network.classes, truth, record[name][-1]) for name in ("strict", "paper")}
-    uf1 = {name: one.subject_uf1 for name, one in own.items()}
-    accuracy = {name: one.accuracy for name, one in own.items()}
-    return Epoch(data_sub, number, record["loss"][-1], meter.uf1, meter.uar, uf1, accuracy, rate, speed)
