@@ -49,11 +49,22 @@ def test_colour_jitter_is_torchvisions():
     assert (result - images).abs().amax((1, 2, 3)).min() > 1e-3
 
 
+NEEDS_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+DEVICES = ["cpu", pytest.param("cuda", marks=NEEDS_GPU)]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_what_a_compiler_is_given_changes_colours_alike(device):
+    images, draws = pictures(40) / 255, augment.draw(40, generator(3))
+    expected = augment.jitter_colour(images, draws)
+    found = augment.jitter_all(images.to(device), draws.factors.to(device), draws.order.to(device))
+    assert torch.allclose(found.cpu(), expected, atol=1e-5)
+
+
 @pytest.mark.parametrize("kind, channels", [("crop", 3), ("views", 13), ("texture", 39)])
-@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(
-    not torch.cuda.is_available(), reason="no GPU here"))])
-def test_what_a_compiler_is_given_changes_pictures_alike(kind, channels, device, monkeypatch):
-    side = 224 if device == "cuda" else SIZE
+@pytest.mark.parametrize("device", DEVICES)
+def test_what_is_compiled_changes_pictures_alike(kind, channels, device, monkeypatch):
+    side, bound = (224, 2e-4) if device == "cuda" else (SIZE, 1e-5)      # on a GPU: another sampling grid
     images, draws = pictures(12, channels, side), augment.draw(12, generator(3))
     (expected,) = augment.train_batch([images], [kind], draws, side)
     if device == "cpu":    # what the compiler is given, as it stands
@@ -61,7 +72,7 @@ def test_what_a_compiler_is_given_changes_pictures_alike(kind, channels, device,
         monkeypatch.setattr(augment, "_compiled", lambda function: function)
     for part in (slice(0, 12), slice(5, 8)):
         found = augment.train_batch([images[part].to(device)], [kind], draws[part], side)[0]
-        assert torch.allclose(found.cpu(), expected[part], atol=2e-4)
+        assert torch.allclose(found.cpu(), expected[part], atol=bound)
 
 
 @pytest.mark.parametrize("side", [SIZE, 60, 40])
