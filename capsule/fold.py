@@ -167,14 +167,13 @@ def train_fold(pictures, data_sub, training, report=lambda epoch: None):
         return _fit_fold(model, pictures, record, report)
     learner = pictures.learner(model, training, precision)
     model = learner.model
-    train_clips, test_clips = sampling.data_split(clips, data_sub)
-    test_rows = sampling.apex_rows(pictures.index, test_clips)
+    test_rows = sampling.apex_rows(pictures.index, record.test_clips)
     turned = None if set(pictures.kinds) == {"motion"} else noise    # the paper turns pictures, not motion
 
     remedy = f"(fold seed {record.seed}); try a lower --learning-rate or --precision fp32"
     for number in range(1, training.epochs + 1):
         began, rate = time.monotonic(), learner.rate
-        rows = sampling.sample_data(clips, pictures.index, train_clips, draws)
+        rows = sampling.sample_data(clips, pictures.index, record.train_clips, draws)
         rows = rows[torch.randperm(len(rows), generator=draws)]
         loss, meter = _train_epoch(learner, pictures, rows, draws)
         if not math.isfinite(loss):
@@ -190,12 +189,10 @@ def train_fold(pictures, data_sub, training, report=lambda epoch: None):
 def _fit_fold(model, pictures, record, report):
     """As `train_fold` for a classifier without epochs (capsule.modules.svm): all apexes, nothing random; and
     the training clips' action units, where the clip table has them."""
-    clips = pictures.clips
-    train_clips, test_clips = sampling.data_split(clips, record.data_sub)
-    (images,), labels = pictures.batch(sampling.apex_rows(pictures.index, train_clips))
-    (held_out,), _ = pictures.batch(sampling.apex_rows(pictures.index, test_clips))
+    (images,), labels = pictures.batch(sampling.apex_rows(pictures.index, record.train_clips))
+    (held_out,), _ = pictures.batch(sampling.apex_rows(pictures.index, record.test_clips))
     images, labels = images.cpu().numpy(), labels.cpu().numpy()
-    train = clips.table.iloc[train_clips]
+    train = pictures.clips.table.iloc[record.train_clips]
     more = (train["data_sub"], unit_matrix(train["action_units"])) if "action_units" in train else ()
     if len(set(labels.tolist())) < 2:
         raise FoldError("the other subjects' clips are all of one class; add subjects")
@@ -213,9 +210,9 @@ class _Record:
     def __init__(self, clips, data_sub, training):
         self.started, self.data_sub, self.classes = time.monotonic(), data_sub, training.network.classes
         self.seed, self.seen = fold_seed(training.seed, data_sub), 0
-        _, test_clips = sampling.data_split(clips, data_sub)
-        self.clips = clips.table.iloc[test_clips][["data", "subject", "clip"]].to_dict("records")
-        self.truth = torch.from_numpy(clips.labels[test_clips])
+        self.train_clips, self.test_clips = sampling.data_split(clips, data_sub)
+        self.clips = clips.table.iloc[self.test_clips][["data", "subject", "clip"]].to_dict("records")
+        self.truth = torch.from_numpy(clips.labels[self.test_clips])
         self.epochs = {"loss": [], "train_uf1": [], "paper": [], "strict": []}
 
     def add(self, loss, meter, lengths, paper, images, began, rate):
