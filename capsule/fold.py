@@ -102,7 +102,7 @@ class Pictures:
         if last and (last.training, last.precision) == (training, precision):
             last.restart(model)
             return last
-        learner = Learner(model, training, self.device, precision, forward)
+        learner = Learner(model, training, self.device, precision)
         if self.device.type == "cuda":
             self._learner = learner
         return learner
@@ -263,17 +263,6 @@ def batches(pictures, rows, draws, batch_size):
         inputs = augment.train_batch(images, pictures.kinds, draws[part], pictures.side)
         streams = zip(*(stream.split(batch_size) for stream in inputs), strict=True)
         yield from zip(map(list, streams), labels.split(batch_size), strict=True)
-
-
-def forward(model, inputs, labels, network, precision):
-    """(outputs (B, classes), loss) of a batch: a float (B, C, H, W) in [0, 1] a stream, and its labels (B,).
-
-    `capsule.learner` takes the step.
-    """
-    with autocast_for(labels.device, precision):
-        outputs = model(*network.prepared(inputs))
-    outputs = outputs.float()
-    return outputs, network.loss(outputs, labels)
 
 
 def predict(model, pictures, rows, network, precision, noise=None):

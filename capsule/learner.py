@@ -10,7 +10,7 @@ import warnings
 
 import torch
 
-from capsule.device import can_compile, tune_convolutions
+from capsule.device import autocast_for, can_compile, tune_convolutions
 
 COMPILER = {"max_autotune_pointwise": True}    # its first guess at the batch norms' sums is a slow one
 WARM_UP = 3    # steps before recording: kernels are compiled, chosen, and their memory is taken
@@ -23,16 +23,23 @@ def is_compiled(training, device):
     return wanted and can_compile()
 
 
+def forward(model, inputs, labels, network, precision):
+    """(outputs (B, classes), loss) of a batch: float (B, C, H, W) in [0, 1] a stream, and its labels (B,)."""
+    with autocast_for(labels.device, precision):
+        outputs = model(*network.prepared(inputs))
+    outputs = outputs.float()
+    return outputs, network.loss(outputs, labels)
+
+
 class Learner:
     """A network that learns batch by batch.
 
     model: from `Network.make`; it moves to `device`. training: capsule.fold.Training. precision: "fp32" or
-    "bf16". forward: (model, inputs, labels, network, precision) → outputs, loss; `capsule.fold.forward`.
+    "bf16".
     """
 
-    def __init__(self, model, training, device, precision, forward):
+    def __init__(self, model, training, device, precision):
         self.training, self.precision, self.on_gpu = training, precision, device.type == "cuda"
-        self._forward = forward
         self.model = _laid_out(model.to(device))
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         # A graph reads the learning rate from the GPU's memory.
@@ -56,7 +63,7 @@ class Learner:
                 value.zero_()
         self.set_rate(self.training.learning_rate)
 
-    def _step(self, forward, inputs, labels):
+    def _step(self, inputs, labels, forward=forward):
         outputs, loss = forward(self.model, inputs, labels, self.training.network, self.precision)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
@@ -72,7 +79,7 @@ class Learner:
         full = len(labels) == self.training.batch_size
         tune_convolutions(full)
         if not (full and self.on_gpu):
-            return self._step(self._forward, inputs, labels)
+            return self._step(inputs, labels)
         if self.graph is None:
             self._record(inputs, labels)
         for own, new in zip((*self.inputs, self.labels), (*inputs, labels), strict=True):
@@ -84,26 +91,26 @@ class Learner:
         """Record a step on a batch like this one; the network and the optimiser stay as they are."""
         self.inputs, self.labels = [stream.clone() for stream in inputs], labels.clone()
         kept, draws = [tensor.clone() for tensor in self._state()], torch.cuda.get_rng_state(labels.device)
-        forward, self.how = self._forward, "recorded"
+        way, self.how = forward, "recorded"
         if is_compiled(self.training, labels.device):
-            forward, self.how = torch.compile(forward, options=COMPILER, dynamic=False), "compiled"
-        self.graph, self.outputs, self.loss = self._graph_of(forward)
+            way, self.how = torch.compile(forward, options=COMPILER, dynamic=False), "compiled"
+        self.graph, self.outputs, self.loss = self._graph_of(way)
         for tensor, value in zip(self._state(), kept, strict=False):
             tensor.copy_(value)
         for tensor in self._state()[len(kept):]:        # the optimiser's, made by the first step
             tensor.zero_()
         torch.cuda.set_rng_state(draws, labels.device)
 
-    def _graph_of(self, forward):
-        """(graph of a step that goes `forward` so, its outputs, its loss)."""
+    def _graph_of(self, way):
+        """(graph of a step whose way `forward` this is, its outputs, its loss)."""
         with warnings.catch_warnings(), _beside(self.labels.device):
             warnings.simplefilter("ignore")    # the compiler's remarks on its own choices
             for _ in range(WARM_UP):
-                self._step(forward, self.inputs, self.labels)
+                self._step(self.inputs, self.labels, way)
         self.optimiser.zero_grad(set_to_none=True)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
-            outputs, loss = self._step(forward, self.inputs, self.labels)
+            outputs, loss = self._step(self.inputs, self.labels, way)
         return graph, outputs, loss
 
     def _state(self):

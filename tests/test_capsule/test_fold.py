@@ -12,7 +12,7 @@ from capsule import fold
 from capsule.config import Options
 from capsule.device import choose_precision, set_arithmetic, tune_convolutions
 from capsule.experiment import Experiment
-from capsule.fold import FoldError, Pictures, Training, batches, forward, predict, train_fold, train_one
+from capsule.fold import FoldError, Pictures, Training, batches, predict, train_fold, train_one
 from capsule.inputs import augment
 from capsule.learner import Learner
 from capsule.loss import me_loss
@@ -29,7 +29,7 @@ def small_network(seed=0):
 
 
 def learner(model, precision="fp32", rate=1e-3):
-    return Learner(model.train(), training(learning_rate=rate), CPU, precision, forward)
+    return Learner(model.train(), training(learning_rate=rate), CPU, precision)
 
 
 def batch(n=6):

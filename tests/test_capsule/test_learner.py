@@ -6,7 +6,7 @@ import torch
 from benchmarks.generated import generated
 from capsule import learner as learner_module
 from capsule.device import set_arithmetic
-from capsule.fold import Pictures, Training, forward, train_fold
+from capsule.fold import Pictures, Training, train_fold
 from capsule.learner import Learner, is_compiled
 from capsule.modules import network
 
@@ -46,14 +46,14 @@ def test_a_network_that_begins_anew_forgets_everything(name, device):
     net = network(name, 3, quick=True)
     set_arithmetic(device, 1, deterministic=True)
     try:
-        learner = Learner(fresh(net, 5), training(net, deterministic=True), device, "fp32", forward)
+        learner = Learner(fresh(net, 5), training(net, deterministic=True), device, "fp32")
         learn(learner, device)
         learner.set_rate(1e-5)
         torch.manual_seed(3)
         learner.restart(fresh(net))
         torch.manual_seed(4)        # dropout
         again = learn(learner, device)
-        first = Learner(fresh(net), training(net, deterministic=True), device, "fp32", forward)
+        first = Learner(fresh(net), training(net, deterministic=True), device, "fp32")
         torch.manual_seed(4)
         assert same(again, learn(first, device)) and learner.rate == first.rate == 1e-3
     finally:
@@ -66,11 +66,11 @@ def test_the_recorded_step_is_the_step():
     net, device = network("resnet", 3, quick=True), torch.device("cuda")
     set_arithmetic(device, 1, deterministic=True)
     try:
-        played = Learner(fresh(net), training(net, deterministic=True), device, "fp32", forward)
+        played = Learner(fresh(net), training(net, deterministic=True), device, "fp32")
         recorded, _ = learn(played, device)
-        plain = Learner(fresh(net), training(net), device, "fp32", forward)
+        plain = Learner(fresh(net), training(net), device, "fp32")
         plain.model.train()
-        losses = [float(plain._step(forward, *batch)[1]) for batch in batches(device, net.side)]
+        losses = [float(plain._step(*batch)[1]) for batch in batches(device, net.side)]
         assert recorded == pytest.approx(losses, rel=1e-4) and losses[-1] != losses[0]
     finally:
         torch.use_deterministic_algorithms(False)
