@@ -1,8 +1,8 @@
 """Face crops of all frames that training may touch: cut by one rule, cached, in memory (SPEC section 2)."""
 
+import functools
 import os
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -20,8 +20,6 @@ NEIGHBOURS = (-2, -1, 0, 1, 2)      # frames of a clip that training may touch, 
 OVERHANG = 0.03     # of its side: a square that leaves the picture by more is moved or shrunk into it
 RULE = {"rule": "crop", "version": 1, "size": CROP_SIZE, "overhang": OVERHANG}
 LISTED = 20         # clips that an error message names
-WHOLE = {"no face": "no face was found, the whole picture is the crop",
-         "whole": "no square inside the picture holds the face, the whole picture is the crop"}
 NO_NEIGHBOURS = "neighbours of the apex are not on disk"
 
 
@@ -60,22 +58,6 @@ class FrameImages:
         return 3 * self.images.shape[1] if self.kind == "views" else self.images.shape[1]
 
 
-@dataclass(frozen=True)
-class _Job:
-    """One clip's part of the work: the frames to crop by number, and which of them gives the square."""
-
-    key: str
-    apex: int
-    paths: dict         # frame number → path: the apex, its neighbours and the onset, where on disk
-    onset: int | None   # its frame number, None where it is not on disk
-    folder: Path        # cache entry
-
-    @property
-    def frames(self):
-        """{offset: frame number} of the pictures that training may touch."""
-        return {o: self.apex + o for o in NEIGHBOURS if self.apex + o in self.paths}
-
-
 def face_crops(clips):
     """224×224 RGB crops of each clip's apex, its neighbours (±1, ±2) and its onset, where on disk.
 
@@ -85,21 +67,33 @@ def face_crops(clips):
     Raises: InputError when an apex frame is not on disk (`load_clips(skip_missing=True)` drops such clips),
     or a picture cannot be read; clips finished before stay cached.
     """
-    jobs = _jobs(clips)
-    entries = thread_map(_crop, jobs, max_workers=min(8, os.cpu_count() or 1), unit="clip", disable=None,
-                         desc=f"crops of {clips.dataset}")
-    names = [(i, o, number) for i, job in enumerate(jobs) for o, number in job.frames.items()]
-    images = np.stack([entries[i][0][f"{number}.png"] for i, _, number in names])
+    keys = clips.keys
+    missing = [key for key, there in zip(keys, clips.apex_on_disk, strict=True) if not there]
+    if missing:
+        raise InputError(f"{len(missing)} of {len(clips.table)} clips have no apex frame under "
+                         f"{clips.data_root}: {listed(missing, LISTED)}; "
+                         f"{clips.notes.get('missing') or 'see data/README.md'}; "
+                         "or leave these clips out with --skip-missing")
+    found = thread_map(functools.partial(_clip_crops, clips.data_root), keys, list(clips.table.itertuples()),
+                       max_workers=min(8, os.cpu_count() or 1), unit="clip", disable=None,
+                       desc=f"crops of {clips.dataset}")
+    offsets, images, onsets, squares = zip(*found, strict=True)
+    images = np.concatenate(images)                                         # (N, H, W, 3)
+    has_onset = np.array([onset is not None for onset in onsets])
     empty = np.zeros((CROP_SIZE, CROP_SIZE, 3), np.uint8)
-    onsets = np.stack([empty if job.onset is None else entry[0][f"{job.onset}.png"]
-                       for job, entry in zip(jobs, entries, strict=True)])
-    clip, offset, _ = np.array(names, np.int64).T
-    crops = FrameImages(clips, _planes(images), clip, offset,
-                        [f"{jobs[i].key}/{number}" for i, _, number in names], "crop", RULE,
-                        _remarks(jobs, entries), digest(images.data, onsets.data), _planes(onsets),
-                        np.array([job.onset is not None for job in jobs]))
-    say(crops.said)
-    return crops
+    onsets = np.stack([empty if onset is None else onset for onset in onsets])
+    counts, squares = np.array([len(own) for own in offsets]), np.array(squares)
+    clip, offset = np.repeat(np.arange(len(counts)), counts), np.concatenate(offsets)
+    apex = clips.table["apex_frame"].to_numpy(np.int64)[clip]
+    names = [f"{keys[row]}/{number}" for row, number in zip(clip, apex + offset, strict=True)]
+    said = remarks_on(clips, {
+        "no face was found, the whole picture is the crop": squares == "no face",
+        "no square inside the picture holds the face, the whole picture is the crop": squares == "whole",
+        "the onset frame is not on disk, the apex gives the crop": ~has_onset,
+        NO_NEIGHBOURS: counts < len(NEIGHBOURS)})
+    say(said)
+    return FrameImages(clips, _planes(images), clip, offset, names, "crop", RULE, said,
+                       digest(images.data, onsets.data), _planes(onsets), has_onset)
 
 
 def _planes(images):
@@ -134,43 +128,41 @@ def clip_square(image, detector):
     return center, side, "inside"
 
 
-def _jobs(clips):
-    """One _Job per row of the clip table. Raises: InputError when apex frames are not on disk."""
-    missing = [key for key, there in zip(clips.keys, clips.apex_on_disk, strict=True) if not there]
-    if missing:
-        raise InputError(f"{len(missing)} of {len(clips.table)} clips have no apex frame under "
-                         f"{clips.data_root}: {listed(missing, LISTED)}; "
-                         f"{clips.notes.get('missing') or 'see data/README.md'}; "
-                         "or leave these clips out with --skip-missing")
-    jobs = []
-    for key, row in zip(clips.keys, clips.table.itertuples(), strict=True):
-        apex = clips.data_root / row.apex_frame_path
-        wanted = {row.onset_frame, *(row.apex_frame + o for o in NEIGHBOURS)}
-        paths = {n: path for n, path in list_frames(apex.parent).items() if n in wanted}
-        onset = row.onset_frame if row.onset_frame in paths else None
-        jobs.append(_Job(key, row.apex_frame, paths | {row.apex_frame: apex}, onset,
-                         clips.data_root / "crops" / key))
-    return jobs
+def _clip_crops(root, name, row):
+    """Crops of the clip of this name, a row of the table, from the cache or cut now.
+
+    Returns: offsets from the apex (n,); their crops (n, H, W, 3); the onset's, None where it is not on disk;
+    how the square was found (see `clip_square`).
+    """
+    apex = root / row.apex_frame_path
+    wanted = {row.onset_frame, *(row.apex_frame + o for o in NEIGHBOURS)}
+    paths = {n: path for n, path in list_frames(apex.parent).items() if n in wanted}
+    onset = row.onset_frame if row.onset_frame in paths else None
+    reference = row.apex_frame if onset is None else onset        # the frame that gives the square
+    paths |= {row.apex_frame: apex}
+    folder, key = root / "crops" / name, digest(RULE, onset, [[n, *_status(paths[n])] for n in sorted(paths)])
+    pictures, info = read_entry(folder, key) or _cut(folder, key, paths, reference)
+    offsets = [o for o in NEIGHBOURS if row.apex_frame + o in paths]
+    images = np.stack([pictures[f"{row.apex_frame + o}.png"] for o in offsets])
+    return offsets, images, None if onset is None else pictures[f"{onset}.png"], info["square"]
 
 
-def _crop(job):
-    """(pictures by name, info) of one clip, from its cache entry or from its frames."""
-    key = digest(RULE, job.onset, [[n, *_status(path)] for n, path in sorted(job.paths.items())])
-    cached = read_entry(job.folder, key)
-    if cached is not None:
-        return cached
-    frames = {number: read_image(path) for number, path in job.paths.items()}
-    reference = job.apex if job.onset is None else job.onset      # the frame that gives the square
+def _cut(folder, key, paths, reference):
+    """Cut all frames {number: path} of a clip by the square of frame `reference`, and keep them.
+
+    Returns: as `read_entry`.
+    """
+    frames = {number: read_image(path) for number, path in paths.items()}
     shape = frames[reference].shape
     for number, frame in frames.items():
         if frame.shape != shape:
-            raise InputError(f"{job.paths[number]}: {frame.shape[1]}x{frame.shape[0]} pixels, but "
-                             f"{job.paths[reference].name} of the same clip has {shape[1]}x{shape[0]}; "
+            raise InputError(f"{paths[number]}: {frame.shape[1]}x{frame.shape[0]} pixels, but "
+                             f"{paths[reference].name} of the same clip has {shape[1]}x{shape[0]}; "
                              "copy the clip anew from its source")
     center, side, square = clip_square(frames[reference], LandmarkDetector())
     pictures = {f"{n}.png": warp_square(frame, center, side) for n, frame in frames.items()}
     info = {"square": square, "center": [float(x) for x in center], "side": float(side)}
-    return write_entry(job.folder, key, pictures, info), info
+    return write_entry(folder, key, pictures, info), info
 
 
 def _status(path):
@@ -181,15 +173,10 @@ def _status(path):
     return path.name, status.st_size, status.st_mtime_ns
 
 
-def _remarks(jobs, entries):
-    """What a reader of the results should know of the crops."""
-    squares = [info["square"] for _, info in entries]
-    lists = {what: [job.key for job, square in zip(jobs, squares, strict=True) if square == name]
-             for name, what in WHOLE.items()}
-    lists["the onset frame is not on disk, the apex gives the crop"] = [
-        job.key for job in jobs if job.onset is None]
-    lists[NO_NEIGHBOURS] = [job.key for job in jobs if len(job.frames) < len(NEIGHBOURS)]
-    return tuple(one for what, keys in lists.items() for one in remark(what, keys))
+def remarks_on(clips, which):
+    """Remarks on some clips of a table, for `said`. which: {what to remark: bool (clips,)}."""
+    keys = np.array(clips.keys)
+    return tuple(one for what, those in which.items() for one in remark(what, keys[those].tolist()))
 
 
 def with_images(crops, images, kind, rule, said=()):
