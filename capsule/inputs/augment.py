@@ -158,14 +158,9 @@ def _move_motion(images, draws):
 
 def _mirror_order(images, flip, group):
     """Reverse the order of the groups of `group` channels in the flipped samples; (B, C, H, W), flip (B,)."""
-    channels = torch.arange(images.shape[1])
-    backwards = channels.view(-1, group).flip(0).flatten()
-    if torch.equal(channels, backwards):
-        return images
-    # (B, 1), (C,) → (B, C) → rows of (B·C, H, W)
-    channels = torch.where(flip.unsqueeze(1), backwards, channels)
-    rows = channels + len(backwards) * torch.arange(len(images)).unsqueeze(1)
-    return images.flatten(0, 1).index_select(0, sent(rows.flatten(), images.device)).view(images.shape)
+    groups = images.unflatten(1, (-1, group))                            # → (B, C/group, group, H, W)
+    flip = sent(flip, images.device).view(-1, 1, 1, 1, 1)
+    return torch.where(flip, groups.flip(1), groups).flatten(1, 2)       # → (B, C, H, W)
 
 
 def _of_pictures(draws, images):
