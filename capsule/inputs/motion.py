@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from capsule.data.remarks import listed, remark, say
-from capsule.inputs.crops import FrameImages, with_images
-from capsule.inputs.rendered import cached_pictures, not_found
+from capsule.inputs.crops import FrameImages, remarks_on, with_images
+from capsule.inputs.rendered import cached_pictures
 from common.cache import digest
 from common.errors import InputError
 from common.images import IMAGE_SUFFIXES, read_image
@@ -131,12 +131,11 @@ def face_motion(crops, reconstructor="auto", yaws=(0,), device="auto", rasterize
         return as_levels(motion), found
 
     images, found = cached_pictures(crops, root, rule, make, ".png", yaws, f"motion ({maker.name})")
-    remarks = {"onset not on disk: no motion": ~crops.has_onset,
-               "the onset is the apex: no motion": (table["onset_frame"] == table["apex_frame"]).to_numpy(),
-               "the onset comes after the apex": (table["onset_frame"] > table["apex_frame"]).to_numpy()}
-    keys = np.array(crops.clips.keys)
-    said = [one for what, which in remarks.items() for one in remark(what, keys[which].tolist())]
-    said += not_found(found, "motion", "nothing moves there")
+    said = remarks_on(crops.clips, {
+        "onset not on disk: no motion": ~crops.has_onset,
+        "the onset is the apex: no motion": (table["onset_frame"] == table["apex_frame"]).to_numpy(),
+        "the onset comes after the apex": (table["onset_frame"] > table["apex_frame"]).to_numpy(),
+        "no face for the motion, nothing moves there": ~found})
     say(said)
     return with_images(crops, images, "motion", rule, said)
 

@@ -6,15 +6,9 @@ import numpy as np
 import torch
 from tqdm.contrib.concurrent import thread_map
 
-from capsule.data.remarks import remark
 from common.cache import digest, read_entry, write_entry
 
 MAX_RENDERING = 4       # clips rendered together: bounds the memory
-
-
-def not_found(found, what, instead):
-    """The remark on clips without a face, for `said`. found: {clip key: bool}."""
-    return remark(f"no face for the {what}, {instead}", [clip for clip, face in found.items() if not face])
 
 
 def cached_pictures(crops, root, rule, render, suffix, yaws, title):
@@ -23,7 +17,7 @@ def cached_pictures(crops, root, rule, render, suffix, yaws, title):
     render(row of the clip table, its crops (n, 3, H, W)) → (uint8 (n, Y, H, W) or (n, Y, 3, H, W), found bool
     (n,)); it runs in several threads. A clip is one batch and one cache entry: a resumed run gives the same
     bytes.
-    Returns: the tensor, C = Y or 3·Y, and {clip key: was a face found in all its frames}.
+    Returns: the tensor, C = Y or 3·Y, and bool (clips,): was a face found in all its frames?
     """
     keys = crops.clips.keys
 
@@ -53,4 +47,4 @@ def cached_pictures(crops, root, rule, render, suffix, yaws, title):
     finally:
         torch.set_num_threads(before)
     pictures, found = zip(*made, strict=True)
-    return torch.from_numpy(np.concatenate(pictures)), dict(zip(keys, found, strict=True))
+    return torch.from_numpy(np.concatenate(pictures)), np.array(found, bool)

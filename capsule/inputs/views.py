@@ -12,9 +12,9 @@ import torch
 from tqdm import tqdm
 
 from capsule.data.remarks import listed, say
-from capsule.inputs.crops import with_images
+from capsule.inputs.crops import remarks_on, with_images
 from capsule.inputs.motion import face_motion
-from capsule.inputs.rendered import cached_pictures, not_found
+from capsule.inputs.rendered import cached_pictures
 from common.cache import digest
 from common.errors import InputError
 from common.images import read_image
@@ -48,7 +48,7 @@ def thirteen_views(crops, reconstructor="auto", paint="shape_detail", device="au
     root = crops.clips.data_root / "views" / maker.name / paint
     images, found = cached_pictures(crops, root, rule, lambda row, own: maker.views(own, paint), ".jpg", YAWS,
                                     f"views ({maker.name})")
-    said = not_found(found, "views", "its views show the mean face")
+    said = remarks_on(crops.clips, {"no face for the views, its views show the mean face": ~found})
     say(said)
     return with_images(crops, images, KINDS[paint], rule, said)
 
