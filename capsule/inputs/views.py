@@ -82,8 +82,9 @@ def _read_views(crops, root, paint):
     """FrameImages of views made elsewhere. Raises: InputError naming the frames or yaws that are lacking."""
     if not root.is_dir():
         raise InputError(f"--views-root {root}: no such folder")
-    images, folders = [], {name: next((folder for folder in (root / name, root / name.split("/", 1)[1])
-                                       if folder.is_dir()), None) for name in crops.names}
+    images, channels = [], 1 if paint == "shape_detail" else 3
+    folders = {name: next((folder for folder in (root / name, root / name.split("/", 1)[1])
+                           if folder.is_dir()), None) for name in crops.names}
     lost = [name for name, folder in folders.items() if folder is None]
     if lost:
         raise InputError(f"--views-root {root}: no views of {len(lost)} of {len(folders)} frames: "
@@ -96,12 +97,11 @@ def _read_views(crops, root, paint):
         if lost:
             raise InputError(f"{folder}: no view of yaw {', '.join(map(str, lost))}; thirteen are needed, "
                              "-30.jpg to 30.jpg")
-        views = np.stack([read_image(files[yaw]) for yaw in YAWS])                  # (13, H, W, 3)
-        images.append(views[..., 0] if paint == "shape_detail"
-                      else views.transpose(0, 3, 1, 2).reshape(-1, *views.shape[1:3]))
+        images += [read_image(files[yaw]).transpose(2, 0, 1)[:channels].copy() for yaw in YAWS]    # (C, H, W)
     if len({image.shape for image in images}) > 1:
         raise InputError(f"{root}: views of different sizes; render them all at one size")
-    stack = torch.from_numpy(np.stack(images))
+    stack = torch.from_numpy(np.stack(images))                                      # (13·N, C, H, W)
+    stack = stack.view(len(folders), -1, *stack.shape[2:])                          # → (N, 13·C, H, W)
     rule = {"rule": "views of another program", "version": 1, "paint": paint,
             "views_root": digest(stack.numpy().data)}
     return with_images(crops, stack, KINDS.get(paint, "motion"), rule)
