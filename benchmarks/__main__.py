@@ -25,6 +25,7 @@ from capsule.device import choose_precision, set_arithmetic
 from capsule.inputs.crops import clip_square
 from common.console import run_main
 from common.device import choose_device
+from common.errors import InputError
 from deca import make_reconstructor
 from deca.head import HeadModel
 from deca.head_renderer import Renderer
@@ -103,7 +104,7 @@ def second_table(runs):
 
 
 def main(arguments=None):
-    """Command line. Raises: InputError for a device or precision that is not there."""
+    """Command line. Raises: InputError for a device or precision that is not there, or threads below 0."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N [auto]")
@@ -112,6 +113,8 @@ def main(arguments=None):
                         help="of our loop [auto]")
     parser.add_argument("--quick", action="store_true", help="small networks, inputs and matrices")
     options = parser.parse_args(arguments)
+    if options.threads < 0:
+        raise InputError(f"--threads {options.threads}: must be 0 or more")
     device, quick = choose_device(options.device), options.quick
     set_arithmetic(device, options.threads)
     precision, kind = choose_precision(device, options.precision), device.type

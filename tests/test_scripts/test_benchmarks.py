@@ -2,6 +2,7 @@
 
 import re
 
+import pytest
 import torch
 
 from benchmarks import __main__ as bench
@@ -16,6 +17,7 @@ from benchmarks.training import (
 )
 from capsule.inputs.sampling import data_split, sample_data
 from capsule.modules import Network
+from common.errors import InputError
 
 
 def test_pictures_of_a_class_are_alike_and_a_seed_repeats_them():
@@ -64,3 +66,8 @@ def test_the_tables_come_out(capsys):
         assert words in text
     ratios = re.search(r"^ratio +([0-9.]+) +([0-9.]+) +([0-9.]+)$", text, re.M)
     assert all(float(ratio) > 0 for ratio in ratios.groups())
+
+
+def test_fewer_threads_than_none_are_refused():
+    with pytest.raises(InputError, match="--threads -1"):
+        bench.main(["--threads", "-1"])
