@@ -55,8 +55,8 @@ class SVM:
 
     pretrained = False
 
-    def __init__(self, classes, patch=PATCH, blur=BLUR, gamma=GAMMA, c=C):
-        self.classes, self.patch, self.blur, self.gamma, self.c = classes, patch, blur, gamma, c
+    def __init__(self, classes, patch=PATCH, blur=BLUR, gamma=GAMMA):
+        self.classes, self.patch, self.blur, self.gamma = classes, patch, blur, gamma
         self.learnt = {}
 
     def fit(self, images, labels, subjects=None, units=None):
@@ -69,7 +69,7 @@ class SVM:
         if units is not None:
             self.learnt |= {"subjects": torch.from_numpy(np.unique(subjects, return_inverse=True)[1]),
                             "units": torch.from_numpy(units)}
-        self.machine = KernelMachine(self.known_kernel(images), labels, self.c, subjects, units)
+        self.machine = KernelMachine(self.known_kernel(images), labels, C, subjects, units)
         return self
 
     def state_dict(self):
