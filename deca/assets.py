@@ -234,25 +234,6 @@ def _to_template_order(lmk_faces, lmk_bary, flame_faces, faces):
     return rows, _float(np.einsum("lno,lo->ln", same, lmk_bary))
 
 
-FILES = {    # file → required, how it is read, what it is for, where its owner hands it out
-    "generic_model.pkl": (
-        True, _read_flame, "the FLAME 2020 head: template, shape and expression directions, joints",
-        "flame.is.tue.mpg.de, FLAME 2020 (free registration)"),
-    "deca_model.tar": (
-        True, lambda path: load_checkpoint(path.parent),
-        "the trained networks: picture → head parameters and detail",
-        "github.com/yfeng95/DECA, fetch_data.sh ('DECA trained model')"),
-    "head_template.obj": (True, _read_template, "triangles and UV coordinates of the head", DECA_DATA),
-    "landmark_embedding.npy": (True, _read_landmarks, "where the 68 landmarks lie on the head", DECA_DATA),
-    "fixed_displacement_256.npy": (True, _read_displacement, "fixed part of the detail map", DECA_DATA),
-    "uv_face_eye_mask.png": (True, _read_mask, "where on the head detail applies", DECA_DATA),
-    "FLAME_albedo_from_BFM.npz": (
-        False, lambda path: _read_albedo(path), "colours for the `tex` code; no view needs it",
-        "github.com/TimoBolkart/BFM_to_FLAME (made from the Basel Face Model)"),
-}
-FLAME_FILES = tuple(name for name, (required, *_) in FILES.items() if required and name != "deca_model.tar")
-
-
 def _read_albedo(path):
     """FLAME_albedo_from_BFM.npz: an archive with a mean colour map and its directions (1.2 GB, not read)."""
     try:
@@ -267,6 +248,25 @@ def _read_albedo(path):
     _numbers(path, "MU", mean, np.shape(mean))
     if "PC.npy" not in names:
         raise InputError(f"{path}: expected arrays MU and PC, found {names}; {AGAIN}")
+
+
+FILES = {    # file → required, how it is read, what it is for, where its owner hands it out
+    "generic_model.pkl": (
+        True, _read_flame, "the FLAME 2020 head: template, shape and expression directions, joints",
+        "flame.is.tue.mpg.de, FLAME 2020 (free registration)"),
+    "deca_model.tar": (
+        True, lambda path: load_checkpoint(path.parent),
+        "the trained networks: picture → head parameters and detail",
+        "github.com/yfeng95/DECA, fetch_data.sh ('DECA trained model')"),
+    "head_template.obj": (True, _read_template, "triangles and UV coordinates of the head", DECA_DATA),
+    "landmark_embedding.npy": (True, _read_landmarks, "where the 68 landmarks lie on the head", DECA_DATA),
+    "fixed_displacement_256.npy": (True, _read_displacement, "fixed part of the detail map", DECA_DATA),
+    "uv_face_eye_mask.png": (True, _read_mask, "where on the head detail applies", DECA_DATA),
+    "FLAME_albedo_from_BFM.npz": (
+        False, _read_albedo, "colours for the `tex` code; no view needs it",
+        "github.com/TimoBolkart/BFM_to_FLAME (made from the Basel Face Model)"),
+}
+REQUIRED = tuple(name for name, (required, *_) in FILES.items() if required)
 
 
 def check(folder):
@@ -287,4 +287,4 @@ def check(folder):
 
 def has_official(folder):
     """True when every required official file lies in `folder` (they are not opened; see `check`)."""
-    return all((Path(folder) / name).is_file() for name, (required, *_) in FILES.items() if required)
+    return all((Path(folder) / name).is_file() for name in REQUIRED)

@@ -9,14 +9,14 @@ from torch.nn import functional
 
 from common.cache import file_digest
 from common.device import choose_device
-from deca.assets import FLAME_FILES, NETWORKS, load_checkpoint, load_flame
+from deca import ASSETS
+from deca.assets import NETWORKS, REQUIRED, load_checkpoint, load_flame
 from deca.flame import FLAME, rotation_matrices
 from deca.head_renderer import Renderer
 from deca.networks import split_codes
 from deca.reconstructor import Reconstructor, Surfaces, as_float
 from deca.renderer import YAWS
 
-DATA = Path(__file__).with_name("data")       # where the official files are looked for
 CHUNK = {"cpu": 8, "cuda": 32}          # pictures worked on together: bounds the memory at any batch
 
 
@@ -54,14 +54,14 @@ class DECA(Reconstructor):
             self.networks[name] = network.to(self.device).eval().requires_grad_(False)
 
     @classmethod
-    def from_assets(cls, folder=DATA, device="cpu", rasterizer="torch"):
+    def from_assets(cls, folder=ASSETS, device="cpu", rasterizer="torch"):
         """DECA from the official files in `folder` (deca/data/README.md lists them).
 
         Raises: InputError, naming the file, when one is missing, broken, of another shape, or asks for code.
         """
         device = choose_device(device)          # before minutes of reading
         made = cls(load_flame(folder), load_checkpoint(folder), device, rasterizer)
-        made.model = {file: file_digest(Path(folder) / file) for file in (*FLAME_FILES, "deca_model.tar")}
+        made.model = {file: file_digest(Path(folder) / file) for file in REQUIRED}
         return made
 
     @torch.no_grad()
