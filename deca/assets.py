@@ -58,11 +58,8 @@ def load_flame(folder):
     flame = _read_flame(folder / "generic_model.pkl")
     obj_path = folder / "head_template.obj"
     faces, uv, uv_faces = _read_template(obj_path)
-    lmk_faces, lmk_bary = _read_landmarks(folder / "landmark_embedding.npy")
-    if not np.array_equal(_sorted_triangles(flame["f"]), _sorted_triangles(faces)):
-        raise InputError(f"{obj_path}: its triangles are not those of generic_model.pkl; take both from the "
-                         "official FLAME 2020 and DECA downloads")
-    lmk_faces, lmk_bary = _to_template_order(lmk_faces, lmk_bary, flame["f"], faces)
+    landmarks = _read_landmarks(folder / "landmark_embedding.npy")
+    lmk_faces, lmk_bary = _on_template(obj_path, *landmarks, flame["f"], faces)
     parents = flame["kintree_table"][0].astype(np.int64)
     return HeadModel(
         template=_float(flame["v_template"]), faces=faces,
@@ -220,16 +217,17 @@ def _read_template(path):
     return np.ascontiguousarray(faces), _float(uv), np.ascontiguousarray(uv_faces)
 
 
-def _sorted_triangles(faces):
-    """Triangles (F, 3) with corners and rows in one order, whatever order they were given in."""
-    faces = np.sort(faces, axis=1)
-    return faces[np.lexsort(faces.T)]
+def _on_template(path, lmk_faces, lmk_bary, flame_faces, faces):
+    """Landmarks on the rows of FLAME's `f` → the same points on the template's rows, in its corner order.
 
-
-def _to_template_order(lmk_faces, lmk_bary, flame_faces, faces):
-    """Landmarks on the rows of FLAME's `f` → the same points on the template's rows, in its corner order."""
+    Raises: InputError, naming the template's `path`, when the two have other triangles.
+    """
     row_of = {tuple(sorted(triangle)): row for row, triangle in enumerate(faces.tolist())}
-    rows = np.array([row_of[tuple(sorted(flame_faces[face].tolist()))] for face in lmk_faces])
+    triangles = [tuple(sorted(triangle)) for triangle in flame_faces.tolist()]
+    if row_of.keys() != set(triangles):
+        raise InputError(f"{path}: its triangles are not those of generic_model.pkl; take both from the "
+                         "official FLAME 2020 and DECA downloads")
+    rows = np.array([row_of[triangles[face]] for face in lmk_faces])
     same = faces[rows][:, :, None] == flame_faces[lmk_faces][:, None, :]       # (68, new corner, old corner)
     return rows, _float(np.einsum("lno,lo->ln", same, lmk_bary))
 
