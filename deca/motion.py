@@ -9,7 +9,6 @@ pixel, and its error would look like motion of the whole face: the rigid part of
 import cv2
 import numpy as np
 import torch
-from torch.nn import functional
 
 from deca.renderer import VIEW_CAMERA
 
@@ -33,7 +32,8 @@ class Canvas:
         ends = [(int(line.min()), int(line.max())) for line in hit.nonzero(as_tuple=True)]
         self._window = tuple(slice(max(0, first - MARGIN), last + MARGIN + 1) for first, last in ends)
         self._hit = hit[self._window].cpu().numpy()
-        self._points = self._at_pixels(surface.vertices).transpose(1, 2, 0)            # (h, w, 3) metres
+        points = self._seen.at_pixels(renderer.faces, surface.vertices)[0].permute(1, 2, 0)
+        self._points = points[self._window].double().cpu().numpy()                     # (h, w, 3) metres
         self._drawing, self._shown = self._draw(grey, surface.pose)
 
     def motion(self, grey, pose):
@@ -60,18 +60,11 @@ class Canvas:
     def _draw(self, grey, pose):
         """The picture on the surface, frontal: levels (h, w), and which of its pixels the picture shows."""
         posed = self._surface.posed(pose)
-        light = self._renderer.visibility(posed)[..., None]
-        x, y, _, light = self._at_pixels(torch.cat([posed, light], dim=2))
-        where = torch.from_numpy(np.stack([x, y], axis=2)).to(grey)[None]              # (1, h, w, 2)
-        drawn = functional.grid_sample(grey, where, padding_mode="border", align_corners=False)[0, 0]
-        shown = (light > SHOWN) & (np.abs(x) <= 1) & (np.abs(y) <= 1)
+        light = self._renderer.visibility(posed)
+        drawn, light = self._renderer.sampled(self._seen, grey, posed, light)
+        drawn, shown = (values[self._window].cpu().numpy() for values in (drawn[0, 0], light[0] > SHOWN))
         shown = cv2.morphologyEx(shown.astype(np.uint8), cv2.MORPH_CLOSE, np.ones((RIM, RIM), np.uint8))
-        return drawn.cpu().numpy() * self._hit, cv2.erode(shown, np.ones((RIM, RIM), np.uint8)) > 0
-
-    def _at_pixels(self, values):
-        """Per-vertex values (1, V, C) at the window's pixels: float64 (C, h, w)."""
-        pixels = self._seen.at_pixels(self._renderer.faces, values)[0]
-        return pixels[(slice(None), *self._window)].double().cpu().numpy()
+        return drawn * self._hit, cv2.erode(shown, np.ones((RIM, RIM), np.uint8)) > 0
 
 
 def flow(before, after):

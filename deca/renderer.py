@@ -122,12 +122,12 @@ class SurfaceRenderer:
             shade = lit.mean(-1, keepdim=True).flatten(0, 1) * (LIGHT_INTENSITY * GREY)        # (B*Y, V, 1)
             shade, facing = seen.at_pixels(self.faces, torch.cat([shade, facing], 2)).unbind(1)
             if detail is not None:
-                sampled, share = self._sampled(seen, *(values[part] for values in detail))
+                sampled, share = self.sampled(seen, *(values[part] for values in detail))
                 shade = (shade + sampled[:, 0] * share).clamp_(0, 1)
             parts.append(shade.masked_fill_(facing >= LIMIT_NORMAL_Z, 0).unflatten(0, (-1, len(rotations))))
         return torch.cat(parts)                                                        # (B, Y, H, W)
 
-    def _sampled(self, seen, images, posed, share):
+    def sampled(self, seen, images, posed, share):
         """What b·Y images see of pictures (b, C, h, w) on surfaces posed in them (b, V, 3): (b·Y, C, H, W);
         and the vertices' share (b, V) there, 0 off the picture: (b·Y, H, W)."""
         found = seen.at_pixels(self.faces, torch.cat([posed[..., :2], share[..., None]], 2))
@@ -151,7 +151,7 @@ class SurfaceRenderer:
         for part in self._chunks(len(vertices), len(rotations)):
             seen, facing = self._turned_views(vertices[part], root[part], rotations)
             keep = seen.hit & (seen.at_pixels(self.faces, facing)[:, 0] < LIMIT_NORMAL_Z)
-            sampled, share = self._sampled(seen, images[part], posed[part], light[part])
+            sampled, share = self.sampled(seen, images[part], posed[part], light[part])
             carried.append((sampled * keep[:, None]).unflatten(0, (-1, len(rotations))))
             lights.append((share * keep).unflatten(0, (-1, len(rotations))))
         return torch.cat(carried), torch.cat(lights)
