@@ -156,13 +156,6 @@ class Renderer(SurfaceRenderer):
             raise ValueError(f"mode is one of {', '.join(MODES)}, not {mode!r}")
         if (mode == "texture") != (images is not None):
             raise ValueError("images are for the texture mode, which needs them")
-        parts = []
-        for part in self._chunks(len(vertices)):
-            extra = [None if x is None else x[part] for x in (displacement, images)]
-            parts.append(self._render(vertices[part], cam[part], mode, *extra))
-        return torch.cat(parts)                                                        # (B, 3, H, W)
-
-    def _render(self, vertices, cam, mode, displacement, images):
         projected = project(vertices, cam)
         seen = rasterize(projected, self.faces, self.image_size, self.image_size, self.backend)
         hit = seen.hit
