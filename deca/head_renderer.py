@@ -32,13 +32,19 @@ def grid_normals(points, cells):
     c, d = points[..., 1:, :-1], points[..., 1:, 1:]
     upper = torch.linalg.cross(c - a, b - a, dim=1) * cells                # triangle (a, c, b)
     lower = torch.linalg.cross(c - b, d - b, dim=1) * cells                # triangle (b, c, d)
-    total = torch.zeros_like(points)
+    return functional.normalize(_at_corners(upper, lower), dim=1, eps=SHORTEST)
+
+
+def _at_corners(upper, lower):
+    """What each cell's two triangles (..., h-1, w-1) give to their corners, summed there: (..., h, w)."""
+    *batch, height, width = upper.shape
+    total = upper.new_zeros(*batch, height + 1, width + 1)
     total[..., :-1, :-1] += upper
     total[..., 1:, 1:] += lower
     both = upper + lower
     total[..., :-1, 1:] += both
     total[..., 1:, :-1] += both
-    return functional.normalize(total, dim=1, eps=SHORTEST)
+    return total
 
 
 class Renderer(SurfaceRenderer):
@@ -78,21 +84,14 @@ class Renderer(SurfaceRenderer):
         self.cells = cells
         inside = self.uv_inside
         a, b, c, d = inside[:-1, :-1], inside[:-1, 1:], inside[1:, :-1], inside[1:, 1:]
-        upper = ((a | b | c) & ~(a & b & c)) & (cells[0, 0] > 0)           # partly inside
-        lower = ((b | c | d) & ~(b & c & d)) & (cells[0, 0] > 0)
-        border = torch.zeros_like(inside)
-        border[:-1, :-1] |= upper
-        border[1:, 1:] |= lower
-        border[:-1, 1:] |= upper | lower
-        border[1:, :-1] |= upper | lower
-        row, column = (border & (self.mask[0, 0] > 0)).nonzero(as_tuple=True)          # (n,), (n,)
-        near = torch.arange(-1, 2, device=row.device)
-        around = (row[:, None, None] + near[:, None]) * size + column[:, None, None] + near
-        self.border = row * size + column
-        self.border_around = around                                                    # (n, 3, 3)
-        corner = around[:, :2, :2]                                                     # top left of cells
-        last = torch.cat([cells[0, 0], cells.new_zeros(size - 1, 1)], 1)               # (S-1, S)
-        self.border_cells = last.flatten()[corner][:, None]                            # (n, 1, 2, 2)
+        upper = ((a | b | c) & ~(a & b & c)) * cells[0, 0]                 # partly inside
+        lower = ((b | c | d) & ~(b & c & d)) * cells[0, 0]
+        border = (_at_corners(upper, lower) > 0) & (self.mask[0, 0] > 0)
+        near = torch.arange(-1, 2, device=border.device)
+        row, column = (place[:, None] + near for place in border.nonzero(as_tuple=True))        # (n, 3) each
+        self.border_around = row[:, :, None] * size + column[:, None]                  # (n, 3, 3)
+        self.border = self.border_around[:, 1, 1]
+        self.border_cells = cells[0, 0][row[:, :2, None], column[:, None, :2]][:, None]        # (n, 1, 2, 2)
 
     def uv_map(self, values):
         """Per-vertex values (B, V, C) → their UV map (B, C, S, S), 0 outside the islands."""
