@@ -72,36 +72,26 @@ class FaceNetwork:
         """
         height, width = pictures[0].shape[:2]
         whole = region_matrix(np.array([width - 1, height - 1]) / 2, FIRST * max(height, width), 0.0)
+        regions = [whole] * len(pictures)
         with ThreadPoolExecutor(torch.get_num_threads()) as threads:
-            if len(pictures) == 1:
-                found = [self._follow(pictures[0], whole, threads.map)]
-            else:
-                found = list(threads.map(lambda picture: self._follow(picture, whole, map), pictures))
-        meshes, presences = zip(*found, strict=True)
-        return np.stack(meshes), np.array(presences)
+            for _ in range(1 + PASSES):
+                patches = [cv2.warpAffine(picture, region, (INPUT, INPUT), flags=cv2.INTER_LINEAR,
+                                          borderMode=cv2.BORDER_REPLICATE)
+                           for picture, region in zip(pictures, regions, strict=True)]
+                points, presence = self._ask(patches, threads)
+                meshes = [seen_through(region, mesh) for mesh, region in zip(points, regions, strict=True)]
+                regions = [own_region(mesh) for mesh in meshes]
+        return np.stack(meshes), presence
 
-    def _follow(self, picture, region, each):
-        """As `_look`, in the picture's own region in the end; `region` is the first one."""
-        mesh, presence = self._look(picture, region, each)
-        for _ in range(PASSES):
-            mesh, presence = self._look(picture, own_region(mesh), each)
-        return mesh, presence
-
-    def _look(self, picture, matrix, each):
-        """The mesh (468, 3), picture pixels, and the presence, seen through `matrix` (2, 3).
-
-        each: `map`, or one that works at several patches at once.
-        """
-        patch = cv2.warpAffine(picture, matrix, (INPUT, INPUT), flags=cv2.INTER_LINEAR,
-                               borderMode=cv2.BORDER_REPLICATE)
-        patches = [patch] if self.mirror is None else [patch, patch[:, ::-1]]
-        (mesh, presence), *others = each(self._predict, patches)
-        for other, other_presence in others:
-            other = (other * [-1, 1, 1] + [INPUT - 1, 0, 0])[self.mirror]
-            mesh, presence = (mesh + other) / 2, (presence + other_presence) / 2
-        scale = np.hypot(matrix[0, 0], matrix[0, 1])
-        flat = (mesh[:, :2] - matrix[:, 2]) @ matrix[:, :2] / scale**2      # the transpose turns back
-        return np.column_stack([flat, mesh[:, 2] / scale]), presence
+    def _ask(self, patches, threads):
+        """The network's points (n, 468, 3) in pixels of patches (192, 192, 3), and presence logits (n,)."""
+        turned = [] if self.mirror is None else [patch[:, ::-1] for patch in patches]
+        points, presence = map(np.array, zip(*threads.map(self._predict, patches + turned), strict=True))
+        if turned:
+            points, others = np.split(points, 2)
+            points = (points + (others * [-1, 1, 1] + [INPUT - 1, 0, 0])[:, self.mirror]) / 2
+            presence = np.mean(np.split(presence, 2), axis=0)
+        return points, presence
 
     def _predict(self, patch):
         blob = np.ascontiguousarray(patch.transpose(2, 0, 1)[None], dtype=np.float32) / 255     # (1, 3, h, w)
@@ -133,6 +123,13 @@ def region_matrix(center, side, angle):
     cosine, sine = np.cos(angle) * INPUT / side, np.sin(angle) * INPUT / side
     turn = np.array([[cosine, sine], [-sine, cosine]])
     return np.column_stack([turn, (INPUT - 1) / 2 - turn @ center])
+
+
+def seen_through(matrix, points):
+    """Points (468, 3) in pixels of the patch that `matrix` (2, 3) cuts out → in pixels of the picture."""
+    scale = np.hypot(matrix[0, 0], matrix[0, 1])
+    flat = (points[:, :2] - matrix[:, 2]) @ matrix[:, :2] / scale**2        # the transpose turns back
+    return np.column_stack([flat, points[:, 2] / scale])
 
 
 def own_region(mesh):
