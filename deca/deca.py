@@ -83,6 +83,9 @@ class DECA(Reconstructor):
         faces = np.concatenate([np.stack(corners, -1).reshape(-1, 3) for corners in ((a, c, b), (b, c, d))])
         return surfaces._replace(vertices=dense), faces[(faces >= 0).all(1)]
 
+    def _shaded(self, images, faces, yaws):
+        return self.renderer.views(faces.vertices, faces.root, yaws, displacement=faces.displacement)
+
     def _surfaces(self, codes):
         """Codes → `Surfaces`: the head without its rotation, and rotation and camera as one affine map."""
         turn, jaw = codes["pose"].split(3, dim=1)

@@ -75,9 +75,6 @@ class Reconstructor:
         draw = self._shaded if paint == "shape_detail" else self._carried
         return levels(draw(as_float(pictures, self.device), surfaces, YAWS))
 
-    def _shaded(self, images, faces, yaws):
-        return self.renderer.views(faces.vertices, faces.root, yaws, displacement=faces.displacement)
-
     @torch.no_grad()
     def motion(self, onset, pictures, yaws=(0,)):
         """What the face did from `onset` to each of `pictures`, without what the head did (SPEC section 10).
