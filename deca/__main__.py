@@ -39,7 +39,6 @@ from deca.landmarks import (
     LandmarkDetector,
     crop_square,
     square_transform,
-    transform_points,
     warp_square,
 )
 from deca.reconstructor import MESHES
@@ -178,8 +177,7 @@ def _write_more(folder, reconstructor, surfaces, portrait, options):
     if options.normals:
         write_normals(folder / "normals.png", normals)
     if options.keypoints:
-        matrix = portrait.matrix()
-        write_keypoints(folder, transform_points(matrix, portrait.found.points), seen, matrix)
+        write_keypoints(folder, portrait.found.points, seen, portrait.matrix())
     texture = portrait.cut(TEXTURE_SIZE) if options.obj or options.mesh else None
     if options.obj:
         write_obj(folder, "mesh", surfaces, reconstructor.renderer.faces.cpu().numpy(), texture)

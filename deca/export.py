@@ -7,6 +7,7 @@ from scipy.ndimage import distance_transform_edt
 
 from common.files import write_json, write_text
 from common.images import write_image
+from deca.landmarks import transform_points
 from deca.rasterizer import rasterize
 
 TEXTURE_SIZE = 1024     # pixels of the crop that colours the mesh
@@ -17,17 +18,14 @@ def seen_pixels(reconstructor, surfaces, size=224):
     """What each pixel of the crop (`size`²) sees of the first surface: depth (H, W) in crop pixels, smaller
     is nearer, nan where nothing; normals (H, W, 3), x right, y up, z towards the viewer; hit (H, W) bool;
     points (H, W, 3) image space, 0 where nothing."""
-    renderer = reconstructor.renderer
-    posed = surfaces.posed()[:1]
+    renderer, posed = reconstructor.renderer, surfaces.posed()[:1]
     seen = rasterize(posed, renderer.faces, size, size, renderer.backend)
-    hit = (seen.face_index[0] >= 0).cpu().numpy()
-    corners = renderer.faces[seen.face_index[0].clamp(min=0)]                                  # (H, W, 3)
-    weights = seen.bary[0][..., None]                                                      # (H, W, 3, 1)
-    normals = renderer.vertex_normals(posed)[0] * posed.new_tensor([1.0, -1.0, -1.0])
-    normals = torch.nn.functional.normalize((normals[corners] * weights).sum(2), dim=-1).cpu().numpy()
-    points = (posed[0][corners] * weights).sum(2).cpu().numpy() * hit[..., None]
-    depth = np.where(hit, points[..., 2] * size / 2, np.nan)
-    return depth, normals * hit[..., None], hit, points
+    normals = renderer.vertex_normals(posed) * posed.new_tensor([1.0, -1.0, -1.0])
+    values = seen.at_pixels(renderer.faces, torch.cat([posed, normals], 2))[0].permute(1, 2, 0)
+    points, normals = values.split(3, 2)                                                    # (H, W, 3) each
+    normals = torch.nn.functional.normalize(normals, dim=2).cpu().numpy()
+    points, hit = points.cpu().numpy(), seen.hit[0].cpu().numpy()
+    return np.where(hit, points[..., 2] * size / 2, np.nan), normals, hit, points
 
 
 def overlaid(crop, normals, hit):
@@ -54,17 +52,18 @@ def write_keypoints(folder, landmarks, points, matrix):
     """keypoints.json: the 68 iBUG landmarks in photograph pixels, and the surface points under them (next to
     them where a landmark lies beside the surface).
 
-    landmarks (68, 2) crop pixels; points (H, W, 3) of `seen_pixels`; matrix (2, 3): photograph → crop pixels.
+    landmarks (68, 2) photograph pixels; points (H, W, 3) of `seen_pixels`; matrix (2, 3): photograph → crop
+    pixels.
     """
-    size = len(points)
-    column, row = np.clip(np.round(landmarks).astype(int), 0, size - 1).T
+    size, scale = len(points), matrix[0, 0]
+    column, row = np.clip(np.round(transform_points(matrix, landmarks)).astype(int), 0, size - 1).T
     shows = np.abs(points).sum(2) > 0
     nearest = distance_transform_edt(~shows, return_distances=False, return_indices=True)
     row, column = nearest[:, row, column]
-    flat = (landmarks - matrix[:, 2]) / matrix[0, 0]
-    depth = points[row, column, 2] * size / 2 / matrix[0, 0]
+    flat = landmarks.astype(float)
+    solid = np.column_stack([flat, points[row, column, 2] * size / 2 / scale])
     write_json(folder / "keypoints.json", {"points_2d": np.round(flat, 2).tolist(),
-                                           "points_3d": np.round(np.column_stack([flat, depth]), 2).tolist()})
+                                           "points_3d": np.round(solid, 2).tolist()})
 
 
 def write_obj(folder, name, surfaces, faces, texture):
