@@ -72,8 +72,11 @@ def write_bytes(path, data):
 
 
 def write_text(path, text):
-    """Write `text` as UTF-8 to `path`, whole or not at all. Raises: InputError (see `whole_file`)."""
-    write_bytes(path, text.encode("utf-8"))
+    """Write `text` as UTF-8 to `path`, whole or not at all. Raises: InputError (see `whole_file`).
+
+    What UTF-8 lacks, bytes of a file's name in another encoding, is written as an escape.
+    """
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
 def write_json(path, value):

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import pandas as pd
 import pytest
 
 from common import files
@@ -36,6 +37,12 @@ def test_folders_are_made_and_the_mode_is_the_users(tmp_path):
     plain = tmp_path / "plain"
     plain.write_text("")
     assert path.stat().st_mode == plain.stat().st_mode
+
+
+def test_names_of_another_encoding_are_written_as_escapes(tmp_path):
+    name = os.fsdecode(b"RAW\xff")
+    files.write_csv(tmp_path / "a.csv", pd.DataFrame({"path": [f"{name}/img1.jpg"]}))
+    assert (tmp_path / "a.csv").read_text(encoding="utf-8") == "path\nRAW\\udcff/img1.jpg\n"
 
 
 def test_a_full_disk_gives_one_line_and_harms_nothing(tmp_path, monkeypatch):
