@@ -2,7 +2,6 @@
 
 import difflib
 import functools
-import itertools
 import os
 import re
 from pathlib import Path
@@ -31,26 +30,31 @@ class ClipFolders:
     """
 
     def __init__(self, data, wanted, data_root, prefer=""):
-        self.data, self.root, self._prefer = data, Path(data_root), prefer.casefold()
+        self.data, self.root = data, Path(data_root)
         self._list = functools.cache(list_frames)
         self._wanted = {}           # clip in lower case → {subject number: the pair as the table writes it}
         for subject, clip in wanted:
             pair = (plain_name(subject, f"{data}: subject"), plain_name(clip, f"{data}, {subject!r}: clip"))
             self._wanted.setdefault(clip.casefold(), {})[subject_number(subject)] = pair
-        self._found = {}            # (subject, clip) → [(source, folder)], the best first
-        self._seen, self._unreadable, sources = [], [], set()
+        self._seen, self._unreadable, found, fitting = [], [], [], []
         for places in [*named_folders(data, self.root), [] if data == "synthetic" else [self.root]]:
             for place in places:
-                self._walk(place, sources)
-            if self._found:
+                found += self._walk(place)
+            fitting = [(pair, source, folder) for pair, source, folder in found
+                       if prefer.casefold() in self.relative(folder.parent).casefold()]
+            if fitting:
                 break
-        for candidates in self._found.values():
-            candidates.sort(key=self._preference)
-        if prefer and not self._found:
+        if prefer and not fitting:
+            sources = sorted({source for _, source, _ in found})
             near = difflib.get_close_matches(prefer, sources, n=1, cutoff=0)
             raise InputError(f"--frames {prefer}: no such folder holds clips of {data} under {self.root}; "
-                             f"these do: {listed(sorted(sources), SHOWN) or 'none'}"
+                             f"these do: {listed(sources, SHOWN) or 'none'}"
                              + (f"; nearest: {near[0]}" if near else ""))
+        fitting.sort(key=self._preference)
+        self.sources = list(dict.fromkeys(source for _, source, _ in fitting))     # above the subjects
+        self._found = {}            # (subject, clip) → [(source, folder)], the best first
+        for pair, source, folder in fitting:
+            self._found.setdefault(pair, []).append((source, folder))
 
     def find(self, subject, clip, number=None):
         """(folder above the subjects, relative to the root; {frame number: path}, ascending) of a clip; empty
@@ -58,17 +62,11 @@ class ClipFolders:
         first = ("", {})
         for source, folder in self._found.get((subject, clip), ()):
             frames = self._list(folder)
-            if number in frames or (number is None and frames):
+            if number in frames:
                 return source, frames
             if frames and not first[1]:
                 first = (source, frames)
         return first
-
-    @property
-    def sources(self):
-        """The folders above the subjects that hold clips, in the order of preference."""
-        everything = sorted(itertools.chain(*self._found.values()), key=self._preference)
-        return list(dict.fromkeys(source for source, _ in everything))
 
     def explain(self, subject, clip, number):
         """One line on a clip whose frame `number` was not found: what was looked for, seen and nearest."""
@@ -91,8 +89,8 @@ class ClipFolders:
         """`path` relative to the data root, with forward slashes; "" for None."""
         return "" if path is None else path.relative_to(self.root).as_posix()
 
-    def _walk(self, place, sources):
-        """Note the wanted clips below the folder `place` that `prefer` fits, and the `sources` of all."""
+    def _walk(self, place):
+        """Yield the wanted clips below the folder `place`: (pair, source, folder)."""
         def closed(error):
             self._unreadable.append(self.relative(Path(error.filename)))
 
@@ -107,19 +105,16 @@ class ClipFolders:
                 path, wanted = folder / name, self._wanted.get(name.casefold(), {})
                 depth = next((i for i in reversed(range(len(parts))) if numbers[i] in wanted), None)
                 if depth is not None:
-                    source = "/".join(parts[:depth]) or "."
-                    sources.add(source)
-                    if self._prefer in self.relative(folder).casefold():
-                        self._found.setdefault(wanted[numbers[depth]], []).append((source, path))
+                    yield wanted[numbers[depth]], "/".join(parts[:depth]) or ".", path
                 other = re.fullmatch(BLOCKS[self.data].other_parts, squeeze(name))
                 if not name.startswith("."):
                     self._seen.append(path.relative_to(self.root))
                     if depth is None and not (other or (folder == self.root and _claimed(self.data, name))):
                         names.append(name)
 
-    def _preference(self, candidate):
+    def _preference(self, found):
         """Raw before cropped frames, then the shortest way down, then by name."""
-        source, path = candidate[0].casefold(), self.relative(candidate[1]).casefold()
+        source, path = found[1].casefold(), self.relative(found[2]).casefold()
         return "crop" in path, source.count("/"), source, path
 
 
