@@ -206,39 +206,23 @@ def _from_sheets(dataset, root, classes, protocol):
     """(table without paths, remarks, the sheets, whether they have all rows) by the owners' sheets."""
     tables, said, sheets, official = [], [], [], True
     for data in DATABASES[dataset]:
-        table, remarks, sheet, rows = _coded(data, root, classes, protocol)
-        sheets.append(str(sheet))
-        official &= rows == BLOCKS[data].rows
-        table, spotted = _with_spotted(data, table, sheet, root)
-        sheets += spotted
+        table, remarks, files, rows = _coded(data, root, classes, protocol)
         tables.append(table)
         said += remarks
+        sheets += files
+        official &= rows == BLOCKS[data].rows
     return pd.concat(tables, ignore_index=True), said, sheets, official
 
 
-def _with_spotted(data, table, sheet, root):
-    """(`table` with SMIC's spotted apexes where the sheet codes none, the list of the file used)."""
-    spotted = [path for path in (root / "annotations" / "smic_apex.csv",
-                                 sheet.parent / "smic_apex_frames.csv") if path.is_file()]
-    uncoded = table["apex_frame"] < 0
-    if data != "smic" or not uncoded.any() or not spotted:
-        return table, []
-    own = read_columns(spotted[0], ("subject", "clip", "apex_frame"))
-    own, _ = checked(spotted[0], own, ("apex_frame",))
-    apexes = dict(zip(own["clip"].str.casefold(), own["apex_frame"], strict=True))
-    apexes = table["clip"].str.casefold().map(apexes).fillna(-1).astype("int64")
-    return table.assign(apex_frame=table["apex_frame"].mask(uncoded, apexes)), [str(spotted[0])]
-
-
 def _coded(data, root, classes, protocol):
-    """(the clips of a sheet that belong to a class, with label and frames; remarks; the sheet; its rows)."""
-    table, repeated, sheet = read_sheet(data, root)
+    """(the clips of a sheet that belong to a class, with label and frames; remarks; the files; its rows)."""
+    table, repeated, files = read_sheet(data, root)
     pairs = clip_pairs(table)
     words, rows, casme = BLOCKS[data].labels[classes], len(table) + len(repeated), data == "casme"
     if casme and protocol == "megc2019":
         table, pairs = table[~pairs.isin(NOT_IN_MEGC2019)], pairs[~pairs.isin(NOT_IN_MEGC2019)]
     for row, emotion in table["emotion"][~table["emotion"].isin(words)].items():
-        raise InputError(f"{sheet} row {row}: {table['subject'][row]} {table['clip'][row]} is coded "
+        raise InputError(f"{files[0]} row {row}: {table['subject'][row]} {table['clip'][row]} is coded "
                          f"{emotion!r}; known emotions are {', '.join(words)}: correct the sheet")
     corrected = casme & pairs.isin(SADNESS_TO_SURPRISE) & (table["emotion"] == "sadness")
     table = table.assign(data=data, data_sub=f"{data}_" + table["subject"],
@@ -248,8 +232,9 @@ def _coded(data, root, classes, protocol):
     table["label"] = table["emotion"].map(words)
     table = table[table["label"].notna()].astype({"label": "int64"})
     if table.empty:
-        raise InputError(f"{sheet}: no clip belongs to one of the {classes} classes; use the owners' sheet")
-    return table, said, sheet, rows
+        raise InputError(f"{files[0]}: no clip belongs to one of the {classes} classes; "
+                         "use the owners' sheet")
+    return table, said, files, rows
 
 
 def _from_list(dataset, root, classes, protocol):
@@ -298,16 +283,15 @@ def _with_frames(path, table, columns, root):
     """
     parts, sheets = [], []
     for data, part in table.groupby("data", sort=False):
-        coded, _, sheet = read_sheet(data, root)
-        coded, spotted = _with_spotted(data, coded, sheet, root)
+        coded, _, files = read_sheet(data, root)
         rows, wanted = {pair: row for row, pair in clip_pairs(coded).items()}, clip_pairs(part)
         lost = part[~wanted.isin(rows)]
         if len(lost):
-            raise InputError(f"{path}: has no {', '.join(columns)}, and {sheet} lacks {len(lost)} of its "
+            raise InputError(f"{path}: has no {', '.join(columns)}, and {files[0]} lacks {len(lost)} of its "
                              f"clips: {listed(_keys(lost), 10)}; correct the list, or give it these columns")
         coded = coded.loc[wanted.map(rows), columns].set_axis(part.index)
         parts.append(part.assign(**coded))
-        sheets += [str(sheet), *spotted]
+        sheets += files
     return pd.concat(parts).sort_index(), sheets
 
 

@@ -59,11 +59,12 @@ def owners_sheet(data, root):
 
 
 def read_sheet(data, root):
-    """The clips of database `data` as its owners coded them, CASME II's one missing apex filled in.
+    """The clips of database `data` as its owners coded them, CASME II's one missing apex filled in, and
+    SMIC's as they were spotted.
 
-    Returns: (DataFrame, list of the clips with a second, identical row, path of the sheet). Columns: subject
-    (as SPEC section 1 writes it), clip, `FRAMES` (int; -1 where no apex is coded), emotion (lower case); the
-    index is the line in the sheet.
+    Returns: (DataFrame, list of the clips with a second, identical row, names of the files read, the sheet's
+    first). Columns: subject (as SPEC section 1 writes it), clip, `FRAMES` (int; -1 where there is no apex),
+    emotion (lower case); the index is the line in the sheet.
     Raises: InputError, naming sheet and row or column, when the sheet is not there or not usable.
     """
     path, block = owners_sheet(data, root), BLOCKS[data]
@@ -75,7 +76,20 @@ def read_sheet(data, root):
     table["apex_frame"] = coded.mask(coded.isin(["", "/", "-"]), -1)
     table, repeated = checked(path, table, FRAMES)
     no_apex = (data == "casme") & clip_pairs(table).isin(NO_APEX) & (table["apex_frame"] < 0)
-    return table.assign(apex_frame=table["apex_frame"].mask(no_apex, table["offset_frame"])), repeated, path
+    table = table.assign(apex_frame=table["apex_frame"].mask(no_apex, table["offset_frame"]))
+    if data == "smic" and (table["apex_frame"] < 0).any():
+        for spotted in (Path(root, "annotations", "smic_apex.csv"), path.parent / "smic_apex_frames.csv"):
+            if spotted.is_file():
+                return _with_spotted(table, spotted), repeated, [str(path), str(spotted)]
+    return table, repeated, [str(path)]
+
+
+def _with_spotted(table, path):
+    """`table` with the apexes of the table at `path` where it has none."""
+    spotted, _ = checked(path, read_columns(path, ("subject", "clip", "apex_frame")), ("apex_frame",))
+    apexes = dict(zip(spotted["clip"].str.casefold(), spotted["apex_frame"], strict=True))
+    apexes = table["clip"].str.casefold().map(apexes).fillna(-1).astype("int64")
+    return table.assign(apex_frame=table["apex_frame"].mask(table["apex_frame"] < 0, apexes))
 
 
 def clip_pairs(table):
