@@ -164,7 +164,7 @@ def check_list(dataset, classes, protocol, subset):
 
 def protocol_name(protocol):
     """`protocol` as a part of a file's name: that of a list is its own file's, made plain."""
-    return protocol if protocol in PROTOCOLS else re.sub(r"[^\w-]+", "-", Path(protocol).stem).strip("-")[:60]
+    return re.sub(r"[^\w-]+", "-", Path(protocol).stem).strip("-")[:60]
 
 
 def summary(clips):
@@ -206,25 +206,26 @@ def _from_sheets(dataset, root, classes, protocol):
     """(table without paths, remarks, the sheets, whether they have all rows) by the owners' sheets."""
     tables, said, sheets, official = [], [], [], True
     for data in DATABASES[dataset]:
-        table, remarks, files, rows = _coded(data, root, classes, protocol)
+        table, remarks, files, whole = _coded(data, root, classes, protocol)
         tables.append(table)
         said += remarks
         sheets += files
-        official &= rows == BLOCKS[data].rows
+        official &= whole
     return pd.concat(tables, ignore_index=True), said, sheets, official
 
 
 def _coded(data, root, classes, protocol):
-    """(the clips of a sheet that belong to a class, with label and frames; remarks; the files; its rows)."""
+    """(the clips of a sheet that belong to a class, with label and frames; remarks; the files; whether the
+    sheet has all the owners' rows)."""
     table, repeated, files = read_sheet(data, root)
-    pairs = clip_pairs(table)
-    words, rows, casme = BLOCKS[data].labels[classes], len(table) + len(repeated), data == "casme"
-    if casme and protocol == "megc2019":
-        table, pairs = table[~pairs.isin(NOT_IN_MEGC2019)], pairs[~pairs.isin(NOT_IN_MEGC2019)]
+    whole = len(table) + len(repeated) == BLOCKS[data].rows
+    words = BLOCKS[data].labels[classes]
+    if protocol == "megc2019":
+        table = table[~clip_pairs(table).isin(NOT_IN_MEGC2019)]
     for row, emotion in table["emotion"][~table["emotion"].isin(words)].items():
         raise InputError(f"{files[0]} row {row}: {table['subject'][row]} {table['clip'][row]} is coded "
                          f"{emotion!r}; known emotions are {', '.join(words)}: correct the sheet")
-    corrected = casme & pairs.isin(SADNESS_TO_SURPRISE) & (table["emotion"] == "sadness")
+    corrected = clip_pairs(table).isin(SADNESS_TO_SURPRISE) & (table["emotion"] == "sadness")
     table = table.assign(data=data, data_sub=f"{data}_" + table["subject"],
                          emotion=table["emotion"].mask(corrected, "surprise"))
     said = [*remark("sadness counted as surprise, as in the published lists", _keys(table[corrected])),
@@ -234,7 +235,7 @@ def _coded(data, root, classes, protocol):
     if table.empty:
         raise InputError(f"{files[0]}: no clip belongs to one of the {classes} classes; "
                          "use the owners' sheet")
-    return table, said, files, rows
+    return table, said, files, whole
 
 
 def _from_list(dataset, root, classes, protocol):
@@ -338,8 +339,10 @@ def _compared(clips, expected, official):
         return f"{clips} clips, {subjects} subjects, {' / '.join(map(str, per_class))}"
 
     found = (len(clips.table), len(clips.subjects), clips.per_class)
-    if expected is None or found == expected:
-        return "matches the protocol" if expected else "no published counts for this list"
+    if expected is None:
+        return "no published counts for this list"
+    if found == expected:
+        return "matches the protocol"
     if official:
         raise InputError(f"{', '.join(clips.notes['sheets'])}: gives {words(*found)}, but the protocol has "
                          f"{words(*expected)}; use the owners' sheets")

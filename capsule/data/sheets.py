@@ -75,7 +75,7 @@ def read_sheet(data, root):
     coded = table.get("apex_frame", pd.Series("", table.index))
     table["apex_frame"] = coded.mask(coded.isin(["", "/", "-"]), -1)
     table, repeated = checked(path, table, FRAMES)
-    no_apex = (data == "casme") & clip_pairs(table).isin(NO_APEX) & (table["apex_frame"] < 0)
+    no_apex = clip_pairs(table).isin(NO_APEX) & (table["apex_frame"] < 0)
     table = table.assign(apex_frame=table["apex_frame"].mask(no_apex, table["offset_frame"]))
     if data == "smic" and (table["apex_frame"] < 0).any():
         for spotted in (Path(root, "annotations", "smic_apex.csv"), path.parent / "smic_apex_frames.csv"):
