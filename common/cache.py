@@ -30,11 +30,7 @@ def digest(*values):
 def file_digest(path):
     """16 hexadecimal digits of a file's content. Raises: InputError when it cannot be read."""
     try:
-        found = hashlib.sha256()
-        with open(path, "rb") as file:
-            while block := file.read(1 << 20):
-                found.update(block)
-        return found.hexdigest()[:16]
+        return digest(Path(path).read_bytes())
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); copy it anew") from error
 
