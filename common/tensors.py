@@ -14,7 +14,7 @@ from common.errors import InputError
 from common.files import write_bytes
 
 NESTED = ("state_dict", "model_state_dict", "model", "net")     # where training programs put a state dict
-WRAPPERS = ("module.", "_orig_mod.")        # DataParallel's and torch.compile's
+WRAPPERS = ("module.", "_orig_mod.", "module.")     # DataParallel's and torch.compile's, in either order
 MAX_PICKLE = 2**28      # bytes of names and sizes
 MAX_REPEATED = 30       # uses of a tuple already there; torch.save makes next to none
 

@@ -44,6 +44,7 @@ def test_what_is_saved_is_loaded(tmp_path):
 @pytest.mark.parametrize("value", [
     {f"module.{name}": value for name, value in STATE.items()},
     {f"module._orig_mod.{name}": value for name, value in STATE.items()},
+    {f"_orig_mod.module.{name}": value for name, value in STATE.items()},
     *({"epoch": 3, "optimizer": {"state": {}}, name: STATE}
       for name in ("state_dict", "model_state_dict", "model", "net")),
     {"state_dict": {f"module.{name}": value for name, value in STATE.items()}}])
