@@ -10,8 +10,6 @@ from capsule.data.remarks import remark, say
 from capsule.data.sheets import owners_sheet, read_columns, subject_names
 from common.errors import InputError
 
-WANTED = ("subject", "clip", "action units")
-
 
 def with_action_units(clips):
     """`clips` with one more column of the table, `action_units`: as the owners' sheets code them ("4+L10"),
@@ -22,7 +20,7 @@ def with_action_units(clips):
     coded = {}
     for data in clips.table["data"].unique():
         path, block = owners_sheet(data, clips.data_root), BLOCKS[data]
-        sheet = read_columns(path, WANTED, block.tab, optional=("action units",))
+        sheet = read_columns(path, ("subject", "clip", "action units"), block.tab, optional=("action units",))
         subjects = subject_names(path, sheet["subject"], block.subject)
         for subject, clip, text in zip(subjects, sheet["clip"], sheet.get("action units", []), strict=False):
             coded[data, subject, clip.casefold()] = text
