@@ -11,8 +11,8 @@ from common.errors import InputError
 
 
 def run_main(main, stopped="what is finished is kept: run the same command again to go on"):
-    """Call `main()` and exit with its return value; print an InputError, or a place that may not be read or
-    written, as one line.
+    """Call `main()` and exit with its return value; print an InputError, a place that may not be read or
+    written, or a name that is not UTF-8 where it must be, as one line.
 
     Ctrl-C and SIGTERM end with one line that says what is `stopped`, exit code 130.
     """
@@ -23,13 +23,15 @@ def run_main(main, stopped="what is finished is kept: run the same command again
     except KeyboardInterrupt:
         print(f"\nstopped; {stopped}", file=sys.stderr)
         code = 130
-    except (InputError, PermissionError) as error:
+    except (InputError, PermissionError, UnicodeEncodeError) as error:
         code = InputError.exit_code
         module = getattr(sys.modules["__main__"], "__spec__", None)        # of python -m
         name = module.name.removesuffix(".__main__") if module else Path(sys.argv[0]).name
-        denied = isinstance(error, PermissionError)
-        text = f"{error.filename}: {error.strerror}; choose one that you may use" if denied else str(error)
-        print(f"{name}: {' '.join(text.split())}", file=sys.stderr)
+        if isinstance(error, PermissionError):
+            error = InputError(f"{error.filename}: {error.strerror}; choose one that you may use")
+        elif isinstance(error, UnicodeEncodeError):
+            error = InputError(f"{error.object}: a name that is not UTF-8; rename the file or folder")
+        print(f"{name}: {' '.join(str(error).split())}", file=sys.stderr)
     sys.exit(code)
 
 

@@ -1,0 +1,16 @@
+"""A program ends with one line for a person, whatever a name holds."""
+
+import os
+
+import pytest
+
+from common.console import run_main
+
+
+def test_a_name_that_is_not_utf_8_is_one_line(capsys):
+    name = os.fsdecode(b"results of \xff")
+    with pytest.raises(SystemExit) as end:
+        run_main(name.encode)
+    assert end.value.code == 2
+    said = capsys.readouterr().err
+    assert "results of \\udcff: a name that is not UTF-8; rename" in said and said.count("\n") == 1
