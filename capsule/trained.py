@@ -79,7 +79,7 @@ def load_trained(path, device, paint="shape_detail"):
     if not os.path.isfile(path):
         raise InputError(f"{path}: no such file; train with --save-models, or give a state dict")
     tensors = load_tensors(path, device)
-    facts = path.parent.parent / "experiment.json"
+    facts = path.absolute().parent.parent / "experiment.json"
     if facts.is_file():
         network, kinds, reconstructor, paint, names, motion = _of_experiment(read_json(facts), facts)
     else:

@@ -219,6 +219,12 @@ def test_a_wrong_data_root_makes_no_synthetic_database(tmp_path):
     assert not (tmp_path / "data" / "synthetic").exists()
 
 
+def test_a_fold_of_ours_is_known_from_within_its_folder(tmp_path, monkeypatch):
+    run = make_run(tmp_path, kinds=("texture",))
+    monkeypatch.chdir(run.folder / "models")
+    assert load_trained("casme_sub01.pt", CPU).kinds == ("texture",)      # experiment.json alone says so
+
+
 def test_a_network_is_known_from_its_tensors_alone(tmp_path):
     for model, kinds in (("resnet", ("crop",)), ("resnet", ("views",)), ("MECapsuleNetDualCA", ("crop",
                                                                                                 "views")),
