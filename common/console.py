@@ -28,7 +28,8 @@ def run_main(main, stopped="what is finished is kept: run the same command again
         module = getattr(sys.modules["__main__"], "__spec__", None)        # of python -m
         name = module.name.removesuffix(".__main__") if module else Path(sys.argv[0]).name
         if isinstance(error, PermissionError):
-            error = InputError(f"{error.filename}: {error.strerror}; choose one that you may use")
+            place, reason = error.filename or "a place without a name", error.strerror or error
+            error = InputError(f"{place}: {reason}; choose one that you may use")
         elif isinstance(error, UnicodeEncodeError):
             error = InputError(f"{error.object}: a name that is not UTF-8; rename the file or folder")
         print(f"{name}: {' '.join(str(error).split())}", file=sys.stderr)

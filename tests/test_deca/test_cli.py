@@ -245,13 +245,18 @@ def test_ctrl_c_ends_with_one_line(odd, tmp_path, capsys, monkeypatch):
     assert capsys.readouterr().err.splitlines()[-1].startswith("stopped; ")
 
 
-def test_a_closed_folder_is_one_line(capsys):
+@pytest.mark.parametrize(("error", "words"), [
+    (PermissionError(13, "Permission denied", "some/folder"), "some/folder: Permission denied"),
+    (PermissionError(13, "Permission denied", "\x1b[31mred"), r"\x1b[31mred: Permission denied"),
+    (PermissionError(13, "Permission denied"), "a place without a name: Permission denied"),
+    (PermissionError("no"), "a place without a name: no")])
+def test_a_closed_folder_is_one_line(error, words, capsys):
     def closed():
-        raise PermissionError(13, "Permission denied", "some/folder")
+        raise error
 
     with pytest.raises(SystemExit, match="2"):
         run_main(closed)
-    assert capsys.readouterr().err.endswith("some/folder: Permission denied; choose one that you may use\n")
+    assert capsys.readouterr().err.endswith(f": {words}; choose one that you may use\n")
 
 
 def test_a_terminal_without_the_letters_and_a_full_disk():
