@@ -8,7 +8,6 @@ predictions, for whoever reads the results.
 """
 
 import contextlib
-import enum
 import hashlib
 import math
 import time
@@ -30,23 +29,6 @@ AUGMENTED_AT_ONCE = {"cpu": 1, "cuda": 128}    # images, at least one batch
 
 class FoldError(Exception):
     """A fold that could not be trained (its loss was not a number); the other folds go on."""
-
-
-class State(enum.Enum):
-    """How the training of a fold ended."""
-
-    DONE = enum.auto()
-    BUSY = enum.auto()      # another process has it
-    FAILED = enum.auto()
-    DIED = enum.auto()      # its worker process is gone
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """A fold's state, and the reason where it failed."""
-
-    state: State
-    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -109,12 +91,14 @@ class Pictures:
 
 
 def train_one(experiment, data_sub, pictures, training, report):
-    """Train one fold under its lock; `report(Epoch)` after each epoch. Returns: Outcome."""
+    """Train one fold under its lock, unless it is finished; `report(Epoch)` after each epoch.
+
+    Returns: False when another process has it, else True. Raises: FoldError, noted in the experiment's folder
+    too, when it could not be trained.
+    """
     with experiment.fold_lock(data_sub) as mine:
-        if not mine:
-            return Outcome(State.BUSY)
-        if experiment.finished(data_sub):
-            return Outcome(State.DONE)
+        if not mine or experiment.finished(data_sub):
+            return mine
         folder = experiment.folder / "tensorboard" / data_sub if experiment.options.tensorboard else None
         try:
             with Curves(folder) as curves:
@@ -125,12 +109,12 @@ def train_one(experiment, data_sub, pictures, training, report):
                 result, model = train_fold(pictures, data_sub, training, both)
         except FoldError as error:
             experiment.save_failure(data_sub, fold_seed(training.seed, data_sub), str(error))
-            return Outcome(State.FAILED, str(error))
+            raise
         if result["weights"] != experiment.weights:     # of another machine of a cluster
             raise InputError(f"fold {data_sub}: began with weights {result['weights']}, the experiment with "
                              f"{experiment.weights}; put them on every machine or use --no-pretrained")
         experiment.save(data_sub, result, model, pictures.device)
-        return Outcome(State.DONE)
+        return True
 
 
 @contextlib.contextmanager

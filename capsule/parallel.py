@@ -14,7 +14,7 @@ import warnings
 import torch
 
 from capsule.device import choose_precision
-from capsule.fold import Outcome, Pictures, State, fold_seed, memory_told, train_one
+from capsule.fold import FoldError, Pictures, fold_seed, memory_told, train_one
 from common.device import choose_device
 from common.errors import InputError
 
@@ -134,39 +134,32 @@ def _distribute(todo, make_worker, count, mail, experiment, log):
         ready, _ = ray.wait(list(running), timeout=POLL)
         for epoch in mail.get_nowait_batch(mail.qsize()):
             log.epoch(epoch)
-        outcomes = {reference: _outcome(reference) for reference in ready}
-        for reference, outcome in outcomes.items():
+        for reference in ready:
             worker, data_sub = running.pop(reference)
-            free.append(make_worker() if outcome.state is State.DIED else worker)
-            deaths[data_sub] += outcome.state is State.DIED
-            again = outcome.state is State.DIED and deaths[data_sub] <= RETRIES
-            if again:
-                log.say(f"fold {data_sub}: its worker died ({outcome.reason}); the fold is run again")
-            if again or outcome.state is State.BUSY:
+            try:
+                ended = ray.get(reference)
+            except RayTaskError as error:
+                if not isinstance(error.cause, FoldError):    # which its worker wrote down
+                    raise error.cause from None
+                ended, failed[data_sub] = True, str(error.cause)
+            except RayError as error:    # the process or its machine is gone
+                worker = make_worker()
+                deaths[data_sub] += 1
+                ended = deaths[data_sub] > RETRIES
+                if ended:
+                    failed[data_sub] = (f"its worker process died {RETRIES + 1} times (out of memory? "
+                                        "use fewer --workers)")
+                    seed = fold_seed(experiment.options.seed, data_sub)
+                    experiment.save_failure(data_sub, seed, failed[data_sub])
+                else:
+                    lost = "machine is lost" if "its node has died" in str(error) else "process is gone"
+                    log.say(f"fold {data_sub}: its worker died (its {lost}); the fold is run again")
+            free.append(worker)
+            if ended:
+                log.fold(data_sub, experiment.finished(data_sub))
+            else:
                 waiting.append(data_sub)
-                continue
-            if outcome.state is State.FAILED:       # which its worker wrote down
-                failed[data_sub] = outcome.reason
-            elif outcome.state is State.DIED:
-                failed[data_sub] = (f"its worker process died {RETRIES + 1} times (out of memory? use fewer "
-                                    "--workers)")
-                seed = fold_seed(experiment.options.seed, data_sub)
-                experiment.save_failure(data_sub, seed, failed[data_sub])
-            log.fold(data_sub, experiment.finished(data_sub))
-        if {outcome.state for outcome in outcomes.values()} == {State.BUSY}:
-            time.sleep(1.0)    # another run is training them
     return failed
-
-
-def _outcome(reference):
-    """How a fold ended, as `fold.train_one` says it, or DIED. Raises what the worker raised."""
-    try:
-        return ray.get(reference)
-    except RayTaskError as error:
-        raise error.cause from None
-    except RayError as error:    # the process or its machine is gone
-        lost = "machine is lost" if "its node has died" in str(error) else "process is gone"
-        return Outcome(State.DIED, f"its {lost}")
 
 
 @ray.remote
@@ -178,7 +171,7 @@ class _Worker:
         self.shared, self.mail, self.gpu, self.pictures = shared, mail, gpu, None
 
     def train(self, data_sub):
-        """As `fold.train_one`.
+        """As `fold.train_one`, a second later where another run has the fold: it will be asked for again.
 
         The pictures are made ready here, where an exception finds its way to the user.
         """
@@ -190,4 +183,7 @@ class _Worker:
                     streams = [dataclasses.replace(a, images=torch.from_numpy(a.images)) for a in arrays]
                 device = choose_device("cuda" if self.gpu else "cpu")
                 self.pictures = Pictures(experiment.clips, streams, training.network, device)
-            return train_one(experiment, data_sub, self.pictures, training, self.mail.put_nowait)
+            mine = train_one(experiment, data_sub, self.pictures, training, self.mail.put_nowait)
+        if not mine:
+            time.sleep(1.0)
+        return mine

@@ -10,7 +10,7 @@ from tqdm import tqdm
 from capsule.data.remarks import line
 from capsule.device import choose_precision
 from capsule.experiment import Experiment
-from capsule.fold import Epoch, Pictures, State, Training, memory_told, train_one
+from capsule.fold import Epoch, FoldError, Pictures, Training, memory_told, train_one
 from capsule.inputs.crops import NO_NEIGHBOURS
 from capsule.learner import is_compiled
 from capsule.metrics import Meter
@@ -75,12 +75,12 @@ def train_in_turn(experiment, todo, pictures, training, log):
     while waiting:
         busy = []
         for data_sub in waiting:
-            outcome = train_one(experiment, data_sub, pictures, training, log.epoch)
-            if outcome.state is State.BUSY:
-                busy.append(data_sub)
-                continue
-            if outcome.state is State.FAILED:
-                failed[data_sub] = outcome.reason
+            try:
+                if not train_one(experiment, data_sub, pictures, training, log.epoch):
+                    busy.append(data_sub)
+                    continue
+            except FoldError as error:
+                failed[data_sub] = str(error)
             log.fold(data_sub, experiment.finished(data_sub))
         if busy == waiting:
             time.sleep(1.0)

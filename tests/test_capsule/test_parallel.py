@@ -1,5 +1,6 @@
 """Folds in parallel: workers that die, folds that others hold, clusters that are not there."""
 
+import math
 import os
 import re
 import signal
@@ -174,6 +175,19 @@ def test_what_a_worker_raises_reaches_the_user_as_one_line(data, tmp_path):
         _train(experiment, data, experiment.folds[:1])
     assert "\n" not in str(caught.value)
     assert not ray.is_initialized()
+
+
+def test_a_fold_whose_loss_is_nan_is_named_and_noted(data, tmp_path):
+    def loss(outputs, labels):
+        return math.nan * outputs.sum()
+
+    experiment = _experiment(data, tmp_path, loss, workers=1)
+    todo = experiment.folds[:2]
+    failed = _train(experiment, data, todo)
+    assert sorted(failed) == sorted(todo) and folds(tmp_path) == {}
+    for name, reason in failed.items():
+        assert reason.startswith("the loss is nan in epoch 1 (fold seed")
+        assert read_json(experiment.folder / "failed" / f"{name}.json")["reason"] == reason
 
 
 def _addresses():
