@@ -61,7 +61,7 @@ class Cluster:
                 socket.create_connection((host.strip("[]"), int(port)), ANSWER_TIMEOUT).close()
             ray.init(log_to_driver=False, logging_level="ERROR",
                      **({"address": address} if address else local))
-        except (OSError, ValueError, RuntimeError) as error:    # ConnectionError is an OSError
+        except Exception as error:    # Ray raises a bare one on a machine too busy for it
             raise InputError(f"--ray-address {address or 'local'}: Ray does not start there "
                              f"({' '.join(str(error).split())[:200]}); "
                              "check the address or use --workers 1") from error

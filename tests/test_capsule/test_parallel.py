@@ -208,6 +208,16 @@ def test_an_address_where_no_cluster_answers_gives_one_line(data, tmp_path):
     assert folds(tmp_path) == {}
 
 
+def test_a_machine_too_busy_for_ray_gives_one_line(data, tmp_path, monkeypatch):
+    def late(**options):
+        raise Exception("The current node timed out during startup. This could\nhappen because")
+
+    monkeypatch.setattr(ray, "init", late)
+    with pytest.raises(InputError, match=r"Ray does not start there \(The current node timed out") as caught:
+        _train(_experiment(data, tmp_path), data)
+    assert "--workers 1" in str(caught.value)
+
+
 def test_a_numbered_gpu_is_refused(data, tmp_path):
     with pytest.raises(InputError, match="use --device cuda, with CUDA_VISIBLE_DEVICES=1"):
         _train(_experiment(data, tmp_path, device="cuda:1"), data)
