@@ -65,12 +65,11 @@ def clips_of(run, data_root, key=None, every=False):
     `key`: "<data>/<subject>/<clip>"; `every`: all clips whose fold has a model; neither: the first of those.
     Raises: InputError when there is no such clip, no model, or the clip is not in the data root.
     """
-    own = {"/".join(row[:3]): row for row in run.clips[["data", "subject", "clip", "data_sub", "label"]]
-           .itertuples(index=False, name=None)}
-    if key is not None and key not in own:
-        raise InputError(f"--clip {key}: not in {run.name}; its clips are called like {next(iter(own))}")
-    wanted = [key] if key else [k for k, row in own.items() if model_path(run, row[3]).is_file()]
-    if not wanted:
+    own = run.clips.set_index(run.clips[["data", "subject", "clip"]].agg("/".join, axis=1))
+    if key is not None and key not in own.index:
+        raise InputError(f"--clip {key}: not in {run.name}; its clips are called like {own.index[0]}")
+    wanted = own.loc[[key]] if key else own[[model_path(run, name).is_file() for name in own["data_sub"]]]
+    if wanted.empty:
         raise InputError(f"{run.folder / 'models'}: no fold has a model there; train the experiment with "
                          "--save-models")
     config = run.facts["config"]
@@ -82,13 +81,13 @@ def clips_of(run, data_root, key=None, every=False):
     clips = load_clips(config["dataset"], data_root, run.classes, places["protocol"], config["subset"],
                        places["skip_missing"], frames)
     rows = {name: row for row, name in enumerate(clips.keys)}
-    wanted = sorted(wanted if every else wanted[:1], key=lambda name: own[name][3])    # a fold's together
-    missing = [name for name in wanted if name not in rows]
+    wanted = (wanted if every else wanted[:1]).sort_values("data_sub", kind="stable")     # a fold's together
+    missing = [name for name in wanted.index if name not in rows]
     if missing:
         raise InputError(f"{missing[0]}: not in the clip list of this data root; choose the --data-root that "
                          "the experiment was trained on")
-    table = clips.table.iloc[[rows[name] for name in wanted]].reset_index(drop=True)
-    return replace(clips, table=table.assign(label=[own[name][4] for name in wanted]))
+    table = clips.table.iloc[[rows[name] for name in wanted.index]].reset_index(drop=True)
+    return replace(clips, table=table.assign(label=wanted["label"].to_numpy()))
 
 
 def pictures_of_clips(clips, trained, device, motion="", views_root=""):
