@@ -16,6 +16,7 @@ from types import SimpleNamespace
 from tqdm import tqdm
 
 from capsule import gradcam
+from capsule.config import PAINTS
 from capsule.figures import clip_figure, mean_map_figure, save_figure
 from capsule.results import check_inside, read_runs, select
 from capsule.trained import load_trained, maker_of, pictures_of
@@ -33,7 +34,7 @@ def options():
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pictures", nargs="*", type=Path, help="pictures or folders, with --model")
     parser.add_argument("--model", default="", help="state dict of a trained network, for pictures")
-    parser.add_argument("--paint", default="shape_detail", choices=("shape_detail", "texture", "motion"),
+    parser.add_argument("--paint", default="shape_detail", choices=PAINTS,
                         help="what its pictures show, where the file alone does not tell [shape_detail]")
     parser.add_argument("--result-root", default=RESULT_ROOT, help=f"folder of the results [{RESULT_ROOT}]")
     parser.add_argument("--data-root", default=DATA_ROOT, help=f"folder of the databases [{DATA_ROOT}]")

@@ -15,6 +15,7 @@ from pathlib import Path
 import pandas as pd
 from tqdm import tqdm
 
+from capsule.config import PAINTS
 from capsule.trained import load_trained, maker_of, pictures_of
 from common.console import run_main
 from common.device import choose_device
@@ -31,7 +32,7 @@ def options():
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pictures", nargs="+", type=Path, help="pictures, or folders of them")
     parser.add_argument("--model", required=True, help="state dict of a trained network")
-    parser.add_argument("--paint", default="shape_detail", choices=("shape_detail", "texture", "motion"),
+    parser.add_argument("--paint", default="shape_detail", choices=PAINTS,
                         help="what its pictures show, where the file alone does not tell [shape_detail]")
     parser.add_argument("--out", type=Path, default=Path(OUT), help=f"CSV file to write [{OUT}]")
     parser.add_argument("--device", default=DEVICE, help=f"auto, cpu, cuda or cuda:N [{DEVICE}]")
