@@ -38,7 +38,7 @@ class Options:
     Raises: InputError for option values that no run could use.
     """
 
-    script: str = field(default="", metadata={"identity": True})
+    script: str = _option("", "name of the program")
     dataset: str = _option("composite", f"{', '.join(DATABASES)}, as people write them (CASME2, SMIC, ...)")
     classes: int = _option(3, "3 (negative, positive, surprise) or 5 (CASME II only)", (3, 5))
     protocol: str = _option("dsnca", "clip list: dsnca (the reference's own), megc2019, or a .csv file")
@@ -89,8 +89,8 @@ class Options:
     def __post_init__(self):
         object.__setattr__(self, "dataset", database_name(self.dataset))
         for option in dataclasses.fields(self):
-            value, choices = getattr(self, option.name), option.metadata.get("choices")
-            low, high = option.metadata.get("between") or (value, value)
+            value, choices = getattr(self, option.name), option.metadata["choices"]
+            low, high = option.metadata["between"] or (value, value)
             if not low <= value <= high:
                 raise InputError(f"{_flag(option.name)} {value}: must be from {low:g} to {high:g}")
             if choices and value not in choices and value != option.default:
