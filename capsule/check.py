@@ -15,6 +15,7 @@ import io
 import os
 import platform
 import shutil
+import sys
 from pathlib import Path
 
 import torch
@@ -61,7 +62,7 @@ def main():
 
 def versions():
     """Python and the packages."""
-    good = (3, 10) <= tuple(map(int, platform.python_version_tuple()[:2])) < (3, 13)
+    good = (3, 10) <= sys.version_info < (3, 13)
     rows = [(GOOD if good else BAD, f"Python {platform.python_version()} (3.10 to 3.12 are tested)")]
     missing = [name for name, module in PACKAGES.items() if importlib.util.find_spec(module) is None]
     found = []
