@@ -104,9 +104,8 @@ def select(runs, broken, names):
     there = {run.name: run for run in runs}
     for name in names:
         if name not in there:
-            known = ", ".join(there)
-            raise InputError(broken.get(name, f"{name}: no such experiment; there are {known}"))
-    return [there[name] for name in dict.fromkeys(names)] if names else list(runs)
+            raise InputError(broken.get(name, f"{name}: no such experiment; there are {', '.join(there)}"))
+    return [there[name] for name in dict.fromkeys(names or there)]
 
 
 def read_run(root, name):
