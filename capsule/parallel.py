@@ -7,7 +7,6 @@ import functools
 import os
 import signal
 import socket
-import threading
 import time
 import warnings
 
@@ -65,8 +64,7 @@ class Cluster:
             raise InputError(f"--ray-address {address or 'local'}: Ray does not start there "
                              f"({' '.join(str(error).split())[:200]}); "
                              "check the address or use --workers 1") from error
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, on_terminate)    # ray.init puts its own there
+        signal.signal(signal.SIGTERM, on_terminate)    # ray.init puts its own there
         wanted = self.options.device in ("auto", "cuda")
         self.gpus = int(ray.cluster_resources().get("GPU", 0)) if wanted else 0
         if self.options.device == "cuda" and not self.gpus:
