@@ -103,7 +103,7 @@ class Log:
     def say(self, line, screen=True):
         """A line for the log and the screen."""
         try:
-            with open(self.path, "a", encoding="utf-8") as file:
+            with open(self.path, "a", encoding="utf-8", errors="backslashreplace") as file:
                 file.write(line + "\n")
         except OSError as error:
             raise InputError(f"{self.path}: cannot be written ({error.strerror}); free some disk space or "
