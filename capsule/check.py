@@ -48,7 +48,7 @@ def main():
     sections = {
         "versions": versions(), "device": device(),
         "databases": databases(choice.data_root),
-        "DECA's official files": official_files(Path(assets.__file__).parent / "data"),
+        "DECA's official files": official_files(assets.ASSETS),
         "ImageNet weights": pretrained_weights(),
         "disk": disk(choice.data_root, choice.result_root)}
     for title, rows in sections.items():

@@ -1,19 +1,17 @@
 """Pictures of a face → 3-D face → pictures of it. Knows no clip, sheet, database or option."""
 
-from pathlib import Path
-
-ASSETS = Path(__file__).parent / "data"
 RECONSTRUCTORS = ("auto", "deca", "mesh")
 
 
-def make_reconstructor(name="auto", device="auto", rasterizer="auto", folder=ASSETS):
-    """A `Reconstructor`: "deca", "mesh", or "auto": DECA where all its files lie in `folder`, else mesh.
+def make_reconstructor(name="auto", device="auto", rasterizer="auto", folder=None):
+    """A `Reconstructor`: "deca", "mesh", or "auto": DECA where all its files lie in `folder` (None: deca/data), else mesh.
 
     device: "auto" (CUDA where there is one), "cpu", "cuda", ...; rasterizer: "auto", "torch" or "pytorch3d".
     Raises: InputError for another name, device or rasteriser, and for files that are missing or broken.
     """
     from common.errors import InputError
-    from deca.assets import has_official
+    from deca.assets import ASSETS, has_official
+    folder = folder or ASSETS
     if name not in RECONSTRUCTORS:
         raise InputError(f"reconstructor {name!r}: choose one of {', '.join(RECONSTRUCTORS)}")
     if name == "deca" and not has_official(folder):

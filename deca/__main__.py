@@ -22,8 +22,8 @@ from common.console import run_main
 from common.errors import InputError
 from common.files import write_json
 from common.images import read_image, write_image
-from deca import ASSETS, RECONSTRUCTORS, make_reconstructor
-from deca.assets import check
+from deca import RECONSTRUCTORS, make_reconstructor
+from deca.assets import ASSETS, check
 from deca.export import (
     TEXTURE_SIZE,
     overlaid,

@@ -18,6 +18,7 @@ from deca.head import HeadModel
 from deca.networks import N_CODES, N_DETAIL, N_DETAIL_INPUT, N_EXP, N_SHAPE, Generator, ResnetEncoder
 from deca.safe_pickle import broken_file, read_pickle
 
+ASSETS = Path(__file__).parent / "data"
 N_VERTS, N_FACES, N_JOINTS, N_BASES, N_POSE_BASES, UV_SIZE = 5023, 9976, 5, 400, 36, 256
 FIRST_EXPRESSION = 300          # FLAME's 400 directions: 300 of shape, then 100 of expression
 FLAME_SHAPES = {

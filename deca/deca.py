@@ -9,8 +9,7 @@ from torch.nn import functional
 
 from common.cache import file_digest
 from common.device import choose_device
-from deca import ASSETS
-from deca.assets import NETWORKS, REQUIRED, load_checkpoint, load_flame
+from deca.assets import ASSETS, NETWORKS, REQUIRED, load_checkpoint, load_flame
 from deca.flame import FLAME, rotation_matrices
 from deca.head_renderer import Renderer
 from deca.networks import split_codes
