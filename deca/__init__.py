@@ -4,9 +4,10 @@ RECONSTRUCTORS = ("auto", "deca", "mesh")
 
 
 def make_reconstructor(name="auto", device="auto", rasterizer="auto", folder=None):
-    """A `Reconstructor`: "deca", "mesh", or "auto": DECA where all its files lie in `folder` (None: deca/data), else mesh.
+    """A `Reconstructor`: "deca", "mesh", or "auto": DECA where all its files lie in `folder`, else mesh.
 
     device: "auto" (CUDA where there is one), "cpu", "cuda", ...; rasterizer: "auto", "torch" or "pytorch3d".
+    folder: of the official files (None: deca/data).
     Raises: InputError for another name, device or rasteriser, and for files that are missing or broken.
     """
     from common.errors import InputError
