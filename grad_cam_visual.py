@@ -44,8 +44,10 @@ def options():
     which.add_argument("--all", action="store_true", help="every clip whose fold has a model")
     parser.add_argument("--device", default=DEVICE, help=f"auto, cpu, cuda or cuda:N [{DEVICE}]")
     choice = parser.parse_args()
-    if bool(choice.experiment) == bool(choice.pictures) or bool(choice.pictures) != bool(choice.model):
-        raise InputError("give --experiment NAME, or pictures and --model FILE (--help lists the options)")
+    clips, pictures = (choice.experiment, choice.clip, choice.all), (choice.pictures, choice.model)
+    if (any(clips) and any(pictures)) or not (choice.experiment or all(pictures)):
+        raise InputError("give --experiment NAME (and --clip or --all), or pictures and --model FILE (--help "
+                         "lists the options)")
     return choice
 
 

@@ -14,6 +14,7 @@ import skimage.data
 import torch
 from matplotlib.text import Text
 
+import grad_cam_visual
 from capsule import gradcam
 from capsule.data import load_clips
 from capsule.figures import clip_figure, mean_map_figure
@@ -353,6 +354,14 @@ def test_script_ends_with_one_line_and_code_2_where_it_cannot_go_on(tmp_path):
                       "casme/sub09/EP01_01f")
     assert done.returncode == 2 and "casme/sub01/EP01_01f" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("given", ["--all", "a.png", "a.png --model m.pt --all", "--experiment e --model m.pt",
+                                   "a.png --model m.pt --experiment e"])
+def test_clips_and_pictures_are_not_asked_for_at_once(monkeypatch, given):
+    monkeypatch.setattr("sys.argv", ["grad_cam_visual.py", *given.split()])
+    with pytest.raises(InputError, match="give --experiment NAME"):
+        grad_cam_visual.options()
 
 
 def test_any_picture_is_classified_and_explained(tmp_path):
