@@ -234,7 +234,7 @@ GOOD_ROW = st.tuples(st.integers(1, 3), st.sampled_from(["EP01", "EP02"]), *[st.
                      st.sampled_from(["disgust", "Happiness ", "others"])).map(lambda row: [*map(str, row)])
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(st.lists(st.just(HEADER) | GOOD_ROW | st.lists(CELLS, max_size=7), max_size=6))
 def test_any_table_gives_clips_or_an_input_error(tmp_path_factory, grid):
     root = tmp_path_factory.mktemp("any")
@@ -248,7 +248,6 @@ def test_any_table_gives_clips_or_an_input_error(tmp_path_factory, grid):
         assert len(clips.table) > 0 and set(clips.labels) <= {0, 1, 2}
 
 
-@settings(deadline=None)
 @given(st.integers(0, 10**12))
 def test_frame_numbers_survive_excel(number):
     table = pd.DataFrame({"clip": "c", "onset": [str(number), f"{number}.0"]})

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from capsule.metrics import Meter
@@ -188,7 +188,7 @@ FACTS = ["experiment", "dataset", "synthetic", "quick", "classes", "class_names"
          "folds", "notes", "weights"]
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60)
 @given(key=st.sampled_from(KEYS), value=JSON)
 def test_any_value_in_a_fold_is_either_used_or_named(tmp_path, key, value):
     folder = write_run(tmp_path, rows=clip_list(subjects=2))
@@ -198,7 +198,7 @@ def test_any_value_in_a_fold_is_either_used_or_named(tmp_path, key, value):
     assert len(result_log([run])) > 0
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60)
 @given(key=st.sampled_from(FACTS), value=JSON)
 def test_any_value_in_an_experiment_file_is_either_used_or_named(tmp_path, key, value):
     folder = write_run(tmp_path, rows=clip_list(subjects=2))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.errors import InputError
@@ -16,8 +16,7 @@ from common.names import is_plain_name, plain_name
 from common.tensors import load_tensors
 from deca.assets import FILES
 
-few = settings(max_examples=150, deadline=None, suppress_health_check=[
-    HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+few = settings(max_examples=150)
 words = st.text(st.characters(exclude_categories=["Cs"]), max_size=9)
 plain_json = st.recursive(
     st.none() | st.booleans() | st.integers(-2**53, 2**53) | words

@@ -50,7 +50,7 @@ def _jpeg(tmp_path):
     return (tmp_path / "whole.jpg").read_bytes()
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(share=st.floats(0, 0.9))
 def test_truncated_pictures_are_refused(tmp_path_factory, share):
     folder = tmp_path_factory.mktemp("cut")
@@ -60,7 +60,7 @@ def test_truncated_pictures_are_refused(tmp_path_factory, share):
         images.read_image(folder / "cut.jpg")
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(data=st.binary(max_size=300))
 def test_any_bytes_give_a_picture_or_a_line(tmp_path_factory, data):
     path = tmp_path_factory.mktemp("any") / "a.jpg"

@@ -50,7 +50,7 @@ def random_mesh(seed, n_vertices=30, n_faces=40, spread=1.2):
 
 
 @given(st.integers(0, 10_000), st.integers(1, 40), st.integers(1, 40), st.floats(0.05, 6))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_equals_brute_force_wherever_the_answer_is_clear(seed, height, width, spread):
     vertices, faces = random_mesh(seed, spread=spread)
     found = rasterize(torch.tensor(vertices)[None], torch.tensor(faces), height, width)

@@ -356,7 +356,7 @@ def test_script_ends_with_one_line_and_code_2_where_it_cannot_go_on(tmp_path):
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("given", ["--all", "a.png", "a.png --model m.pt --all", "--experiment e --model m.pt",
+@pytest.mark.parametrize("given", ["--all", "a.png", "a.png --model m.pt --all", "--model m.pt --clip c",
                                    "a.png --model m.pt --experiment e"])
 def test_clips_and_pictures_are_not_asked_for_at_once(monkeypatch, given):
     monkeypatch.setattr("sys.argv", ["grad_cam_visual.py", *given.split()])
