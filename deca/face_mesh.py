@@ -32,9 +32,12 @@ DEPTH = 1.15                    # what the network's z is multiplied by: then he
 PASSES = 2                      # how often the region is taken anew from its own result
 PRESENT = 5.0                   # presence logit of a face
 EYES = (33, 263)                # outer corners, left and right in the picture
-# Points that expression hardly moves: forehead, temples, nose bridge, eye corners.
-RIGID = [10, 151, 9, 168, 6, 197, 195, 33, 263, 133, 362, 67, 297, 109, 338, 108, 337, 69, 299, 103, 332,
+# Points that expression hardly moves. Upper face: forehead, temples, nose bridge, eye corners. And the sides
+# down to the corners of the jaw: by the upper ones alone, which glasses move together, a face would be tilted
+# and its mouth shifted.
+UPPER = [10, 151, 9, 168, 6, 197, 195, 33, 263, 133, 362, 67, 297, 109, 338, 108, 337, 69, 299, 103, 332,
          104, 333, 54, 284, 21, 251, 68, 298, 71, 301, 162, 389, 127, 356]
+RIGID = [*UPPER, 234, 454, 93, 323, 132, 361]
 # Round what large glasses hide: brows, temples, cheeks down to the wings of the nose. Inside, and so far
 # outside (metres), a picture's detail is not shown, then more and more: no rim gets into the views.
 GLASSES = [70, 63, 105, 66, 107, 336, 296, 334, 293, 300, 162, 127, 234, 389, 356, 454, 123, 50, 101, 352,
@@ -155,7 +158,7 @@ class FaceMesh(Reconstructor):
     """Pictures → surfaces by the face mesh network; the interface is `Reconstructor`'s."""
 
     name = "mesh"
-    version = 6
+    version = 7
 
     def __init__(self, device="auto", rasterizer="auto"):
         """Raises: InputError for no such device or rasteriser, or when the network is not installed."""

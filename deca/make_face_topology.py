@@ -16,7 +16,7 @@ from scipy.sparse import csr_matrix
 from scipy.spatial import Delaunay, cKDTree
 
 from common.images import IMAGE_SUFFIXES, read_image
-from deca.face_mesh import POINTS, RIGID, TOPOLOGY, FaceNetwork, similarity
+from deca.face_mesh import POINTS, TOPOLOGY, UPPER, FaceNetwork, similarity
 
 BEHIND, ABOVE = 200.0, 15.0     # its middle: where the face is seen from (it is 200 high)
 OPENED = 2.0                    # times the opening of the faces with the most open lips and lids
@@ -48,7 +48,7 @@ def mean_mesh(meshes):
 
 def opened_mesh(meshes, mean, mirror):
     """The mean with lips and eyelids open, symmetric (468, 3): what tells upper from lower points."""
-    faces = aligned(meshes, mean, RIGID)
+    faces = aligned(meshes, mean, UPPER)
     opened = mean.copy()
     for pairs in (LIPS, LIDS):
         gap = sum(faces[:, upper, 1] - faces[:, lower, 1] for upper, lower in pairs)

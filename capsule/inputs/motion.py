@@ -19,7 +19,7 @@ LISTED = 10     # names that an error message shows
 LEVELS, STRAIN_LEVELS = 20.0, 300.0     # of a pixel of motion, and of strain: 6 pixels fill the range
 ZERO = np.float32([128, 128, 0]).reshape(3, 1, 1)        # levels where nothing moves: u, v, strain
 SPREAD = 32.0   # levels: standard deviation of each channel of a normalised picture
-RULE = {"rule": "motion on the face", "version": 3, "levels": [LEVELS, STRAIN_LEVELS]}
+RULE = {"rule": "motion on the face", "version": 4, "levels": [LEVELS, STRAIN_LEVELS]}
 
 
 def ready_motion(clips, folder, skip_missing=False, say=print):
