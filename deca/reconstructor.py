@@ -32,10 +32,11 @@ class Surfaces(NamedTuple):
 
 
 class Reconstructor:
-    """Pictures of one face in one square → `Surfaces`, views, motion. Subclasses give `reconstruct`.
+    """Pictures of one face in one square → `Surfaces`, views, motion.
 
     `.name` "deca" or "mesh"; `.model` names and digests of the model files; `.renderer` draws its surfaces,
-    on `.device`. Whatever changes the pixels by more than rounding has another `.rule`.
+    on `.device`. Whatever changes the pixels by more than rounding has another `.rule`. Subclasses give
+    `reconstruct`, `mesh` and `_shaded`, the grey views.
     """
 
     name, version = "", 0
