@@ -23,9 +23,17 @@ def data_split(clips, data_sub):
 def apex_rows(frames, clip_rows):
     """Image rows of these clips' apex frames, int64 tensor in the order of `clip_rows`.
 
-    frames: FrameImages, by clip, each clip's apex there once; only its `offset` is read.
+    frames: FrameImages; its `clip` and `offset` are read. Raises: InputError when a clip has no apex image.
     """
-    return torch.from_numpy(np.flatnonzero(frames.offset == 0)[clip_rows])
+    apexes = np.flatnonzero(frames.offset == 0)
+    row_of = np.full(max(frames.clip.max(initial=-1), np.max(clip_rows, initial=-1)) + 1, -1)
+    row_of[frames.clip[apexes]] = apexes
+    rows = row_of[clip_rows]
+    missing = clip_rows[rows < 0]
+    if len(missing):
+        raise InputError(f"clip table row {missing[0]}: no apex image ({len(missing)} such clips); put the "
+                         "frames in place or use --skip-missing")
+    return torch.from_numpy(rows)
 
 
 def neighbours_per_class(labels):

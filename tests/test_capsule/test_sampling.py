@@ -47,6 +47,8 @@ def test_impossible_split_is_refused(subjects, held_out):
 def test_apex_rows_follow_the_clips_given():
     frames = frames_of([[-1, 0], [0, 1, 2], ALL])
     assert apex_rows(frames, np.array([2, 0])).tolist() == [7, 1]
+    with pytest.raises(InputError, match="no apex"):
+        apex_rows(frames_of([[0], [1, 2]]), np.array([0, 1]))
 
 
 def test_numbers_of_neighbours_by_hand():
