@@ -158,6 +158,8 @@ def _move_motion(images, draws):
 
 def _mirror_order(images, flip, group):
     """Reverse the order of the groups of `group` channels in the flipped samples; (B, C, H, W), flip (B,)."""
+    if images.shape[1] == group:
+        return images
     groups = images.unflatten(1, (-1, group))                            # → (B, C/group, group, H, W)
     flip = sent(flip, images.device).view(-1, 1, 1, 1, 1)
     return torch.where(flip, groups.flip(1), groups).flatten(1, 2)       # → (B, C, H, W)
