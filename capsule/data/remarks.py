@@ -1,9 +1,17 @@
 """What a reader of the results should know of some clips: made, and put into words, in one way."""
 
+import numpy as np
+
 
 def remark(what, clips, count=None):
     """[{"what", "count", "clips"}], or nothing when there is nothing to remark. count: default the clips'."""
     return [{"what": what, "count": len(clips) if count is None else count, "clips": clips}] if clips else []
+
+
+def remarks_on(clips, which):
+    """Remarks on some clips of a table, for `said`. which: {what to remark: bool (clips,)}."""
+    keys = np.array(clips.keys)
+    return tuple(one for what, those in which.items() for one in remark(what, keys[those].tolist()))
 
 
 def line(remark, shown=10):

@@ -10,7 +10,7 @@ from tqdm.contrib.concurrent import thread_map
 
 from capsule.data import Clips
 from capsule.data.folders import list_frames
-from capsule.data.remarks import listed, remark, say
+from capsule.data.remarks import listed, remarks_on, say
 from common.cache import digest, read_entry, write_entry
 from common.errors import InputError
 from common.images import read_image
@@ -171,12 +171,6 @@ def _status(path):
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); copy it anew") from error
     return path.name, status.st_size, status.st_mtime_ns
-
-
-def remarks_on(clips, which):
-    """Remarks on some clips of a table, for `said`. which: {what to remark: bool (clips,)}."""
-    keys = np.array(clips.keys)
-    return tuple(one for what, those in which.items() for one in remark(what, keys[those].tolist()))
 
 
 def with_images(crops, images, kind, rule, said=()):

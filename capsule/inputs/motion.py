@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from capsule.data.remarks import listed, remark, say
-from capsule.inputs.crops import FrameImages, remarks_on, with_images
+from capsule.data.remarks import listed, remark, remarks_on, say
+from capsule.inputs.crops import FrameImages, with_images
 from capsule.inputs.rendered import cached_pictures
 from common.cache import digest
 from common.errors import InputError

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from capsule.data.remarks import listed, say
-from capsule.inputs.crops import remarks_on, with_images
+from capsule.data.remarks import listed, remarks_on, say
+from capsule.inputs.crops import with_images
 from capsule.inputs.motion import face_motion
 from capsule.inputs.rendered import cached_pictures
 from common.cache import digest
