@@ -21,6 +21,7 @@ from common.images import read_image
 from deca.renderer import YAWS
 
 KINDS = {"shape_detail": "views", "texture": "texture"}
+COLOURED = 2.0      # levels: mean spread of red, green and blue that a grey JPEG does not have
 RULE = {"rule": "views", "version": 1, "yaws": list(YAWS), "jpeg_quality": 95}
 
 
@@ -35,7 +36,8 @@ def thirteen_views(crops, reconstructor="auto", paint="shape_detail", device="au
     A clip in which no face is found gets the views of the mean face: listed in `said`.
     Returns: FrameImages of kind "views" (N, 13, 224, 224), "texture" or "motion" (N, 39, 224, 224),
     yaw ascending.
-    Raises: InputError for an unwritable cache, unusable model files, or views that are not there.
+    Raises: InputError for an unwritable cache, unusable model files, or views that are not there or are not
+    what `paint` says.
     """
     if views_root:
         return _read_views(crops, Path(views_root), paint)
@@ -97,7 +99,10 @@ def _read_views(crops, root, paint):
         if lost:
             raise InputError(f"{folder}: no view of yaw {', '.join(map(str, lost))}; thirteen are needed, "
                              "-30.jpg to 30.jpg")
-        images += [read_image(files[yaw]).transpose(2, 0, 1)[:channels].copy() for yaw in YAWS]    # (C, H, W)
+        pictures = [read_image(files[yaw]) for yaw in YAWS]                                     # (H, W, 3)
+        if channels == 1 and pictures[0].std(2).mean() > COLOURED:
+            raise InputError(f"{folder}: coloured views; --paint texture or motion says what they show")
+        images += [picture.transpose(2, 0, 1)[:channels].copy() for picture in pictures]        # (C, H, W)
     if len({image.shape for image in images}) > 1:
         raise InputError(f"{root}: views of different sizes; render them all at one size")
     stack = torch.from_numpy(np.stack(images))                                      # (13·N, C, H, W)

@@ -90,7 +90,10 @@ def test_views_of_another_program_are_used_and_missing_ones_named(crops, tmp_pat
     views = thirteen_views(crops, views_root=str(root))
     assert views.images[1, :, 0, 0].tolist() == [100 + yaw for yaw in YAWS]
     assert thirteen_views(crops, views_root=str(root), paint="texture").images.shape == (3, 39, 224, 224)
-    other = root / "sub01/EP00/10/30.png"
+    other = root / "sub01/EP00/10/-30.png"
+    write_image(other, np.full((224, 224, 3), (160, 130, 100), np.uint8))
+    with pytest.raises(InputError, match=r"10: coloured views; --paint texture or motion"):
+        thirteen_views(crops, views_root=str(root))
     write_image(other, np.zeros((200, 200, 3), np.uint8))
     with pytest.raises(InputError, match="views of different sizes"):
         thirteen_views(crops, views_root=str(root))
