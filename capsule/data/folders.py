@@ -97,19 +97,21 @@ class ClipFolders:
         for folder, names, _ in os.walk(place, followlinks=True, onerror=closed):
             folder, entries = Path(folder), sorted(names)
             names.clear()           # os.walk goes down into what is put here
-            if os.path.realpath(folder) in map(os.path.realpath, folder.parents):
-                continue            # a link that leads back
             parts = folder.relative_to(self.root).parts
-            numbers = [subject_number(part) for part in parts]
+            if os.path.realpath(folder) in map(os.path.realpath, folder.parents[:len(parts)]):
+                continue            # a link that leads back
+            # The nearest subject; sub05 before 5, which may be the number of a class or of a download's part.
+            depth = max((i for i, part in enumerate(parts) if subject_number(part) is not None),
+                        key=lambda i: (parts[i].casefold().startswith("sub"), i), default=None)
+            number = None if depth is None else subject_number(parts[depth])
             for name in entries:
-                path, wanted = folder / name, self._wanted.get(name.casefold(), {})
-                depth = next((i for i in reversed(range(len(parts))) if numbers[i] in wanted), None)
-                if depth is not None:
-                    yield wanted[numbers[depth]], "/".join(parts[:depth]) or ".", path
+                path, pair = folder / name, self._wanted.get(name.casefold(), {}).get(number)
+                if pair:
+                    yield pair, "/".join(parts[:depth]) or ".", path
                 other = re.fullmatch(BLOCKS[self.data].other_parts, squeeze(name))
                 if not name.startswith("."):
                     self._seen.append(path.relative_to(self.root))
-                    if depth is None and not (other or (folder == self.root and _claimed(self.data, name))):
+                    if not (pair or other or (folder == self.root and _claimed(self.data, name))):
                         names.append(name)
 
     def _preference(self, found):

@@ -92,6 +92,24 @@ def test_the_nearest_subject_above_a_clip_is_its_own(tmp_path):
     assert [list(folders.find(subject, "EP02_01f")[1]) for subject in ("sub01", "sub02")] == [[1], [2]]
 
 
+@pytest.mark.parametrize("layout", ["12/sub{s:02d}/{c}", "sub{s:02d}/12/{c}", "s12/{s:02d}/{c}"])
+def test_a_clip_of_another_subject_is_not_taken(tmp_path, layout):
+    """Nor where its own subject is not in the list: 12 may be a class of clips, or a part of a download."""
+    touch(tmp_path / "casme2" / layout.format(s=5, c="EP01_02") / "img46.jpg")
+    folders = ClipFolders("casme", CASME, tmp_path)
+    assert folders.sources == []
+    touch(tmp_path / "casme2" / layout.format(s=12, c="EP01_02") / "img46.jpg")
+    path = ClipFolders("casme", CASME, tmp_path).find(*CASME[1])[1][46]
+    assert path.parent == tmp_path / "casme2" / layout.format(s=12, c="EP01_02")
+
+
+def test_the_data_root_may_lie_below_what_it_links_to(tmp_path):
+    touch(tmp_path / "sub01/EP02_01f/img46.jpg")
+    (tmp_path / "project").mkdir()
+    (tmp_path / "project/data").symlink_to("..")
+    assert ClipFolders("casme", CASME, tmp_path / "project/data").sources == ["."]
+
+
 def test_each_database_keeps_to_its_own_folders(tmp_path):
     """The synthetic clips, CASME I and our caches carry CASME II's names; SMIC's VIS camera SMIC's."""
     for top in ("synthetic/sub01", "CASME1/sub01", "CASME III/sub01", "crops/casme/sub01", "SMIC/s1"):
