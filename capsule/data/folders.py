@@ -30,7 +30,7 @@ class ClipFolders:
     """
 
     def __init__(self, data, wanted, data_root, prefer=""):
-        self.data, self.root = data, Path(data_root)
+        self.data, self.root, self._prefer = data, Path(data_root), prefer
         self._list = functools.cache(list_frames)
         self._wanted = {}           # clip in lower case → {subject number: the pair as the table writes it}
         for subject, clip in wanted:
@@ -81,7 +81,8 @@ class ClipFolders:
         tops = sorted({"/".join(path.parts[:2]) for path in self._seen})
         n = subject_number(subject)
         return (f"{self.data}/{subject}/{clip}: looked for <{subject}, s{n} or {n}>/.../{clip}/*{number}.jpg"
-                f" under {self.root}; folders seen: {listed(tops, SHOWN) or 'none'}"
+                f" under {self.root}{f' with --frames {self._prefer}' if self._prefer else ''}"
+                f"; folders seen: {listed(tops, SHOWN) or 'none'}"
                 + (f"; nearest: {tails[near[0]].as_posix()}" if near else "")
                 + (f"; could not be read: {listed(self._unreadable, SHOWN)}" if self._unreadable else ""))
 
@@ -109,7 +110,7 @@ class ClipFolders:
                 if pair:
                     yield pair, "/".join(parts[:depth]) or ".", path
                 other = re.fullmatch(BLOCKS[self.data].other_parts, squeeze(name))
-                if not name.startswith("."):
+                if not name.startswith((".", "__MACOSX")):
                     self._seen.append(path.relative_to(self.root))
                     if not (pair or other or (folder == self.root and _claimed(self.data, name))):
                         names.append(name)
@@ -150,6 +151,7 @@ def subject_number(name):
 def named_folders(data, root):
     """Lists of the folders directly under `root` that carry a name of database `data`, the surest first."""
     _, names, _ = next(os.walk(root), ("", [], []))
+    names = [name for name in names if not re.fullmatch(BLOCKS[data].other_parts, squeeze(name))]
     return [[Path(root, name) for name in sorted(names) if re.match(pattern, squeeze(name))]
             for pattern in BLOCKS[data].folders]
 

@@ -71,7 +71,9 @@ def test_raw_comes_before_cropped_unless_told(tmp_path):
     assert folders.sources == ["casme2/CASME2_RAW_selected", "casme2/Cropped"]
     assert [folders.find(*clip, 46)[0] for clip in CASME] == ["casme2/CASME2_RAW_selected", "casme2/Cropped"]
     assert ClipFolders("casme", CASME, tmp_path, "cropped").find(*CASME[0])[0] == "casme2/Cropped"
-    assert ClipFolders("casme", CASME, tmp_path, "RAW").find(*CASME[1])[1] == {}
+    raw = ClipFolders("casme", CASME, tmp_path, "RAW")
+    assert raw.find(*CASME[1])[1] == {}
+    assert f"under {tmp_path} with --frames RAW; folders seen: " in raw.explain(*CASME[1], 46)
     with pytest.raises(InputError, match=r"--frames Croped: .*these do: .*nearest: casme2/Cropped$"):
         ClipFolders("casme", CASME, tmp_path, "Croped")
 
@@ -118,9 +120,11 @@ def test_each_database_keeps_to_its_own_folders(tmp_path):
     touch(tmp_path / "CASME2/sub01/EP02_01f/img46.jpg")
     assert ClipFolders("casme", CASME, tmp_path).sources == ["CASME2"]
     assert ClipFolders("synthetic", CASME, tmp_path).sources == ["synthetic"]
-    for camera in ("VIS", "NIR", "SMIC_VIS_E", "HS"):
+    for camera in ("VIS", "NIR", "SMIC_VIS_E", "VIS_long", "HS", "../SMIC_NIR_E"):
         touch(tmp_path / f"smic/{camera}/s1/s1_ne_01/image46.jpg")
     assert ClipFolders("smic", SMIC, tmp_path).sources == ["smic/HS"]
+    touch(tmp_path / "CASME2/__MACOSX/CASME2/sub01/EP02_01f/._img46.jpg")
+    assert ClipFolders("casme", CASME, tmp_path).sources == ["CASME2"]
 
 
 def test_links_in_a_circle_end(tmp_path):
