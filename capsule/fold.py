@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import torch
 
-from capsule.curves import Curves
+from capsule.curves import write_curves
 from capsule.data.action_units import unit_matrix
 from capsule.device import autocast_for, choose_precision, sent, set_arithmetic, tune_convolutions
 from capsule.inputs import augment, sampling
@@ -99,17 +99,20 @@ def train_one(experiment, data_sub, pictures, training, report):
     with experiment.fold_lock(data_sub) as mine:
         if not mine or experiment.finished(data_sub):
             return mine
-        folder = experiment.folder / "tensorboard" / data_sub if experiment.options.tensorboard else None
-        try:
-            with Curves(folder) as curves:
-                def both(epoch):
-                    curves.add(epoch)
-                    report(epoch)
+        epochs = []
 
-                result, model = train_fold(pictures, data_sub, training, both)
+        def both(epoch):
+            epochs.append(epoch)
+            report(epoch)
+
+        try:
+            result, model = train_fold(pictures, data_sub, training, both)
         except FoldError as error:
             experiment.save_failure(data_sub, fold_seed(training.seed, data_sub), str(error))
             raise
+        finally:
+            if experiment.options.tensorboard:
+                write_curves(experiment.folder / "tensorboard" / data_sub, epochs)
         if result["weights"] != experiment.weights:     # of another machine of a cluster
             raise InputError(f"fold {data_sub}: began with weights {result['weights']}, the experiment with "
                              f"{experiment.weights}; put them on every machine or use --no-pretrained")
