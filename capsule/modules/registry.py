@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from torch.nn.functional import cross_entropy
 
 from capsule.data.remarks import remark
-from capsule.loss import cross_entropy, me_loss
+from capsule.loss import me_loss
 from capsule.modules import motion_capsule_net, ststnet
 from capsule.modules.backbone import freeze, start_from
 from capsule.modules.baseline import VGG, ResNet

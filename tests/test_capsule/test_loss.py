@@ -1,11 +1,9 @@
-"""The margin loss and the baselines' cross-entropy."""
-
-import math
+"""The margin loss."""
 
 import pytest
 import torch
 
-from capsule.loss import cross_entropy, me_loss
+from capsule.loss import me_loss
 
 
 def test_margin_loss_by_hand():
@@ -39,11 +37,3 @@ def test_square_batch_of_class_numbers_is_not_taken_for_one_hot():
 def test_bad_labels_are_refused(lengths, labels):
     with pytest.raises(ValueError, match="labels"):
         me_loss(lengths, labels)
-    with pytest.raises(ValueError, match="labels"):
-        cross_entropy(lengths, labels)
-
-
-def test_cross_entropy_by_hand():
-    scores = torch.tensor([[1.0, 0.0], [0.0, 2.0]])
-    expected = (math.log(1 + math.exp(-1)) + math.log(1 + math.exp(-2))) / 2
-    assert cross_entropy(scores, torch.tensor([0, 1])).item() == pytest.approx(expected)
