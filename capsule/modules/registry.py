@@ -78,13 +78,14 @@ NETWORKS = {
 
 @dataclass(frozen=True)
 class Network:
-    """A network of the registry as an experiment trains it.
+    """A network of the registry as an experiment trains it; `name`: a key of NETWORKS.
 
     freeze: keep the backbone's first layers as they are, where they hold pretrained weights. logits: the
     baselines' textbook form. quick: a quarter of the channels, 152-pixel input. pretrained: start from
     ImageNet weights where they can be had (never with quick). weights: a state dict's file to start from,
-    by name; it was read once: `origin` is its name and digest, `tensors` what it holds. joined: the streams'
-    channels side by side, as one stream.
+    by name; it is read once, here: `origin` is its name and digest, `tensors` what it holds. joined: the
+    streams' channels side by side, as one stream.
+    Raises: InputError for an unknown name or an unreadable weights file.
     """
 
     name: str
@@ -95,8 +96,15 @@ class Network:
     pretrained: bool = True
     weights: str = ""
     joined: bool = False
-    origin: str = ""
-    tensors: dict = field(default_factory=dict, repr=False, compare=False)
+    origin: str = field(default="", init=False)
+    tensors: dict = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def __post_init__(self):
+        if self.name not in NETWORKS:
+            raise InputError(f"network {self.name!r}: no such network; choose from {', '.join(NETWORKS)}")
+        if self.weights:
+            object.__setattr__(self, "tensors", load_tensors(self.weights))
+            object.__setattr__(self, "origin", f"{Path(self.weights).name} {file_digest(self.weights)}")
 
     @property
     def side(self):
@@ -170,17 +178,7 @@ class Network:
                 *remark(f"tensors of {name} that the network lacks, by name and shape", extra)]
 
 
-def network(name, classes, freeze=False, logits=False, quick=False, pretrained=True, weights="",
-            joined=False):
-    """A `Network` by its name in NETWORKS.
-
-    Raises: InputError for an unknown name or an unreadable weights file.
-    """
-    if name not in NETWORKS:
-        raise InputError(f"network {name!r}: no such network; choose from {', '.join(NETWORKS)}")
-    tensors = load_tensors(weights) if weights else {}
-    origin = f"{Path(weights).name} {file_digest(weights)}" if weights else ""
-    return Network(name, classes, freeze, logits, quick, pretrained, str(weights), joined, origin, tensors)
+network = Network    # as the scripts call it
 
 
 def unmatched(model, tensors):
