@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from capsule.fusion import fuse
-from capsule.results import check_inside, class_log, prediction_log, read_runs, result_log, select
+from capsule.results import class_log, prediction_log, read_runs, result_log, select
 from capsule.tables import render, report
 from common.console import run_main
 from common.files import write_csv
@@ -57,7 +57,7 @@ def main():
 
         for run in chosen:
             if run.finished:
-                folder = check_inside(root, run.folder / "figures")
+                folder = run.folder / "figures"
                 names = [path.name for path in run_figures(run, folder) if path.suffix == ".png"]
                 print(f"figures in {folder}: {', '.join(names)} (and as PDF)", file=sys.stderr)
 

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from capsule import gradcam
 from capsule.config import PAINTS
 from capsule.figures import clip_figure, mean_map_figure, save_figure
-from capsule.results import check_inside, read_runs, select
+from capsule.results import read_runs, select
 from capsule.trained import load_trained, maker_of, pictures_of
 from common.console import run_main
 from common.device import choose_device
@@ -55,7 +55,7 @@ def draw_run(choice, device):
     """Explain clips of a run of ours, each with its subject's fold."""
     run = select(*read_runs(choice.result_root), [choice.experiment])[0]
     clips = gradcam.clips_of(run, choice.data_root, choice.clip, choice.all)
-    folder, drawn = check_inside(choice.result_root, run.folder / "grad_cam"), []
+    folder, drawn = run.folder / "grad_cam", []
     for clip in tqdm(gradcam.explain_clips(run, clips, device), desc="figures", unit="clip",
                      total=len(clips.table), disable=None):
         drawn.append(clip)

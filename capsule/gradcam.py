@@ -19,7 +19,6 @@ from capsule.experiment import PLACES
 from capsule.inputs import face_crops, thirteen_views
 from capsule.inputs.motion import face_motion, normalised, ready_motion
 from capsule.modules import SVM, MECapsuleNet, MECapsuleNetDual, MotionCapsuleNet, ResNet, STSTNet
-from capsule.results import check_inside
 from capsule.trained import READY, load_trained
 from common.errors import InputError
 
@@ -45,8 +44,8 @@ class ClipMaps:
 
 
 def model_path(run, data_sub):
-    """Where the fold's state dict lies. Raises: InputError for a link that leads out of the result folder."""
-    return check_inside(run.folder.parent, run.folder / "models" / f"{data_sub}.pt")
+    """Where the fold's state dict lies."""
+    return run.folder / "models" / f"{data_sub}.pt"
 
 
 def places_of(run):

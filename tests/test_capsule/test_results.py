@@ -224,20 +224,6 @@ def test_names_that_leave_the_folder_or_the_line_are_refused(tmp_path, name):
         read_run(tmp_path, "fake")
 
 
-def test_a_link_out_of_the_result_folder_is_refused(tmp_path):
-    outside = write_run(tmp_path / "elsewhere")
-    root = tmp_path / "result"
-    folder = write_run(root)
-    fold = folder / "folds/synthetic_s00.json"
-    fold.unlink()
-    fold.symlink_to(outside / "folds/synthetic_s00.json")
-    (root / "linked").symlink_to(outside)
-    runs, broken = read_runs(root)
-    assert [run.missing for run in runs] == [("synthetic_s00",)]
-    assert "leads out of" in runs[0].notes[0]
-    assert "leads out of" in broken["linked"]
-
-
 def test_a_broken_experiment_does_not_hide_the_others(tmp_path):
     write_run(tmp_path, "good")
     write_run(tmp_path, "bad")
