@@ -31,6 +31,4 @@ def main(options):
 
 
 if __name__ == "__main__":
-    run(main, __doc__, dataset=DATASET, protocol=PROTOCOL, model=MODEL, model_choices=("resnet", "vgg"),
-        freeze=FREEZE, epochs=EPOCHS, batch_size=BATCH_SIZE, learning_rate=LEARNING_RATE, lr_decay=LR_DECAY,
-        seed=SEED)
+    run(main, globals(), ("resnet", "vgg"))

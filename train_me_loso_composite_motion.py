@@ -44,7 +44,5 @@ def main(options):
 
 
 if __name__ == "__main__":
-    run(main, __doc__, dataset=DATASET, protocol=PROTOCOL, model=MODEL,
-        model_choices=("STSTNet", "MotionCapsuleNet", "MECapsuleNet", "SVM", "ActionUnitSVM"), motion=MOTION,
-        reconstructor=RECONSTRUCTOR, rasterizer="auto", epochs=EPOCHS, batch_size=BATCH_SIZE,
-        learning_rate=LEARNING_RATE, lr_decay=LR_DECAY, seed=SEED, pretrained=False)
+    run(main, globals(), ("STSTNet", "MotionCapsuleNet", "MECapsuleNet", "SVM", "ActionUnitSVM"),
+        rasterizer="auto", pretrained=False)

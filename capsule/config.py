@@ -164,10 +164,14 @@ def parse(doc, argv=None, model_choices=(), **constants):
     return Options(**{**constants, **vars(parser.parse_args(argv))})
 
 
-def run(main, doc, model_choices=(), **constants):
+def run(main, script, model_choices=(), **more):
     """Run a training script: parse, call `main(options)`, turn errors meant for a person into one line.
 
+    script: its `globals()`: the docstring, and constants named as the options whose defaults they are (EPOCHS
+    as `epochs`). more: further such defaults.
     Exit codes: 0 done; 1 some folds failed (main returned 1); 2 unusable input; 130 interrupted.
     """
-    script = Path(sys.argv[0]).stem
-    run_main(lambda: main(parse(doc, None, model_choices, script=script, **constants)))
+    constants = {option.name: script[option.name.upper()] for option in dataclasses.fields(Options)
+                 if option.name.upper() in script}
+    name = Path(sys.argv[0]).stem
+    run_main(lambda: main(parse(script["__doc__"], None, model_choices, script=name, **constants, **more)))
