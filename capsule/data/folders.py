@@ -10,7 +10,6 @@ from capsule.data.databases import BLOCKS, squeeze
 from capsule.data.remarks import listed
 from common.errors import InputError
 from common.images import IMAGE_SUFFIXES
-from common.names import plain_name
 
 OURS = ("annotations", "crops", "views", "motion", "result")    # what the programs write under the data root
 SHOWN = 8           # folders that a message names
@@ -26,7 +25,7 @@ class ClipFolders:
 
     data: key of BLOCKS. wanted: (subject, clip) pairs as the clip table writes them. prefer: part of a
     folder's name: only clips below such a folder count (`--frames`).
-    Raises: InputError for names that could lead out of the data root, or when no folder fits `prefer`.
+    Raises: InputError when no folder fits `prefer`.
     """
 
     def __init__(self, data, wanted, data_root, prefer=""):
@@ -34,8 +33,7 @@ class ClipFolders:
         self._list = functools.cache(list_frames)
         self._wanted = {}           # clip in lower case → {subject number: the pair as the table writes it}
         for subject, clip in wanted:
-            pair = (plain_name(subject, f"{data}: subject"), plain_name(clip, f"{data}, {subject!r}: clip"))
-            self._wanted.setdefault(clip.casefold(), {})[subject_number(subject)] = pair
+            self._wanted.setdefault(clip.casefold(), {})[subject_number(subject)] = subject, clip
         self._seen, self._unreadable, found, fitting = [], [], [], []
         for places in [*named_folders(data, self.root), [] if data == "synthetic" else [self.root]]:
             for place in places:

@@ -150,9 +150,7 @@ def test_only_pictures_that_are_files_count(tmp_path):
 def test_names_from_a_sheet_stay_in_the_data_root(tmp_path):
     touch(tmp_path / "casme2/sub01/EP01/img1.jpg")
     for clip in ("../sub01/EP01", "..", "/etc", "a/b", "a\nb", ""):
-        with pytest.raises(InputError, match="not a plain name") as caught:
-            ClipFolders("casme", [("sub01", clip)], tmp_path)
-        assert "\n" not in str(caught.value)
+        assert ClipFolders("casme", [("sub01", clip)], tmp_path).find("sub01", clip) == ("", {})
 
 
 def test_pictures_are_listed_only_of_the_clips_asked_for_and_once(tmp_path, monkeypatch):
