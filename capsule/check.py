@@ -24,6 +24,7 @@ from capsule.data import load_clips
 from capsule.data.databases import BLOCKS
 from capsule.data.sheets import find_sheet
 from capsule.device import choose_precision
+from capsule.modules.backbone import IMAGENET
 from common.console import run_main
 from common.errors import InputError
 from deca import assets
@@ -33,7 +34,6 @@ PACKAGES = {"torch": "torch", "torchvision": "torchvision", "numpy": "numpy", "s
             "pandas": "pandas", "opencv-python-headless": "cv2", "dlib-bin": "dlib",
             "scikit-image": "skimage", "scikit-learn": "sklearn", "grad-cam": "pytorch_grad_cam",
             "mediapipe": "mediapipe", "ray": "ray"}
-WEIGHTS = {"resnet18": "resnet18-f37072fd.pth", "vgg11": "vgg11-8a719046.pth"}    # torchvision's file names
 BYTES_PER_CLIP = 5 * (3 * 224 * 224 + 13 * 12_000)    # five frames: the crop, and thirteen views as JPEG
 GOOD, NOTE, BAD = "ok", "--", "!!"
 
@@ -126,9 +126,10 @@ def official_files(folder):
 def pretrained_weights():
     """torchvision's weight files in its cache; they are fetched on first use elsewhere."""
     folder = Path(torch.hub.get_dir()) / "checkpoints"
-    return [(GOOD, f"{network}: in {folder}") if (folder / file).is_file() else
-            (NOTE, f"{network}: {file} not in {folder}; fetched on first use, or copy it there, or "
-                   "--no-pretrained") for network, file in WEIGHTS.items()]
+    files = [weights.url.rpartition("/")[2] for weights in IMAGENET.values()]
+    return [(GOOD, f"{file} in {folder}") if (folder / file).is_file() else
+            (NOTE, f"{file} not in {folder}; fetched on first use, or copy it there, or --no-pretrained")
+            for file in files]
 
 
 def disk(data_root, result_root):
