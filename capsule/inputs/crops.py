@@ -166,10 +166,7 @@ def _cut(folder, key, paths, reference):
 
 
 def _status(path):
-    try:
-        status = os.stat(path)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); copy it anew") from error
+    status = path.stat()
     return path.name, status.st_size, status.st_mtime_ns
 
 
