@@ -100,7 +100,7 @@ def pictures_of_clips(clips, trained, device, motion="", views_root=""):
     stacks = {"crop": crops}
     for kind in set(trained.kinds) - {"crop"}:
         if ready:
-            stacks[kind] = ready_motion(clips, motion, say=lambda line: None)[1]
+            stacks[kind] = ready_motion(clips, motion, say=lambda remarks: None)[1]
         elif trained.frontal:
             stacks[kind] = face_motion(crops, trained.reconstructor, (0,), device)
         else:

@@ -16,7 +16,6 @@ SHOWN = {"strict": "strict (last epoch)", "paper": "best test epoch*"}    # as r
 BOTH = {"casme": "CASME II\nUF1 / UAR", "smic": "SMIC\nUF1 / UAR", "samm": "SAMM\nUF1 / UAR"}
 COLUMNS = ["result", "seed", "folds", "evaluation", "UF1", "UAR", "accuracy", *BOTH.values(), "notes"]
 NOTHING = "-"
-NAMES_IN_A_NOTE = 8
 WIDEST_NAME = 90       # of a run, in a line of the printed table: those of fused runs are longer
 MEGC_CLIPS = 435       # of the challenge's composite
 FEWEST_SUBJECTS = 3    # for a bootstrap interval over subjects
@@ -229,7 +228,7 @@ def _remarks(runs):
     for run in runs:
         for remark in run.remarks:
             told.setdefault(remark, {})[stem(run)] = None    # seeds of one name say it together
-    return [f"{what}{f': {count}' if count else ''} ({listed(list(names), NAMES_IN_A_NOTE)})"
+    return [f"{what}{f': {count}' if count else ''} ({listed(list(names))})"
             for (what, count), names in told.items()]
 
 
@@ -238,7 +237,7 @@ def _notes(run):
     notes = [f"{run.name}: fold {name} failed: {reason}" for name, reason in run.failed.items()]
     if run.missing:
         notes.append(f"{run.name}: incomplete, {len(run.missing)} of {len(run.folds)} folds missing: "
-                     f"{listed(run.missing, NAMES_IN_A_NOTE)}")
+                     f"{listed(run.missing)}")
     if run.facts["dataset"] == "composite" and not run.facts["synthetic"] and not _is_megc(run):
         notes.append(f"{run.name}: no published row is about this clip list; "
                      f"train with --protocol megc2019 on all {MEGC_CLIPS} to compare")

@@ -12,7 +12,6 @@ from common.errors import InputError
 from common.images import IMAGE_SUFFIXES
 
 OURS = ("annotations", "crops", "views", "motion", "result")    # what the programs write under the data root
-SHOWN = 8           # folders that a message names
 
 
 class ClipFolders:
@@ -46,7 +45,7 @@ class ClipFolders:
             sources = sorted({source for _, source, _ in found})
             near = difflib.get_close_matches(prefer, sources, n=1, cutoff=0)
             raise InputError(f"--frames {prefer}: no such folder holds clips of {data} under {self.root}; "
-                             f"these do: {listed(sources, SHOWN) or 'none'}"
+                             f"these do: {listed(sources) or 'none'}"
                              + (f"; nearest: {near[0]}" if near else ""))
         fitting.sort(key=self._preference)
         self.sources = list(dict.fromkeys(source for _, source, _ in fitting))     # above the subjects
@@ -80,9 +79,9 @@ class ClipFolders:
         n = subject_number(subject)
         return (f"{self.data}/{subject}/{clip}: looked for <{subject}, s{n} or {n}>/.../{clip}/*{number}.jpg"
                 f" under {self.root}{f' with --frames {self._prefer}' if self._prefer else ''}"
-                f"; folders seen: {listed(tops, SHOWN) or 'none'}"
+                f"; folders seen: {listed(tops) or 'none'}"
                 + (f"; nearest: {tails[near[0]].as_posix()}" if near else "")
-                + (f"; could not be read: {listed(self._unreadable, SHOWN)}" if self._unreadable else ""))
+                + (f"; could not be read: {listed(self._unreadable)}" if self._unreadable else ""))
 
     def relative(self, path):
         """`path` relative to the data root, with forward slashes; "" for None."""

@@ -289,7 +289,7 @@ def _with_frames(path, table, columns, root):
         lost = part[~wanted.isin(rows)]
         if len(lost):
             raise InputError(f"{path}: has no {', '.join(columns)}, and {files[0]} lacks {len(lost)} of its "
-                             f"clips: {listed(_keys(lost), 10)}; correct the list, or give it these columns")
+                             f"clips: {listed(_keys(lost))}; correct the list, or give it these columns")
         coded = coded.loc[wanted.map(rows), columns].set_axis(part.index)
         parts.append(part.assign(**coded))
         sheets += files

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+SHOWN = 10      # names that a line shows
+
 
 def remark(what, clips, count=None):
     """[{"what", "count", "clips"}], or nothing when there is nothing to remark. count: default the clips'."""
@@ -14,9 +16,9 @@ def remarks_on(clips, which):
     return tuple(one for what, those in which.items() for one in remark(what, keys[those].tolist()))
 
 
-def line(remark, shown=10):
+def line(remark):
     """A remark as a line to print, its first clips named."""
-    return f"  {remark['what']} ({remark['count']}): {listed(remark['clips'], shown)}"
+    return f"  {remark['what']} ({remark['count']}): {listed(remark['clips'])}"
 
 
 def say(remarks):
@@ -25,7 +27,7 @@ def say(remarks):
         print(line(one), flush=True)
 
 
-def listed(names, shown):
-    """The first `shown` of `names`, and how many more there are."""
-    more = f" and {len(names) - shown} more" if len(names) > shown else ""
-    return ", ".join(names[:shown]) + more
+def listed(names):
+    """The first of `names`, and how many more there are."""
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more

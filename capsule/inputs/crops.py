@@ -19,7 +19,6 @@ from deca.landmarks import CROP_SIZE, LandmarkDetector, crop_square, warp_square
 NEIGHBOURS = (-2, -1, 0, 1, 2)      # frames of a clip that training may touch, relative to the apex
 OVERHANG = 0.03     # of its side: a square that leaves the picture by more is moved or shrunk into it
 RULE = {"rule": "crop", "version": 1, "size": CROP_SIZE, "overhang": OVERHANG}
-LISTED = 20         # clips that an error message names
 NO_NEIGHBOURS = "neighbours of the apex are not on disk"
 
 
@@ -71,7 +70,7 @@ def face_crops(clips):
     missing = [key for key, there in zip(keys, clips.apex_on_disk, strict=True) if not there]
     if missing:
         raise InputError(f"{len(missing)} of {len(clips.table)} clips have no apex frame under "
-                         f"{clips.data_root}: {listed(missing, LISTED)}; "
+                         f"{clips.data_root}: {listed(missing)}; "
                          f"{clips.notes.get('missing') or 'see data/README.md'}; "
                          "or leave these clips out with --skip-missing")
     found = thread_map(functools.partial(_clip_crops, clips.data_root), keys, list(clips.table.itertuples()),

@@ -15,14 +15,13 @@ from common.cache import digest
 from common.errors import InputError
 from common.images import IMAGE_SUFFIXES, read_image
 
-LISTED = 10     # names that an error message shows
 LEVELS, STRAIN_LEVELS = 20.0, 300.0     # of a pixel of motion, and of strain: 6 pixels fill the range
 ZERO = np.float32([128, 128, 0]).reshape(3, 1, 1)        # levels where nothing moves: u, v, strain
 SPREAD = 32.0   # levels: standard deviation of each channel of a normalised picture
 RULE = {"rule": "motion on the face", "version": 4, "levels": [LEVELS, STRAIN_LEVELS]}
 
 
-def ready_motion(clips, folder, skip_missing=False, say=print):
+def ready_motion(clips, folder, skip_missing=False, say=say):
     """Motion pictures made elsewhere, one a clip, named `<subject>_<clip>` as people spell it.
 
     "sub01_EP02_01f", "006_006_1_2 ", "s02_s02_ne_01" and "2_s2_ne_1" are all understood. Pictures of no clip
@@ -42,13 +41,12 @@ def ready_motion(clips, folder, skip_missing=False, say=print):
     missing = [key for key, name in zip(clips.keys, names, strict=True) if name not in files]
     if len(missing) == len(names) or (missing and not skip_missing):
         raise InputError(f"{folder}: no motion picture of {len(missing)} of {len(names)} clips: "
-                         f"{listed(missing, LISTED)}; name them <subject>_<clip>, or leave these clips out "
+                         f"{listed(missing)}; name them <subject>_<clip>, or leave these clips out "
                          "with --skip-missing")
     extra = sorted(files[name].name for name in files.keys() - set(names))
     remarks = {"dropped: no motion picture": missing, "motion pictures of no clip of the list": extra}
     said = [one for what, found in remarks.items() for one in remark(what, found)]
-    for note in said:
-        say(f"{folder}: {note['what']}: {note['count']} ({listed(note['clips'], LISTED)})")
+    say(said)
     there = [name in files for name in names]
     table = clips.table[there].reset_index(drop=True)
     kept = replace(clips, table=table)

@@ -90,7 +90,7 @@ def _read_views(crops, root, paint):
     lost = [name for name, folder in folders.items() if folder is None]
     if lost:
         raise InputError(f"--views-root {root}: no views of {len(lost)} of {len(folders)} frames: "
-                         f"{listed(lost, 10)}; it needs <data>/<subject>/<clip>/<frame>/<yaw>.jpg of every "
+                         f"{listed(lost)}; it needs <data>/<subject>/<clip>/<frame>/<yaw>.jpg of every "
                          "apex and of its neighbours on disk")
     for folder in tqdm(folders.values(), desc="views", unit="frame", disable=None):
         files = {int(m[0]): path for path in folder.iterdir()
