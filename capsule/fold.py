@@ -264,7 +264,7 @@ def predict(model, pictures, rows, network, precision, noise=None):
         images, _ = pictures.batch(part)
         ways = [augment.strict_batch(images, pictures.side)]
         if noise:
-            ways.append(augment.paper_eval_batch(images, pictures.kinds, len(part), noise, pictures.side))
+            ways.append(augment.paper_eval_batch(images, pictures.kinds, noise, pictures.side))
         inputs = [torch.cat(stream) for stream in zip(*ways, strict=True)]
         with torch.inference_mode(), autocast_for(pictures.device, precision):
             scores = network.scores(model(*network.prepared(inputs)).float())

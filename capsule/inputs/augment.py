@@ -86,12 +86,12 @@ def strict_batch(streams, size):
     return [_resized(images, (size, size)) for images in streams]
 
 
-def paper_eval_batch(streams, kinds, n, generator, size):
+def paper_eval_batch(streams, kinds, generator, size):
     """The reference's evaluation: resize to 234×240 (for size 224), random rotation ±8°, centre crop size².
 
-    n: samples in the batch. generator: torch.Generator on the CPU. Motion is only resized.
+    generator: torch.Generator on the CPU. Motion is only resized.
     """
-    angle = _angles(n, generator)
+    angle = _angles(len(streams[0]), generator)
     larger = tuple(round(size * ratio) for ratio in PAPER_RESIZE)
     return [_resized(images, (size, size)) if kind == "motion" else
             _moved(_resized(images, larger), angle, (size, size))

@@ -100,7 +100,7 @@ def test_views_are_changed_as_their_crop():
 
 def test_paper_evaluation_is_torchvisions():
     images = pictures(6, side=224)
-    (result,) = augment.paper_eval_batch([images], ["crop"], 6, generator(5), 224)
+    (result,) = augment.paper_eval_batch([images], ["crop"], generator(5), 224)
     angles = augment.draw(6, generator(5)).angle
     for i, image in enumerate(images):
         larger = TF.resize(image.float() / 255, [234, 240], antialias=True)
