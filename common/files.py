@@ -93,17 +93,14 @@ def _refuse(constant):
     raise ValueError(f"{constant} is no JSON")      # NaN and infinities, which `write_json` refuses too
 
 
-def read_json(path, kind=dict):
-    """The value in the JSON file `path`, of type `kind`.
-
-    Raises: InputError, naming the file, when it is not such a JSON value.
-    """
+def read_json(path):
+    """The dict in the JSON file `path`. Raises: InputError, naming the file, when there is none."""
     try:
         if not Path(path).is_file():
             raise OSError("no such file")
         value = json.loads(Path(path).read_text(encoding="utf-8"), parse_constant=_refuse)
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: not a readable JSON file ({error}); remove it and run again") from error
-    if not isinstance(value, kind):
-        raise InputError(f"{path}: not a JSON {kind.__name__}; remove it and run again")
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: not a JSON object; remove it and run again")
     return value
