@@ -11,13 +11,12 @@ Expect    about 2 s for each clip, after reading the crops and views.
 
 import argparse
 from pathlib import Path
-from types import SimpleNamespace
 
 from tqdm import tqdm
 
 from capsule import gradcam
 from capsule.config import PAINTS
-from capsule.figures import clip_figure, mean_map_figure, save_figure
+from capsule.figures import clip_figure, heading, mean_map_figure, save_figure
 from capsule.results import read_runs, select
 from capsule.trained import load_trained, maker_of, pictures_of
 from common.console import run_main
@@ -59,7 +58,8 @@ def draw_run(choice, device):
     for clip in tqdm(gradcam.explain_clips(run, clips, device), desc="figures", unit="clip",
                      total=len(clips.table), disable=None):
         drawn.append(clip)
-        save_figure(clip_figure(run, clip), folder / clip.key.replace("/", "_"))
+        figure = clip_figure(heading(run), run.facts["class_names"], clip)
+        save_figure(figure, folder / clip.key.replace("/", "_"))
     if choice.all:
         save_figure(mean_map_figure(run, gradcam.mean_maps(drawn)), folder / "mean_maps")
     return [*gradcam.differences(run, drawn), f"{len(drawn)} clip{'s' * (len(drawn) != 1)}: {folder}"], []
@@ -70,8 +70,6 @@ def draw_pictures(choice, device):
     trained = load_trained(choice.model, device, choice.paint)
     maker = maker_of(trained, device)
     paths = find_pictures(choice.pictures)
-    run = SimpleNamespace(name=Path(choice.model).name, labels=(), finished={}, folds=(), missing=(),
-                          facts={"class_names": trained.class_names})
     names, failed = set(), []
     for path in tqdm(paths, desc="figures", unit="picture", disable=None):
         try:
@@ -83,7 +81,8 @@ def draw_pictures(choice, device):
         name = "_".join(part for part in path.with_suffix("").parts if part not in (path.anchor, ".."))
         name += path.suffix.replace(".", "_") if name in names else ""     # a.png beside a.jpg
         names.add(name)
-        save_figure(clip_figure(run, clip), Path("grad_cam") / name)
+        figure = clip_figure(Path(choice.model).name, trained.class_names, clip)
+        save_figure(figure, Path("grad_cam") / name)
     return [f"{len(paths) - len(failed)} of {len(paths)} pictures: grad_cam"], failed
 
 

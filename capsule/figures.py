@@ -113,13 +113,14 @@ def curve_figure(run):
 
 
 @_styled
-def clip_figure(run, clip):
+def clip_figure(title, names, clip):
     """Where the network looked in one clip (a gradcam.ClipMaps): onset, apex, map, outputs, views. Figure.
 
+    title: of the network, such as `heading`. names: of the classes.
     The views may be grey (13, S, S) or in colour (13, S, S, 3): texture, motion. Frontal motion is one
     picture among the photographs.
     """
-    names, views = class_names(run), "views" in clip.maps
+    names, views = [cut(name) for name in names], "views" in clip.maps
     stream = next(iter(clip.maps))    # "views" comes first only in a network that sees the views alone
     shown_first, photograph = {"onset": clip.onset, "apex": clip.apex}, "the apex"
     if clip.apex is None:
@@ -133,8 +134,8 @@ def clip_figure(run, clip):
     top, *below = figure.subfigures(1 + views, 1, squeeze=False, height_ratios=[1.25, 1][:1 + views])[:, 0]
     *pictures, overlay, bars = top.subplots(1, len(shown_first) + 2,
                                             width_ratios=[1] * (len(shown_first) + 1) + [1.15])
-    for axes, (title, picture) in zip(pictures, shown_first.items(), strict=True):
-        _picture(axes, picture, title, "not on disk")
+    for axes, (label, picture) in zip(pictures, shown_first.items(), strict=True):
+        _picture(axes, picture, label, "not on disk")
     shown = _overlay(overlay, clip.apex if stream == "crop" else clip.frontal, clip.maps[stream],
                      f"map on {ground}")
     _length_bars(bars, clip, names)
@@ -145,7 +146,7 @@ def clip_figure(run, clip):
     else:
         top.colorbar(shown, ax=(*pictures, overlay), label="Grad-CAM", fraction=0.02, pad=0.01, shrink=0.8)
     truth = "" if clip.truth is None else f"true {names[clip.truth]}, "
-    figure.suptitle(f"{heading(run)}\n{clip.key}: {truth}predicted {names[clip.prediction]}", fontsize=8)
+    figure.suptitle(f"{title}\n{clip.key}: {truth}predicted {names[clip.prediction]}", fontsize=8)
     figure.supxlabel(_map_caption(clip), fontsize=7)
     return figure
 

@@ -86,6 +86,6 @@ def test_clip_figure_takes_grey_and_coloured_views(run, tmp_path, views):
     maps = {"views": found} if views else {"crop": found}
     clip = ClipMaps("casme/sub01/EP01_01f", 0, 1, np.array([-0.1, 0.7, 0.3]), picture, None,
                     None if views is None else np.full(views, 9, np.uint8), maps, 28)
-    figure = clip_figure(run, clip)
+    figure = clip_figure(heading(run), run.facts["class_names"], clip)
     assert f"map on the {'frontal view' if views else 'apex'}" in words(figure)
     figure.savefig(tmp_path / "clip.png", dpi=40)

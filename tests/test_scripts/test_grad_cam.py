@@ -17,7 +17,7 @@ from matplotlib.text import Text
 import grad_cam_visual
 from capsule import gradcam
 from capsule.data import load_clips
-from capsule.figures import clip_figure, mean_map_figure
+from capsule.figures import clip_figure, heading, mean_map_figure
 from capsule.modules import MECapsuleNetDualCA, network
 from capsule.results import read_run
 from capsule.trained import READY, Trained, load_trained, maker_of
@@ -144,7 +144,7 @@ def test_clip_figure_says_what_it_shows(tmp_path):
     picture = np.full((224, 224, 3), 90, np.uint8)
     clip = gradcam.ClipMaps("casme/sub01/EP01_01f", 0, 1, np.array([0.1, 0.7, 0.3]), picture, None,
                             np.zeros((13, 224, 224), np.uint8), {"crop": found, "views": 0 * found}, 28)
-    figure = clip_figure(run, clip)
+    figure = clip_figure(heading(run), run.facts["class_names"], clip)
     shown = " | ".join(text.get_text() for text in figure.findobj(Text))
     for words in ("true negative, predicted positive", "not on disk", "28×28", "view at 30°",
                   "does not tell the views apart", "view at -30°", "nothing speaks for it", "quick"):
@@ -247,7 +247,7 @@ def test_frontal_motion_has_one_map_on_its_picture(tmp_path, model, side):
     assert (clip.frontal == pictures[0][0].permute(1, 2, 0).numpy()).all()
     assert trained.outputs(pictures)[0].tolist() == pytest.approx(clip.lengths.tolist(), abs=1e-5)
     assert model != "STSTNet" or clip.lengths.sum() == pytest.approx(1, abs=1e-5)       # no logits
-    figure = clip_figure(read_run(write_run(tmp_path).parent, "fake"), clip)
+    figure = clip_figure("a network", trained.class_names, clip)
     shown = " | ".join(text.get_text() for text in figure.findobj(Text))
     assert "map on motion" in shown and "red u" in shown and "onset" not in shown and "view" not in shown
 
