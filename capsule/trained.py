@@ -115,7 +115,7 @@ def _of_experiment(facts, path):
         motion = next((stream for stream in config["inputs"] if stream["kind"] == "motion"), {})
         return (network, kinds, facts["reconstructor"] or "auto", config["paint"], facts["class_names"],
                 motion)
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, InputError) as error:
         raise InputError(f"{path}: does not say which network was trained ({error}); "
                          "train it again") from error
 

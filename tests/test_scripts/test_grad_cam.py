@@ -214,6 +214,9 @@ def test_a_fold_of_ours_is_known_from_within_its_folder(tmp_path, monkeypatch):
     run = make_run(tmp_path, kinds=("texture",))
     monkeypatch.chdir(run.folder / "models")
     assert load_trained("casme_sub01.pt", CPU).kinds == ("texture",)      # experiment.json alone says so
+    change_json(run.folder / "experiment.json", config={**run.facts["config"], "model": "resnet19"})
+    with pytest.raises(InputError, match=r"experiment\.json: does not say which network .*'resnet19'"):
+        load_trained("casme_sub01.pt", CPU)
 
 
 def test_a_network_is_known_from_its_tensors_alone(tmp_path):
