@@ -2,8 +2,8 @@
 
 FLAME's model file is a Python 2 pickle of numpy, scipy.sparse and chumpy objects. A pickle names classes and
 functions it wants called, so `pickle.load` runs whatever its author chose. Here a name on a short list turns
-into a record of that name, its arguments and its state; any other is refused. Nothing is ever called: the
-arrays that are asked for are then made from their records, every type and size checked.
+into an inert record, any other is refused. The arrays that are asked for are then made from their records,
+every type and size checked.
 """
 
 import io
@@ -24,40 +24,30 @@ ALLOWED = {(module, name) for modules, names in (
     ("builtins __builtin__", "object set"), ("_codecs", "encode"), ("collections", "OrderedDict"),
     ("torch._utils", "_rebuild_tensor_v2"), ("torch.storage", "_load_from_bytes"),
     ) for module in modules.split() for name in names.split()}
-# What no such file has: calls by other ways, memory taken in advance, hashes of what may be nested.
-REFUSED = {"BYTEARRAY8", "NEWOBJ_EX", "FROZENSET", "PERSID", "BINPERSID", "EXT1", "EXT2", "EXT4"}
+REFUSED = {"FROZENSET", "EXT1", "EXT2", "EXT4"}     # hash what may be nested; ask by a number
 NUMBERS = {"f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b1"}
 
 
-class _Refused(Exception):
-    """The pickle named something outside the list; carries "module.name"."""
-
-
 class _Record:
-    """What a pickle wanted made: by which class or function, of which arguments, with which state."""
+    """A name on the list or, called, what it would have made: of which arguments, with which state."""
 
     __slots__ = ("arguments", "name", "state")
 
-    def __init__(self, name, arguments):
+    def __init__(self, name, *arguments):
         self.name, self.arguments, self.state = name, arguments, None
 
-
-class _Name:
-    """A class or function on the list. Called, it only notes that it was."""
-
-    __slots__ = ("name",)
-
-    def __init__(self, name):
-        self.name = name
-
     def __call__(self, *arguments):
-        if self.name in ("_reconstruct", "_reconstructor"):     # an empty object of a class
-            return _Record(arguments[0].name, ())
-        return _Record(self.name, arguments)
+        makes_another = self.name in ("_reconstruct", "_reconstructor")
+        return _Record(arguments[0].name if makes_another else self.name, *arguments)
+
+    def __setstate__(self, state):
+        self.state = state
 
 
 class _Dict(dict):
     """Drops what is not under text: hashing a key of nested tuples could take for ever."""
+
+    __slots__ = ()
 
     def __setitem__(self, key, value):
         if isinstance(key, str):
@@ -69,22 +59,19 @@ class _Unpickler(pickle._Unpickler):
 
     def find_class(self, module, name):
         if (module, name) not in ALLOWED:
-            raise _Refused(f"{module}.{name}")
-        return _Name(name)
+            raise InputError(f"refused, it asks for {module}.{name}, which could run code; nothing in it was "
+                             "run; download it anew from its owner")
+        return _Record(name)
 
     def load_dict(self):
         if self.pop_mark():
             raise pickle.UnpicklingError("a dictionary made in one step")
         self.append(_Dict())
 
-    def load_build(self):
-        state = self.stack.pop()
-        self.stack[-1].state = state        # only a `_Record` has one
-
     dispatch = pickle._Unpickler.dispatch | {
         pickle.EMPTY_DICT[0]: lambda self: self.append(_Dict()), pickle.DICT[0]: load_dict,
         pickle.ADDITEMS[0]: lambda self: self.pop_mark(),       # a set stays empty: no array is in one
-        pickle.BUILD[0]: load_build, pickle.NEWOBJ[0]: pickle._Unpickler.load_reduce}
+        pickle.NEWOBJ[0]: pickle._Unpickler.load_reduce}
 
 
 def read_pickle(data, path, names):
@@ -104,9 +91,8 @@ def read_pickle(data, path, names):
         if not isinstance(found, dict):
             raise ValueError(f"expected a dictionary, found {type(found).__name__}")
         return {name: _array(found[name]) for name in names if name in found}
-    except _Refused as refused:
-        raise InputError(f"{path}: refused, it asks for {refused}, which could run code; nothing in it "
-                         "was run; download it anew from its owner") from None
+    except InputError as refused:
+        raise InputError(f"{path}: {refused}") from None
     except Exception as error:      # damaged bytes fail in whatever way they like
         raise broken_file(path, error) from error
 
@@ -118,7 +104,7 @@ def _array(value):
     if value.name == "Ch":
         return _array(value.state["x"])
     if value.name in ("csc_matrix", "csr_matrix"):
-        return _dense(value)
+        return _dense(value.name, value.state)
     if value.name != "ndarray":
         raise ValueError(f"{value.name} where an array was expected")
     _, shape, dtype, is_fortran, raw = value.state
@@ -131,15 +117,14 @@ def _array(value):
     return np.frombuffer(raw, order + code).reshape(shape, order="F" if is_fortran else "C")
 
 
-def _dense(matrix):
-    """A record of a sparse matrix → numpy array of its shape."""
-    state = matrix.state
-    rows, columns = (int(size) for size in state["_shape" if "_shape" in state else "shape"])
-    parts = tuple(_array(state[part]) for part in ("data", "indices", "indptr"))
-    if not all(isinstance(part, np.ndarray) and part.dtype.kind in kinds
-               for part, kinds in zip(parts, ("f", "iu", "iu"), strict=True)) or rows * columns > MAX_DENSE:
+def _dense(kind, state):
+    """The state of a sparse matrix → numpy array of its shape."""
+    rows, columns = map(int, state["_shape"])
+    parts = [_array(state[part]) for part in ("data", "indices", "indptr")]
+    if rows * columns > MAX_DENSE or not all(isinstance(part, np.ndarray) for part in parts) or (
+            [part.dtype.kind in "iu" for part in parts] != [False, True, True]):
         raise ValueError(f"a sparse matrix of {rows} x {columns}")
-    made = getattr(scipy.sparse, matrix.name)(parts, shape=(rows, columns))
+    made = getattr(scipy.sparse, kind)(tuple(parts), shape=(rows, columns))
     made.check_format(full_check=True)          # no index outside
     if (np.diff(made.indptr) < 0).any():        # which scipy does not ask where the last one is 0
         raise ValueError("a sparse matrix with a column of fewer than no numbers")
