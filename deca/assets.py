@@ -57,10 +57,8 @@ def load_flame(folder):
     """
     folder = Path(folder)
     flame = _read_flame(folder / "generic_model.pkl")
-    obj_path = folder / "head_template.obj"
-    faces, uv, uv_faces = _read_template(obj_path)
-    landmarks = _read_landmarks(folder / "landmark_embedding.npy")
-    lmk_faces, lmk_bary = _on_template(obj_path, *landmarks, flame["f"], faces)
+    faces, uv, uv_faces = _read_template(folder / "head_template.obj")
+    lmk_faces, lmk_bary = _read_landmarks(folder / "landmark_embedding.npy")
     parents = flame["kintree_table"][0].astype(np.int64)
     return HeadModel(
         template=_float(flame["v_template"]), faces=faces,
@@ -69,7 +67,7 @@ def load_flame(folder):
         pose_basis=_float(flame["posedirs"].reshape(-1, N_POSE_BASES).T),     # (V, 3, 36) → (36, V*3)
         joint_regressor=_float(flame["J_regressor"]), skinning=_float(flame["weights"]),
         parents=np.concatenate(([-1], parents[1:])),                          # 1 + 4 joints → (5,)
-        landmark_faces=lmk_faces, landmark_bary=lmk_bary, uv=uv, uv_faces=uv_faces,
+        landmark_corners=flame["f"][lmk_faces], landmark_bary=lmk_bary, uv=uv, uv_faces=uv_faces,
         displacement=_read_displacement(folder / "fixed_displacement_256.npy"),
         uv_face_mask=_read_mask(folder / "uv_face_eye_mask.png"))
 
@@ -216,21 +214,6 @@ def _read_template(path):
     uv_faces = _numbers(path, "f (texture)", corners[:, :, 1], (N_FACES, 3), below=len(uv))
     uv = _numbers(path, "vt", np.array(uv), (len(uv), 2))
     return np.ascontiguousarray(faces), _float(uv), np.ascontiguousarray(uv_faces)
-
-
-def _on_template(path, lmk_faces, lmk_bary, flame_faces, faces):
-    """Landmarks on the rows of FLAME's `f` → the same points on the template's rows, in its corner order.
-
-    Raises: InputError, naming the template's `path`, when the two have other triangles.
-    """
-    row_of = {tuple(sorted(triangle)): row for row, triangle in enumerate(faces.tolist())}
-    triangles = [tuple(sorted(triangle)) for triangle in flame_faces.tolist()]
-    if row_of.keys() != set(triangles):
-        raise InputError(f"{path}: its triangles are not those of generic_model.pkl; take both from the "
-                         "official FLAME 2020 and DECA downloads")
-    rows = np.array([row_of[triangles[face]] for face in lmk_faces])
-    same = faces[rows][:, :, None] == flame_faces[lmk_faces][:, None, :]       # (68, new corner, old corner)
-    return rows, _float(np.einsum("lno,lo->ln", same, lmk_bary))
 
 
 def _read_albedo(path):

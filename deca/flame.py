@@ -47,7 +47,7 @@ class FLAME(nn.Module):
                      "skinning", "landmark_bary"):
             values = torch.tensor(getattr(head, name), dtype=torch.float32)
             self.register_buffer(name, values, persistent=False)
-        corners = torch.tensor(head.faces[head.landmark_faces], dtype=torch.int64)      # (68, 3)
+        corners = torch.tensor(head.landmark_corners, dtype=torch.int64)
         self.register_buffer("landmark_corners", corners, persistent=False)
         self.parents = tuple(int(parent) for parent in head.parents)
 

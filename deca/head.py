@@ -22,7 +22,7 @@ class HeadModel:
     joint_regressor: np.ndarray    # (J, V)
     skinning: np.ndarray           # (V, J) rows sum to 1
     parents: np.ndarray            # (J,) parent joint, -1 for the root
-    landmark_faces: np.ndarray     # (68,) triangle of each iBUG landmark
+    landmark_corners: np.ndarray   # (68, 3) vertex indices: the triangle of each iBUG landmark
     landmark_bary: np.ndarray      # (68, 3) its barycentric coordinates
     uv: np.ndarray                 # (T, 2) u right, v up, in [0, 1]
     uv_faces: np.ndarray           # (F, 3) UV indices of each triangle

@@ -47,7 +47,7 @@ def test_equals_the_definition(head):
         verts, joints = skinned(head, *(x[row].double().numpy() for x in (shape, exp, pose)))
         np.testing.assert_allclose(posed.verts[row], verts, rtol=0, atol=2e-7)      # 0.2 micrometres
         np.testing.assert_allclose(posed.root[row], joints[0], rtol=0, atol=2e-7)
-        corners = verts[head.faces[head.landmark_faces]]
+        corners = verts[head.landmark_corners]
         landmarks = np.einsum("lkc,lk->lc", corners, head.landmark_bary)
         np.testing.assert_allclose(posed.landmarks3d[row], landmarks, rtol=0, atol=2e-7)
 

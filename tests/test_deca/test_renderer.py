@@ -39,7 +39,7 @@ def ball_head(rows=72, columns=70, uv_holes=True):
         shape_basis=np.zeros((n, 3, 1), np.float32), expression_basis=np.zeros((n, 3, 1), np.float32),
         pose_basis=np.zeros((36, n * 3), np.float32), joint_regressor=np.zeros((5, n), np.float32),
         skinning=np.eye(1, 5, dtype=np.float32).repeat(n, 0), parents=np.array([-1, 0, 1, 1, 1]),
-        landmark_faces=np.zeros(68, np.int64), landmark_bary=np.full((68, 3), 1 / 3, np.float32),
+        landmark_corners=np.zeros((68, 3), np.int64), landmark_bary=np.full((68, 3), 1 / 3, np.float32),
         uv=np.stack([u, v], -1).reshape(-1, 2).astype(np.float32), uv_faces=faces.astype(np.int64),
         displacement=displacement.astype(np.float32), uv_face_mask=mask.astype(np.float32))
 
