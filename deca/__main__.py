@@ -228,13 +228,11 @@ def _remarks(portrait, yaw):
 def _print_check():
     """The table of official files; returns 0 when every required one is there and whole, else 1."""
     rows = check(ASSETS)
-    width = max(len(row.file) for row in rows)
-    print(f"Official files in {ASSETS}:")
+    width = max(len(row.file) for row in rows) + 2
+    print(f"Official files in {ASSETS}; its README.md says what they are for and where to get them:")
     for row in rows:
-        need = "required" if row.required else "optional"
-        print(f"  {row.status:8}{row.file:{width + 2}}{need}  {row.purpose}")
-        if row.status != "present":
-            print(f"  {'':8}{'':{width + 2}}{row.problem or 'get it: ' + row.source}")
+        note = row.problem or ("required" if row.required else "optional")
+        print(f"  {row.status:8}{row.file:{width}}{note}")
     ready = all(row.status == "present" for row in rows if row.required)
     print("DECA can be used." if ready else
           "DECA cannot be used; auto takes mesh, without licensed files, while a required one is missing.")

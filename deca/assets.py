@@ -5,8 +5,8 @@ None of these files is part of this project; `deca/data/README.md` says where th
 
 import io
 import zipfile
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -33,18 +33,14 @@ NETWORKS = {
 }
 MAX_BYTES = 2**29        # of a file that is read whole; generic_model.pkl has 53 million
 AGAIN = "download it anew from its owner (deca/data/README.md)"
-DECA_DATA = "github.com/yfeng95/DECA, folder data"
 
 
-@dataclass(frozen=True)
-class AssetRow:
+class AssetRow(NamedTuple):
     """What `check` says of one official file."""
 
     file: str
     required: bool
     status: str          # "present", "missing" or "bad"
-    purpose: str
-    source: str          # where its owner hands it out
     problem: str = ""    # one line, when bad
 
 
@@ -110,7 +106,7 @@ def _weights(path, name, state):
 
 def _existing(path):
     if not path.is_file():
-        raise InputError(f"{path}: no such file; `python -m deca --check` says where its owner hands it out")
+        raise InputError(f"{path}: no such file; deca/data/README.md says where its owner hands it out")
     return path
 
 
@@ -232,38 +228,29 @@ def _read_albedo(path):
         raise InputError(f"{path}: expected arrays MU and PC, found {names}; {AGAIN}")
 
 
-FILES = {    # file → required, how it is read, what it is for, where its owner hands it out
-    "generic_model.pkl": (
-        True, _read_flame, "the FLAME 2020 head: template, shape and expression directions, joints",
-        "flame.is.tue.mpg.de, FLAME 2020 (free registration)"),
-    "deca_model.tar": (
-        True, lambda path: load_checkpoint(path.parent),
-        "the trained networks: picture → head parameters and detail",
-        "github.com/yfeng95/DECA, fetch_data.sh ('DECA trained model')"),
-    "head_template.obj": (True, _read_template, "triangles and UV coordinates of the head", DECA_DATA),
-    "landmark_embedding.npy": (True, _read_landmarks, "where the 68 landmarks lie on the head", DECA_DATA),
-    "fixed_displacement_256.npy": (True, _read_displacement, "fixed part of the detail map", DECA_DATA),
-    "uv_face_eye_mask.png": (True, _read_mask, "where on the head detail applies", DECA_DATA),
-    "FLAME_albedo_from_BFM.npz": (
-        False, _read_albedo, "colours for the `tex` code; no view needs it",
-        "github.com/TimoBolkart/BFM_to_FLAME (made from the Basel Face Model)"),
+FILES = {    # file → required, how it is read; deca/data/README.md says what each is for
+    "generic_model.pkl": (True, _read_flame),
+    "deca_model.tar": (True, lambda path: load_checkpoint(path.parent)),
+    "head_template.obj": (True, _read_template),
+    "landmark_embedding.npy": (True, _read_landmarks),
+    "fixed_displacement_256.npy": (True, _read_displacement),
+    "uv_face_eye_mask.png": (True, _read_mask),
+    "FLAME_albedo_from_BFM.npz": (False, _read_albedo),
 }
-REQUIRED = tuple(name for name, (required, *_) in FILES.items() if required)
+REQUIRED = tuple(name for name, (required, _) in FILES.items() if required)
 
 
 def check(folder):
     """Open each official file in `folder` and say how it stands: a list of `AssetRow`. Raises nothing."""
     rows = []
-    for file, (required, read, purpose, source) in FILES.items():
+    for file, (required, read) in FILES.items():
         path = Path(folder) / file
-        status, problem = "missing", ""
-        if path.is_file():
-            status = "present"
-            try:
+        try:
+            if path.is_file():
                 read(path)
-            except InputError as error:
-                status, problem = "bad", str(error)
-        rows.append(AssetRow(file, required, status, purpose, source, problem))
+            rows.append(AssetRow(file, required, "present" if path.is_file() else "missing"))
+        except InputError as error:
+            rows.append(AssetRow(file, required, "bad", str(error)))
     return rows
 
 
