@@ -68,40 +68,33 @@ def load_flame(folder):
         uv_face_mask=_read_mask(folder / "uv_face_eye_mask.png"))
 
 
-def load_checkpoint(folder):
-    """The weights in `folder`/deca_model.tar: {"E_flame": state dict, "E_detail": ..., "D_detail": ...}, CPU.
+def load_networks(folder):
+    """{"E_flame": network, "E_detail": ..., "D_detail": ...}, on the CPU, weights of `folder`/deca_model.tar.
 
-    Each state dict has exactly the names and shapes of the network in `NETWORKS`; what else the file holds is
-    left out. Raises: InputError when the file is missing, truncated, lacks a weight, has one of another
-    shape, or asks for code (nothing is run).
+    What else the file holds is left out; batch counters (`num_batches_tracked`), which prediction never
+    reads, may be missing. Raises: InputError when the file is missing, truncated, lacks a weight, has one of
+    another shape, or asks for code (nothing is run).
     """
     path = _existing(Path(folder) / "deca_model.tar")
-    checkpoint = read_torch(path)
-    if not isinstance(checkpoint, dict):
-        raise InputError(f"{path}: expected a dictionary, found {type(checkpoint).__name__}; {AGAIN}")
-    if not all(isinstance(checkpoint.get(name), dict) for name in NETWORKS):
-        raise InputError(f"{path}: expected the networks {', '.join(NETWORKS)}, found "
-                         f"{', '.join(map(str, checkpoint)) or 'nothing'}; {AGAIN}")
-    return {name: _weights(path, name, checkpoint[name]) for name in NETWORKS}
-
-
-def _weights(path, name, state):
-    """The weights of network `name` in the state dict, each checked for its shape.
-
-    Batch counters (`num_batches_tracked`), which prediction never reads, may be missing.
-    """
-    with torch.device("meta"):      # names and shapes only
-        wanted = NETWORKS[name]().state_dict()
-    weights = {}
-    for key, value in wanted.items():
-        weight = state.get(key)
-        if weight is None and key.endswith("num_batches_tracked"):
-            weight = torch.zeros((), dtype=torch.int64)
-        found = tuple(weight.shape) if isinstance(weight, torch.Tensor) else "nothing"
-        if found != tuple(value.shape):
-            raise InputError(f"{path}: {name}.{key}: expected {tuple(value.shape)}, found {found}; {AGAIN}")
-        weights[key] = weight.to(value.dtype)
-    return weights
+    checkpoint, networks = read_torch(path), {}
+    for name, build in NETWORKS.items():
+        with torch.device("meta"):          # no memory, no random start: the weights take their places
+            network = build()
+        state, weights = checkpoint.get(name) if isinstance(checkpoint, dict) else None, {}
+        if not isinstance(state, dict):
+            raise InputError(f"{path}: expected the networks {', '.join(NETWORKS)}, found no {name}; {AGAIN}")
+        for key, value in network.state_dict().items():
+            weight = state.get(key)
+            if weight is None and key.endswith("num_batches_tracked"):
+                weight = torch.zeros((), dtype=torch.int64)
+            found = tuple(weight.shape) if isinstance(weight, torch.Tensor) else "nothing"
+            if found != tuple(value.shape):
+                raise InputError(f"{path}: {name}.{key}: expected {tuple(value.shape)}, found {found}; "
+                                 f"{AGAIN}")
+            weights[key] = weight.to(value.dtype)
+        network.load_state_dict(weights, assign=True)
+        networks[name] = network.eval().requires_grad_(False)
+    return networks
 
 
 def _existing(path):
@@ -230,7 +223,7 @@ def _read_albedo(path):
 
 FILES = {    # file → required, how it is read; deca/data/README.md says what each is for
     "generic_model.pkl": (True, _read_flame),
-    "deca_model.tar": (True, lambda path: load_checkpoint(path.parent)),
+    "deca_model.tar": (True, lambda path: load_networks(path.parent)),
     "head_template.obj": (True, _read_template),
     "landmark_embedding.npy": (True, _read_landmarks),
     "fixed_displacement_256.npy": (True, _read_displacement),

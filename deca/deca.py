@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from common.cache import file_digest
 from common.device import choose_device
-from deca.assets import ASSETS, NETWORKS, REQUIRED, load_checkpoint, load_flame
+from deca.assets import ASSETS, REQUIRED, load_flame, load_networks
 from deca.flame import FLAME, rotation_matrices
 from deca.head_renderer import Renderer
 from deca.networks import split_codes
@@ -37,20 +37,15 @@ class DECA(Reconstructor):
     name = "deca"
     version = 5
 
-    def __init__(self, head, weights, device="cpu", rasterizer="torch"):
-        """head: FLAME's `HeadModel`. weights: a state dict for each network, as `load_checkpoint` gives.
+    def __init__(self, head, networks, device="cpu", rasterizer="torch"):
+        """head: FLAME's `HeadModel`. networks: as `load_networks` gives.
 
         rasterizer: "auto", "torch" or "pytorch3d". Raises: InputError for no such device or rasteriser.
         """
         self.device, self.model = choose_device(device), {}
         self.flame = FLAME(head).to(self.device)
         self.renderer = Renderer(head, rasterizer=rasterizer, device=self.device)
-        self.networks = {}
-        for name, build in NETWORKS.items():
-            with torch.device("meta"):          # no memory, no random start: the weights take their places
-                network = build()
-            network.load_state_dict(weights[name], assign=True)
-            self.networks[name] = network.to(self.device).eval().requires_grad_(False)
+        self.networks = {name: network.to(self.device) for name, network in networks.items()}
 
     @classmethod
     def from_assets(cls, folder=ASSETS, device="cpu", rasterizer="torch"):
@@ -59,7 +54,7 @@ class DECA(Reconstructor):
         Raises: InputError, naming the file, when one is missing, broken, of another shape, or asks for code.
         """
         device = choose_device(device)          # before minutes of reading
-        made = cls(load_flame(folder), load_checkpoint(folder), device, rasterizer)
+        made = cls(load_flame(folder), load_networks(folder), device, rasterizer)
         made.model = {file: file_digest(Path(folder) / file) for file in REQUIRED}
         return made
 

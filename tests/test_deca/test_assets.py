@@ -12,7 +12,7 @@ from PIL import Image
 
 from common.errors import InputError
 from deca import assets
-from deca.assets import check, has_official, load_checkpoint, load_flame
+from deca.assets import check, has_official, load_flame, load_networks
 from tests.test_deca.official_files import (
     Evil,
     F,
@@ -64,17 +64,18 @@ def test_maps_arrive_in_their_units(official):
 
 
 def test_checkpoint_weights_arrive_unchanged(official):
-    weights = load_checkpoint(official.folder)
-    assert set(weights) == {"E_flame", "E_detail", "D_detail"}
-    for name, state in weights.items():
-        assert set(state) == set(official.checkpoint[name])
+    networks = load_networks(official.folder)
+    assert set(networks) == {"E_flame", "E_detail", "D_detail"}
+    for name, network in networks.items():
+        state = network.state_dict()
+        assert not network.training and set(state) == set(official.checkpoint[name])
         assert all(torch.equal(state[key], official.checkpoint[name][key]) for key in state)
 
 
 def test_weights_of_another_precision_become_the_networks_own(official, tmp_path):
     wide = {key: weight.double() for key, weight in official.checkpoint["D_detail"].items()}
     torch.save(official.checkpoint | {"D_detail": wide}, tmp_path / "deca_model.tar")
-    state = load_checkpoint(tmp_path)["D_detail"]
+    state = load_networks(tmp_path)["D_detail"].state_dict()
     assert all(torch.equal(state[key], weight) for key, weight in official.checkpoint["D_detail"].items())
 
 
@@ -106,7 +107,7 @@ def test_check_of_an_empty_folder(tmp_path):
     with pytest.raises(InputError, match=r"generic_model\.pkl: no such file; .*README\.md"):
         load_flame(tmp_path)
     with pytest.raises(InputError, match=r"deca_model\.tar: no such file"):
-        load_checkpoint(tmp_path)
+        load_networks(tmp_path)
 
 
 def test_flame_alone_is_enough_for_the_head(official, tmp_path):
@@ -274,7 +275,7 @@ def test_a_pickle_of_something_else_is_named(tmp_path):
     for protocol in (2, 4):
         (tmp_path / "deca_model.tar").write_bytes(pickle.dumps({"E_flame": {}}, protocol))
         with pytest.raises(InputError, match=r"deca_model\.tar: cannot be read safely") as error:
-            load_checkpoint(tmp_path)
+            load_networks(tmp_path)
         one_line(error)
 
 
@@ -343,8 +344,8 @@ def test_a_checkpoint_of_another_shape(official, tmp_path):
     whole = official.checkpoint
     detail = whole["D_detail"]
     cases = [
-        ([1, 2], "expected a dictionary, found list"),
-        ({"E_flame": {}}, "expected the networks E_flame, E_detail, D_detail, found E_flame"),
+        ([1, 2], "expected the networks E_flame, E_detail, D_detail, found no E_flame"),
+        (whole | {"E_detail": 1}, "expected the networks E_flame, E_detail, D_detail, found no E_detail"),
         (whole | {"D_detail": {k: v for k, v in detail.items() if k != "l1.0.weight"}},
          r"D_detail\.l1\.0\.weight: expected \(8192, 181\), found nothing"),
         (whole | {"D_detail": detail | {"l1.0.weight": torch.zeros(8192, 178)}}, r"found \(8192, 178\)"),
@@ -352,13 +353,13 @@ def test_a_checkpoint_of_another_shape(official, tmp_path):
     for checkpoint, message in cases:
         torch.save(checkpoint, path)
         with pytest.raises(InputError, match=rf"deca_model\.tar: .*{message}"):
-            load_checkpoint(tmp_path)
+            load_networks(tmp_path)
     torch.save(whole | {"D_detail": {k: v for k, v in detail.items() if not k.endswith("tracked")}}, path)
-    assert load_checkpoint(tmp_path)["D_detail"]["conv_blocks.0.num_batches_tracked"] == 0
+    assert load_networks(tmp_path)["D_detail"].conv_blocks[0].num_batches_tracked == 0
 
 
 def test_a_zip_with_other_contents_is_named(tmp_path):
     with zipfile.ZipFile(tmp_path / "deca_model.tar", "w") as archive:
         archive.writestr("readme.txt", "not a checkpoint")
     with pytest.raises(InputError, match=r"deca_model\.tar: cannot be read safely"):
-        load_checkpoint(tmp_path)
+        load_networks(tmp_path)
