@@ -27,7 +27,7 @@ from common.console import run_main
 from common.device import choose_device
 from common.errors import InputError
 from deca import make_reconstructor
-from deca.head import HeadModel
+from deca.flame import HeadModel
 from deca.head_renderer import Renderer
 from deca.landmarks import LandmarkDetector, warp_square
 from synthetic.mesh import build_head

@@ -14,7 +14,7 @@ import torch
 from common.errors import InputError
 from common.images import read_image
 from common.tensors import read_torch
-from deca.head import HeadModel
+from deca.flame import HeadModel
 from deca.networks import N_CODES, N_DETAIL, N_DETAIL_INPUT, N_EXP, N_SHAPE, Generator, ResnetEncoder
 from deca.safe_pickle import broken_file, read_pickle
 

@@ -51,7 +51,7 @@ class Renderer(SurfaceRenderer):
     """Renders one head model's meshes with their UV maps of detail."""
 
     def __init__(self, head, image_size=224, rasterizer="torch", device="cpu"):
-        """head: `deca.head.HeadModel`. The rest as `SurfaceRenderer`."""
+        """head: `deca.flame.HeadModel`. The rest as `SurfaceRenderer`."""
         super().__init__(head.faces, len(head.template), image_size, rasterizer, device)
         self.uv_size = len(head.displacement)                              # S
         uv_faces = torch.as_tensor(head.uv_faces, dtype=torch.int64)

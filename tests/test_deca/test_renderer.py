@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from deca import renderer as renderer_module
-from deca.head import HeadModel
+from deca.flame import HeadModel
 from deca.head_renderer import Renderer, grid_normals
 from deca.rasterizer import rasterize
 from deca.renderer import YAWS, project, yaw_rotations
