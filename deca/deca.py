@@ -16,8 +16,6 @@ from deca.networks import split_codes
 from deca.reconstructor import Reconstructor, Surfaces, as_float
 from deca.renderer import YAWS
 
-CHUNK = {"cpu": 8, "cuda": 32}          # pictures worked on together: bounds the memory at any batch
-
 
 class Mesh(NamedTuple):
     """A batch of posed heads; metres."""
@@ -99,17 +97,15 @@ class DECA(Reconstructor):
         Raises: ValueError for another shape, type or range.
         """
         check_images(images)
-        parts = []
-        for chunk in self._chunks({"images": images}):
-            codes = split_codes(self.networks["E_flame"](chunk["images"]))
-            parts.append({**codes, "detail": self.networks["E_detail"](chunk["images"])})
-        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}      # chunks → (B, ...)
+        images = images.to(self.device)
+        return {**split_codes(self.networks["E_flame"](images)), "detail": self.networks["E_detail"](images)}
 
     @torch.no_grad()
     def decode(self, codes):
         """Codes of B pictures → `Mesh`, on this object's device. Raises: ValueError for codes too wide."""
-        meshes = [self._decode(chunk) for chunk in self._chunks(codes)]
-        return Mesh(*(torch.cat(parts) for parts in zip(*meshes, strict=True)))        # chunks → (B, ...)
+        codes = self._here(codes)
+        posed = self.flame(codes["shape"], codes["exp"], codes["pose"])
+        return Mesh(posed.verts, posed.landmarks3d, self._displacement(codes))
 
     @torch.no_grad()
     def render(self, codes, mode="shape_detail", images=None):
@@ -120,13 +116,9 @@ class DECA(Reconstructor):
         """
         if mode == "texture":
             check_images(images)
-            codes = {**codes, "images": images}
-        renders = []
-        for chunk in self._chunks(codes):
-            mesh = self._decode(chunk)
-            renders.append(self.renderer.render(mesh.verts, chunk["cam"], mode, mesh.displacement,
-                                                chunk.get("images")))
-        return torch.cat(renders)                              # chunks → (B, 3, 224, 224)
+        images = images.to(self.device) if mode == "texture" else None
+        mesh = self.decode(codes)
+        return self.renderer.render(mesh.verts, self._here(codes)["cam"], mode, mesh.displacement, images)
 
     @torch.no_grad()
     def thirteen_views(self, codes):
@@ -135,22 +127,11 @@ class DECA(Reconstructor):
         The global rotation is replaced; jaw, shape, expression and detail stay; the camera is (8, 0, 0).
         R = G = B: the three channels share memory (clone before writing into them).
         """
-        views = [self._shaded(None, self._surfaces(chunk), YAWS) for chunk in self._chunks(codes)]
-        grey = torch.cat(views)                                # chunks → (B, 13, 224, 224)
-        return grey.unsqueeze(2).expand(-1, -1, 3, -1, -1)     # → (B, 13, 3, 224, 224)
+        grey = self._shaded(None, self._surfaces(self._here(codes)), YAWS)
+        return grey.unsqueeze(2).expand(-1, -1, 3, -1, -1)     # (B, 13, 224, 224) → (B, 13, 3, 224, 224)
 
-    def _decode(self, codes):
-        posed = self.flame(codes["shape"], codes["exp"], codes["pose"])
-        return Mesh(posed.verts, posed.landmarks3d, self._displacement(codes))
-
-    def _chunks(self, tensors):
-        """The dict of (B, ...) tensors as dicts of a few rows each, on this object's device."""
-        lengths = {len(value) for value in tensors.values()}
-        if len(lengths) != 1 or lengths == {0}:
-            raise ValueError(f"codes: expected one and the same number of pictures in each, found {lengths}")
-        count, size = lengths.pop(), CHUNK[self.device.type]
-        for first in range(0, count, size):
-            yield {name: value[first:first + size].to(self.device) for name, value in tensors.items()}
+    def _here(self, codes):
+        return {name: value.to(self.device) for name, value in codes.items()}
 
     def _displacement(self, codes):
         jaw = codes["pose"][:, 3:]

@@ -90,7 +90,9 @@ class FLAME(nn.Module):
         shaped = (self.template + self._offsets("shape", self.shape_basis, shape)
                   + self._offsets("exp", self.expression_basis, exp))                  # (B, V, 3)
         joints = torch.einsum("jv,bvc->bjc", self.joint_regressor, shaped)             # (B, J, 3)
-        turns = rotation_matrices(self._full_pose(pose))                               # (B, J, 3, 3)
+        still = torch.zeros_like(pose[:, :3])
+        turns = torch.stack((pose[:, :3], still, pose[:, 3:], still, still), dim=1)    # (B, J, 3)
+        turns = rotation_matrices(turns)                                               # (B, J, 3, 3)
         away = turns[:, 1:] - torch.eye(3, dtype=turns.dtype, device=turns.device)     # R − I of joints 1..4
         corrections = away.flatten(1) @ self.pose_basis                                # (B, 36) → (B, V*3)
         rest = shaped + corrections.unflatten(1, (-1, 3))                              # (B, V*3) → (B, V, 3)
@@ -104,11 +106,6 @@ class FLAME(nn.Module):
         if coefficients.ndim != 2 or coefficients.shape[1] > basis.shape[2]:
             raise ValueError(f"{name}: expected (B, <= {basis.shape[2]}), found {tuple(coefficients.shape)}")
         return torch.einsum("bn,vcn->bvc", coefficients, basis[:, :, :coefficients.shape[1]])
-
-    def _full_pose(self, pose):
-        """(B, 6) → axis-angle of the five joints (B, 5, 3): global, neck 0, jaw, eyes 0."""
-        still = torch.zeros_like(pose[:, :3])
-        return torch.stack((pose[:, :3], still, pose[:, 3:], still, still), dim=1)   # five (B, 3) → (B, 5, 3)
 
     def _skin(self, rest, joints, turns):
         """Rest vertices (B, V, 3) moved with joints (B, J, 3) that turn by (B, J, 3, 3), blended."""

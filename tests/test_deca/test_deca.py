@@ -52,14 +52,6 @@ def test_encode_gives_the_codes_of_the_two_encoders(reconstructor, images):
     assert not torch.equal(codes["shape"][0], codes["shape"][1])
 
 
-def test_encode_is_the_same_alone_and_in_any_chunk(reconstructor, images, monkeypatch):
-    whole = reconstructor.encode(images)
-    monkeypatch.setattr("deca.deca.CHUNK", {"cpu": 1})
-    parts = reconstructor.encode(images)
-    for name, value in whole.items():
-        torch.testing.assert_close(parts[name], value, rtol=1e-4, atol=1e-5)
-
-
 def test_networks_predict_and_do_not_learn(reconstructor):
     for network in reconstructor.networks.values():
         assert not network.training and not any(p.requires_grad for p in network.parameters())
@@ -121,16 +113,6 @@ def test_thirteen_views_forget_head_pose_and_camera(reconstructor, codes):
     assert torch.equal(reconstructor.thirteen_views(moved), before)
     jaw = {**codes, "pose": codes["pose"] + torch.tensor([0, 0, 0, 0.3, 0, 0])}
     assert not torch.equal(reconstructor.thirteen_views(jaw), before)
-
-
-def test_any_batch_gives_the_same_pictures(reconstructor, codes, images, monkeypatch):
-    many = {name: value[[0, 1, 0]] for name, value in codes.items()}
-    views = reconstructor.thirteen_views(many)
-    textured = reconstructor.render(many, "texture", images[[0, 1, 0]])
-    monkeypatch.setattr("deca.deca.CHUNK", {"cpu": 2})
-    torch.testing.assert_close(reconstructor.thirteen_views(many), views, rtol=0, atol=2e-3)
-    found = reconstructor.render(many, "texture", images[[0, 1, 0]])
-    torch.testing.assert_close(found, textured, rtol=0, atol=2e-3)
 
 
 def test_codes_are_unchanged(reconstructor, codes, images):
@@ -197,13 +179,6 @@ def test_suitable_images_pass(images):
     check_images(images)
     check_images(torch.zeros(1, 3, 224, 224))
     check_images(torch.ones(1, 3, 224, 224, dtype=torch.float64))
-
-
-def test_codes_of_unequal_numbers_are_refused(reconstructor, codes):
-    with pytest.raises(ValueError, match="the same number of pictures"):
-        reconstructor.decode({**codes, "exp": codes["exp"][:1]})
-    with pytest.raises(ValueError, match="the same number of pictures"):
-        reconstructor.thirteen_views({name: value[:0] for name, value in codes.items()})
 
 
 @pytest.mark.parametrize("device", ["tpu9", "", "mps:0", "cuda:99"])
