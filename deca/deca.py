@@ -76,7 +76,7 @@ class DECA(Reconstructor):
         return surfaces._replace(vertices=dense), faces[(faces >= 0).all(1)]
 
     def _shaded(self, images, faces, yaws):
-        return self.renderer.views(faces.vertices, faces.root, yaws, displacement=faces.displacement)
+        return self.renderer.views(faces.vertices, faces.root, yaws, (faces.displacement,))
 
     def _surfaces(self, codes):
         """Codes → `Surfaces`: the head without its rotation, and rotation and camera as one affine map."""

@@ -11,11 +11,9 @@ from deca.rasterizer import blend, rasterize
 from deca.renderer import (
     LIMIT_NORMAL_Z,
     SHORTEST,
-    YAWS,
     SurfaceRenderer,
     project,
     turn,
-    yaw_rotations,
 )
 
 MODES = ("shape", "shape_detail", "texture")
@@ -173,28 +171,11 @@ class Renderer(SurfaceRenderer):
                                              self._uv_at_pixels(seen), align_corners=False)
         return self._shade(normals, self.lights[None], keep)[:, None].expand(-1, 3, -1, -1)
 
-    @torch.no_grad()
-    def views(self, vertices, root, yaws_degrees=YAWS, displacement=None):
-        """The `shape_detail` pictures of heads turned about the vertical axis (SPEC section 5).
-
-        vertices (B, V, 3): meshes posed with global rotation 0, metres. root (B, 3): the point that the
-        global rotation turns about. yaws_degrees: Y angles. displacement (B, 1, S, S) metres, or None for 0.
-        Returns: (B, Y, H, W) in [0, 1], the grey channel (red = green = blue), background 0.
-        """
-        rotations = yaw_rotations(yaws_degrees, vertices.device)
-        parts = []
-        for part in self._chunks(len(vertices), len(rotations)):
-            detail = None if displacement is None else displacement[part]
-            parts.append(self._views(vertices[part], root[part], rotations, detail))
-        return torch.cat(parts)                                                        # (B, Y, H, W)
-
-    def _views(self, vertices, root, rotations, displacement):
+    def _views(self, rotations, vertices, root, displacement=None):
+        """As `render` in the mode shape_detail. displacement (B, 1, S, S): metres, or None for 0."""
         normals = self.vertex_normals(vertices)
         maps = self._turned_maps(vertices, normals, displacement, root, rotations).flatten(0, 1)
-        seen, facing = self._turned_views(vertices, root, rotations)
-        keep = seen.hit & (seen.at_pixels(self.faces, facing)[:, 0] < LIMIT_NORMAL_Z)
+        seen, keep = self._turned_views(vertices, root, rotations)
         pixels = functional.grid_sample(maps, self._uv_at_pixels(seen), align_corners=False)
-        # n' · l = (R n) · l = n · (Rᵀ l): the lights are turned back, not the map forward.
-        lights = turn(self.lights, rotations.transpose(1, 2)[:, None])                # (Y, 5, 3)
-        lights = lights.repeat(len(vertices), 1, 1)                                    # → (B*Y, 5, 3)
-        return self._shade(pixels, lights, keep).reshape(len(vertices), len(rotations), *keep.shape[1:])
+        lights = self._turned_lights(rotations).repeat(len(vertices), 1, 1)            # → (B*Y, 5, 3)
+        return (self._shade(pixels, lights, keep),)                                    # (B*Y, H, W)

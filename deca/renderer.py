@@ -80,9 +80,13 @@ class SurfaceRenderer:
             total = total + (light * normals).sum(1).clamp(0, 1)
         return total * (LIGHT_INTENSITY * GREY / len(LIGHTS)) * keep
 
-    def _chunks(self, count, views=1):
-        step = max(1, AT_ONCE[self.faces.device.type] // views)
-        return [slice(first, first + step) for first in range(0, count, step)]
+    def _in_parts(self, draw, yaws_degrees, *tensors):
+        """Pictures (B, Y, ...) that `draw` makes of Y rotations and tensors (B, ...), some rows at a time."""
+        rotations = yaw_rotations(yaws_degrees, self.faces.device)
+        step = max(1, AT_ONCE[self.faces.device.type] // len(rotations))
+        parts = [draw(rotations, *(values[first:first + step] for values in tensors))
+                 for first in range(0, len(tensors[0]), step)]
+        return [torch.cat(made).unflatten(0, (-1, len(rotations))) for made in zip(*parts, strict=True)]
 
     @staticmethod
     def project_views(vertices):
@@ -90,10 +94,8 @@ class SurfaceRenderer:
         return project(vertices, vertices.new_tensor([VIEW_CAMERA]))
 
     def _turned_views(self, vertices, root, rotations):
-        """What the pixels of each turned view see, and how the vertices face there.
-
-        Returns: Fragments of B*Y images; z of the transformed normals (B*Y, V, 1); the normals (B, V, 3).
-        """
+        """What the pixels of each turned view see, as Fragments of B*Y images, and which of them are kept,
+        (B*Y, H, W) bool: those that show the front of a surface (SPEC section 4, Shape render)."""
         axis = self.project_views(root[:, None])[:, 0, [0, 2]]                         # (B, 2)
         # Projection negates z, so that x' = cos x - sin z and z' = sin x + cos z.
         turns = rotations[:, [0, 2]][:, :, [0, 2]] * rotations.new_tensor([[1.0, -1.0], [-1.0, 1.0]])
@@ -101,31 +103,34 @@ class SurfaceRenderer:
                                 self.image_size, self.image_size, self.backend)
         # Projection negates y and z, so the transformed normal's z is minus the turned normal's.
         scaled = self.vertex_normals(vertices * VIEW_CAMERA[0])
-        return seen, -turn(scaled[:, None], rotations[:, None, 2:]).flatten(0, 1)
+        facing = -turn(scaled[:, None], rotations[:, None, 2:]).flatten(0, 1)          # (B*Y, V, 1)
+        return seen, seen.hit & (seen.at_pixels(self.faces, facing)[:, 0] < LIMIT_NORMAL_Z)
 
     @torch.no_grad()
-    def views(self, vertices, root, yaws_degrees=YAWS, detail=None):
-        """Grey pictures of surfaces turned about the vertical axis (SPEC section 5), shaded at vertices.
+    def views(self, vertices, root, yaws_degrees=YAWS, detail=()):
+        """Grey pictures of surfaces turned about the vertical axis (SPEC section 5).
 
         vertices (B, V, 3): frontal, metres. root (B, 3): the point that they turn about. yaws_degrees: Y
-        angles. detail: None, or what is added to the shade: pictures (B, 1, h, w), where they show the
-        surfaces (B, V, 3), image space, and each vertex's share (B, V).
+        angles. detail: what is added to the shade, see `_views`.
         Returns: (B, Y, H, W) in [0, 1], the grey channel (red = green = blue), background 0.
         """
-        rotations = yaw_rotations(yaws_degrees, vertices.device)
-        parts = []
-        for part in self._chunks(len(vertices), len(rotations)):
-            seen, facing = self._turned_views(vertices[part], root[part], rotations)
-            # n' · l = (R n) · l = n · (Rᵀ l): the lights are turned back.
-            lights = turn(self.lights, rotations.transpose(1, 2)[:, None])            # (Y, 5, 3)
-            lit = torch.einsum("bvc,ylc->byvl", self.vertex_normals(vertices[part]), lights).clamp(0, 1)
-            shade = lit.mean(-1, keepdim=True).flatten(0, 1) * (LIGHT_INTENSITY * GREY)        # (B*Y, V, 1)
-            shade, facing = seen.at_pixels(self.faces, torch.cat([shade, facing], 2)).unbind(1)
-            if detail is not None:
-                sampled, share = self.sampled(seen, *(values[part] for values in detail))
-                shade = (shade + sampled[:, 0] * share).clamp_(0, 1)
-            parts.append(shade.masked_fill_(facing >= LIMIT_NORMAL_Z, 0).unflatten(0, (-1, len(rotations))))
-        return torch.cat(parts)                                                        # (B, Y, H, W)
+        return self._in_parts(self._views, yaws_degrees, vertices, root, *detail)[0]
+
+    def _views(self, rotations, vertices, root, *detail):
+        """Shaded at vertices. detail: pictures (B, 1, h, w), where they show the surfaces (B, V, 3), image
+        space, and each vertex's share (B, V)."""
+        seen, keep = self._turned_views(vertices, root, rotations)
+        lit = torch.einsum("bvc,ylc->byvl", self.vertex_normals(vertices), self._turned_lights(rotations))
+        shade = lit.clamp(0, 1).mean(-1, keepdim=True).flatten(0, 1)                   # (B*Y, V, 1)
+        shade = seen.at_pixels(self.faces, shade * (LIGHT_INTENSITY * GREY))[:, 0]     # (B*Y, H, W)
+        if detail:
+            sampled, share = self.sampled(seen, *detail)
+            shade = (shade + sampled[:, 0] * share).clamp_(0, 1)
+        return (shade * keep,)
+
+    def _turned_lights(self, rotations):
+        """(Y, 5, 3). n' · l = (R n) · l = n · (Rᵀ l): the lights are turned back, not the normals forward."""
+        return turn(self.lights, rotations.transpose(1, 2)[:, None])
 
     def sampled(self, seen, images, posed, share):
         """What b·Y images see of pictures (b, C, h, w) on surfaces posed in them (b, V, 3): (b·Y, C, H, W);
@@ -145,16 +150,13 @@ class SurfaceRenderer:
         Returns: (B, Y, C, H, W), 0 where a view shows no surface; and how well the picture sees what the
         view shows, (B, Y, H, W): 1 seen, falling to 0 where the picture sees it grazing, 0 hidden.
         """
-        rotations = yaw_rotations(yaws_degrees, vertices.device)
         light = self.visibility(posed)
-        carried, lights = [], []
-        for part in self._chunks(len(vertices), len(rotations)):
-            seen, facing = self._turned_views(vertices[part], root[part], rotations)
-            keep = seen.hit & (seen.at_pixels(self.faces, facing)[:, 0] < LIMIT_NORMAL_Z)
-            sampled, share = self.sampled(seen, images[part], posed[part], light[part])
-            carried.append((sampled * keep[:, None]).unflatten(0, (-1, len(rotations))))
-            lights.append((share * keep).unflatten(0, (-1, len(rotations))))
-        return torch.cat(carried), torch.cat(lights)
+        return self._in_parts(self._carry, yaws_degrees, vertices, root, images, posed, light)
+
+    def _carry(self, rotations, vertices, root, images, posed, light):
+        seen, keep = self._turned_views(vertices, root, rotations)
+        sampled, share = self.sampled(seen, images, posed, light)
+        return sampled * keep[:, None], share * keep
 
     def frontal(self, vertices, root):
         """What the pixels of the frontal view of surfaces (B, V, 3) see: `Fragments`."""

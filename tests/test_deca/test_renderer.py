@@ -158,7 +158,7 @@ def test_shape_and_detail_equal_the_plain_renderer(head, renderer, displacement)
 def test_views_equal_turning_the_mesh_and_computing_everything_anew(head, renderer, displacement):
     vertices, root = meshes(head), torch.tensor([[0.002, -0.11, -0.03]])
     before = vertices.clone(), root.clone(), displacement.clone()
-    views = renderer.views(vertices, root, displacement=displacement)
+    views = renderer.views(vertices, root, detail=(displacement,))
     assert views.shape == (1, 13, 224, 224)
     for yaw in (-30, 0, 25):
         angle = np.deg2rad(yaw)
@@ -173,7 +173,7 @@ def test_views_equal_render_of_turned_meshes_to_the_last_digits(head, renderer, 
     vertices, root = meshes(head, 2), torch.tensor([[0.0, -0.1, -0.04], [0.01, 0, 0.02]])
     detail = torch.cat([displacement, -displacement])
     turned = torch.einsum("yij,bvj->ybvi", yaw_rotations(YAWS), vertices - root[:, None]) + root[:, None]
-    views = renderer.views(vertices, root, displacement=detail)
+    views = renderer.views(vertices, root, detail=(detail,))
     for index in (0, 6, 12):
         cam = torch.tensor([[8.0, 0, 0]]).repeat(2, 1)
         one = renderer.render(turned[index], cam, "shape_detail", displacement=detail)[:, 0]
@@ -243,11 +243,11 @@ def test_grid_normals_of_a_tilted_plane_by_hand():
 def test_batches_and_chunks_give_the_same_bits(head, renderer, displacement, monkeypatch):
     vertices, root = meshes(head, 3), torch.zeros(3, 3)
     detail = torch.cat([displacement, 2 * displacement, -displacement])
-    whole = renderer.views(vertices, root, yaws_degrees=(-20, 15), displacement=detail)
+    whole = renderer.views(vertices, root, yaws_degrees=(-20, 15), detail=(detail,))
     shapes = renderer.render(vertices, torch.tensor([[8.0, 0, 0]] * 3))
     monkeypatch.setitem(renderer_module.AT_ONCE, "cpu", 1)
     for k in range(3):
-        one = renderer.views(vertices[k:k + 1], root[:1], (-20, 15), displacement=detail[k:k + 1])
+        one = renderer.views(vertices[k:k + 1], root[:1], (-20, 15), detail=(detail[k:k + 1],))
         assert torch.equal(one, whole[k:k + 1])
     assert torch.equal(renderer.render(vertices, torch.tensor([[8.0, 0, 0]] * 3)), shapes)
     assert whole.min() >= 0 and whole.max() <= 1
@@ -278,7 +278,7 @@ def test_pytorch3d_draws_the_same_picture(displacement):
     small = ball_head(rows=24, columns=30)             # pytorch3d takes seconds a view with more triangles
     ours, theirs = (
         Renderer(small, image_size=112, rasterizer=name).views(
-            meshes(small), torch.zeros(1, 3), (-30, 10), displacement=displacement)
+            meshes(small), torch.zeros(1, 3), (-30, 10), detail=(displacement,))
         for name in ("torch", "pytorch3d"))
     assert ((ours - theirs).abs() < 1e-3).float().mean() > 0.999
 
@@ -286,6 +286,6 @@ def test_pytorch3d_draws_the_same_picture(displacement):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 def test_a_gpu_draws_the_same_picture(head, renderer, displacement):
     theirs = Renderer(head, device="cuda").views(
-        meshes(head).cuda(), torch.zeros(1, 3, device="cuda"), displacement=displacement.cuda())
-    ours = renderer.views(meshes(head), torch.zeros(1, 3), displacement=displacement)
+        meshes(head).cuda(), torch.zeros(1, 3, device="cuda"), detail=(displacement.cuda(),))
+    ours = renderer.views(meshes(head), torch.zeros(1, 3), detail=(displacement,))
     assert ((ours - theirs.cpu()).abs() < 1e-4).float().mean() > 0.999
