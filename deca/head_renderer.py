@@ -7,7 +7,7 @@ the map the five lights are turned the other way.
 import torch
 from torch.nn import functional
 
-from deca.rasterizer import blend, rasterize
+from deca.rasterizer import rasterize
 from deca.renderer import (
     LIMIT_NORMAL_Z,
     SHORTEST,
@@ -56,19 +56,12 @@ class Renderer(SurfaceRenderer):
         uv = torch.as_tensor(head.uv, dtype=torch.float32) * 2 - 1
         uv = uv * uv.new_tensor([1.0, -1.0])                               # image coordinates of the UV map
         self.uv_faces, self.uv = uv_faces.to(device), uv.to(device)
-        self._rasterize_uv()
+        corners = functional.pad(self.uv, (0, 1), value=1.0)[None]         # z = 1: (1, T, 3)
+        self.uv_seen = rasterize(corners, self.uv_faces, self.uv_size, self.uv_size, self.backend)
+        self.uv_inside = self.uv_seen.hit[0]                               # (S, S)
         self.fixed, self.mask = (torch.as_tensor(uv_map, dtype=torch.float32, device=device)[None, None]
                                  for uv_map in (head.displacement, head.uv_face_mask))
         self._find_border()
-
-    def _rasterize_uv(self):
-        """Which vertices, with which weights, make each pixel of a UV map; 0 where no triangle lies."""
-        corners = functional.pad(self.uv, (0, 1), value=1.0)[None]         # z = 1: (1, T, 3)
-        seen = rasterize(corners, self.uv_faces, self.uv_size, self.uv_size, self.backend)
-        face = seen.face_index.flatten()
-        self.uv_inside = seen.face_index[0] >= 0                           # (S, S)
-        self.uv_vertices = self.faces[face.clamp(min=0)]                   # (S*S, 3)
-        self.uv_weights = seen.bary.reshape(-1, 3)                         # (S*S, 3)
 
     def _find_border(self):
         """The points of the UV grid mesh whose normal depends on where the origin of the axes is.
@@ -93,11 +86,9 @@ class Renderer(SurfaceRenderer):
 
     def uv_map(self, values):
         """Per-vertex values (B, V, C) → their UV map (B, C, S, S), 0 outside the islands."""
-        count, _, channels = values.shape
-        rows = values.transpose(0, 1).flatten(1)                                       # (V, B*C)
-        pixels = blend(rows, self.uv_vertices, self.uv_weights)                        # (S*S, B*C)
-        pixels = pixels.reshape(self.uv_size, self.uv_size, count, channels)
-        return pixels.permute(2, 3, 0, 1).contiguous()                                 # → (B, C, S, S)
+        rows = values.transpose(0, 1).flatten(1)[None]                                 # (1, V, B*C)
+        pixels = self.uv_seen.at_pixels(self.faces, rows)[0]                           # (B*C, S, S)
+        return pixels.unflatten(0, values.shape[::2]).contiguous()                     # → (B, C, S, S)
 
     def _displaced(self, vertices, normals, displacement):
         """The grid mesh's points and the coarse normals, both (B, 3, S, S)."""

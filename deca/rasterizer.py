@@ -44,7 +44,8 @@ class Fragments(NamedTuple):
         index = faces[_take(self.face_index, hit)]                                     # (n, 3)
         index = index + hit.div(seen[0].numel(), rounding_mode="floor")[:, None] * values.shape[1]
         pixels = values.new_zeros(seen.numel(), values.shape[2])
-        pixels[hit] = blend(values.flatten(0, 1), index, self.bary.reshape(-1, 3)[hit])
+        pixels[hit] = functional.embedding_bag(index, values.flatten(0, 1), mode="sum",
+                                               per_sample_weights=self.bary.reshape(-1, 3)[hit])
         return pixels.reshape(*seen.shape, -1).permute(0, 3, 1, 2)
 
 
@@ -97,11 +98,6 @@ def rasterize(vertices, faces, height, width, backend="torch"):
     bary = seen.at_pixels(own, torch.eye(3, device=faces.device).repeat(len(faces), 1)[None])
     depth = seen.at_pixels(faces, vertices[..., 2:])[:, 0]
     return Fragments(face_index, bary.permute(0, 2, 3, 1), depth.masked_fill_(face_index < 0, torch.inf))
-
-
-def blend(values, index, weight):
-    """Weighted sums of rows: values (R, C), index (n, k), weight (n, k) → (n, C); deterministic."""
-    return functional.embedding_bag(index, values, per_sample_weights=weight, mode="sum")
 
 
 def _key(depth, face):
