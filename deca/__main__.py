@@ -9,8 +9,8 @@ nothing could be done, 130 Ctrl-C.
 
 import argparse
 import sys
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -101,34 +101,17 @@ def _parser():
     return parser
 
 
-@dataclass(frozen=True)
-class Portrait:
-    """A photograph, uint8 (H, W, 3), from `path`, the largest face in it and the square round that.
-
-    center (2,), side: pixels.
-    """
+class Portrait(NamedTuple):
+    """A photograph, uint8 (H, W, 3), from `path`, and the largest face in it."""
 
     path: Path
     photo: np.ndarray
     found: Detection
-    center: np.ndarray
-    side: float
+    square: tuple           # round the face: centre (2,) and side, pixels
 
-    @classmethod
-    def of(cls, path, photo, detector):
-        """Raises: InputError where no face is found."""
-        found = detector.detect(photo)
-        if found is None:
-            raise InputError(f"{path}: no face found; give a picture with a larger or more frontal face")
-        return cls(path, photo, found, *crop_square(found.points))
-
-    def cut(self, size=CROP_SIZE, photo=None):
-        """The square as (size, size, 3) uint8, of another `photo` if one is given."""
-        return warp_square(self.photo if photo is None else photo, self.center, self.side, size)
-
-    def matrix(self, size=CROP_SIZE):
-        """From pixels of the photograph to those of `cut`, (2, 3)."""
-        return square_transform(self.center, self.side, size)
+    def cut(self, size=CROP_SIZE):
+        """The square as (size, size, 3) uint8."""
+        return warp_square(self.photo, *self.square, size)
 
 
 def process(path, photo, folder, reconstructor, detector, options, onset=None):
@@ -137,8 +120,11 @@ def process(path, photo, folder, reconstructor, detector, options, onset=None):
     onset: the earlier frame that `--motion` names, or None. Raises: InputError where no face is found, and
     for an unwritable folder.
     """
-    portrait = Portrait.of(path, photo, detector)
-    crop, found = portrait.cut(), portrait.found
+    found = detector.detect(photo)
+    if found is None:
+        raise InputError(f"{path}: no face found; give a picture with a larger or more frontal face")
+    portrait = Portrait(path, photo, found, crop_square(found.points))
+    (center, side), crop = portrait.square, portrait.cut()
     picture = torch.from_numpy(crop.transpose(2, 0, 1).copy())[None]                # (1, 3, 224, 224)
     surfaces = reconstructor.reconstruct(picture)
     if not surfaces.found[0]:
@@ -154,7 +140,7 @@ def process(path, photo, folder, reconstructor, detector, options, onset=None):
         "photo": path.name, "reconstructor": reconstructor.name, "model": reconstructor.model,
         "degrees": {"yaw": round(yaw, 2), "pitch": round(pitch, 2), "roll": round(roll, 2)},
         "faces_found": found.n_faces, "found_upsampled": found.upsampled,
-        "crop": {"center": [round(float(v), 3) for v in portrait.center], "side": round(portrait.side, 3)},
+        "crop": {"center": [round(float(v), 3) for v in center], "side": round(side, 3)},
         "landmarks": np.round(found.points.astype(float), 2).tolist()})
     _, normals, hit, _ = seen_pixels(reconstructor, surfaces, LARGE)
     half = portrait.cut(LARGE)
@@ -177,16 +163,17 @@ def _write_more(folder, reconstructor, surfaces, portrait, options):
     if options.normals:
         write_normals(folder / "normals.png", normals)
     if options.keypoints:
-        write_keypoints(folder, portrait.found.points, seen, portrait.matrix())
+        write_keypoints(folder, portrait.found.points, seen, square_transform(*portrait.square))
     texture = portrait.cut(TEXTURE_SIZE) if options.obj or options.mesh else None
     if options.obj:
         write_obj(folder, "mesh", surfaces, reconstructor.renderer.faces.cpu().numpy(), texture)
     for level in options.mesh:
         write_obj(folder, f"mesh-{level}", *reconstructor.mesh(surfaces, level), texture)
     if options.overlay:
-        size = max(CROP_SIZE, min(2048, round(portrait.side)))
+        size = max(CROP_SIZE, min(2048, round(portrait.square[1])))
         _, normals, hit, _ = seen_pixels(reconstructor, surfaces, size)
-        back, (height, width) = cv2.invertAffineTransform(portrait.matrix(size)), portrait.photo.shape[:2]
+        back = cv2.invertAffineTransform(square_transform(*portrait.square, size))
+        height, width = portrait.photo.shape[:2]
         normals = cv2.warpAffine(normals.astype(np.float32), back, (width, height))
         hit = cv2.warpAffine(hit.astype(np.float32), back, (width, height)) > 0.5
         write_image(folder / "overlay.png", overlaid(portrait.photo, normals, hit))
@@ -196,7 +183,7 @@ def _motion(reconstructor, portrait, earlier, name):
     """The sheet of what the face did since `earlier`, the frame of the file `name`, by the same square."""
     if earlier.shape != portrait.photo.shape:
         raise InputError(f"{name}: of another size than the photograph; give two frames of a film")
-    onset, apex = portrait.cut(photo=earlier), portrait.cut()
+    onset, apex = warp_square(earlier, *portrait.square), portrait.cut()
     pictures = torch.from_numpy(np.stack([onset, apex]).transpose(0, 3, 1, 2).copy())    # (2, 3, 224, 224)
     yaws = (YAWS[0], 0, YAWS[-1])
     motion, found = reconstructor.motion(pictures[0], pictures[1:], yaws)
@@ -217,8 +204,8 @@ def _angles(pose):
 def _remarks(portrait, yaw):
     """What a user should know of one picture."""
     (height, width), path, faces = portrait.photo.shape[:2], portrait.path, portrait.found.n_faces
-    beyond = max((portrait.side / 2 - portrait.center).max(),
-                 (portrait.center + portrait.side / 2 - [width, height]).max()) / portrait.side
+    center, side = portrait.square
+    beyond = max((side / 2 - center).max(), (center + side / 2 - [width, height]).max()) / side
     lines = [f"{path}: {faces} faces, the largest is taken"] if faces > 1 else []
     lines += [f"{path}: the face is at the border, part of it is guessed"] if beyond > 0.15 else []
     return lines + ([f"{path}: seen from the side ({yaw:+.0f}°), half of the face is guessed"]

@@ -25,21 +25,14 @@ def contact_sheet(title, photograph, views, textured):
     large = ROWS * (tile + LABEL) + (ROWS - 1) * GAP - LABEL
     width = 2 * MARGIN + large + 2 * GAP + COLUMNS * (tile + GAP) - GAP
     height = 2 * MARGIN + TITLE + large + LABEL
-    page = Image.new("RGB", (width, height), PAGE)
-    draw = ImageDraw.Draw(page)
-    draw.text((MARGIN, MARGIN + TITLE / 3), title, fill=INK, font=ImageFont.load_default(22), anchor="lm")
-    top = MARGIN + TITLE
-    page.paste(Image.fromarray(photograph).resize((large, large), Image.Resampling.BICUBIC), (MARGIN, top))
-    _label(draw, MARGIN + large / 2, top + large, "photograph; on its right half the 3-D face")
-    labels = [f"{yaw:+d}°" if yaw else "0°" for yaw in YAWS]
-    shown = zip([*views, textured], [*labels, "frontal, textured"], strict=True)
-    for place, (image, label) in enumerate(shown):
+    top, left = MARGIN + TITLE, MARGIN + large + 2 * GAP
+    photograph = np.array(Image.fromarray(photograph).resize((large, large), Image.Resampling.BICUBIC))
+    tiles = [(photograph, MARGIN, top, "photograph; on its right half the 3-D face")]
+    labels = [*(f"{yaw:+d}°" if yaw else "0°" for yaw in YAWS), "frontal, textured"]
+    for place, (image, label) in enumerate(zip([*views, textured], labels, strict=True)):
         row, column = divmod(place, COLUMNS)
-        x = MARGIN + large + 2 * GAP + column * (tile + GAP)
-        y = top + row * (tile + LABEL + GAP)
-        page.paste(Image.fromarray(image), (x, y))
-        _label(draw, x + tile / 2, y + tile, label)
-    return np.array(page)
+        tiles.append((image, left + column * (tile + GAP), top + row * (tile + LABEL + GAP), label))
+    return _page(width, height, title, tiles)
 
 
 def motion_sheet(title, onset, apex, motion, faces, yaws):
@@ -57,21 +50,24 @@ def motion_sheet(title, onset, apex, motion, faces, yaws):
     hues = np.stack([degrees / 2, np.full_like(u, 255), 255 * share], 3).astype(np.uint8)      # (n, H, W, 3)
     colours = np.stack([cv2.cvtColor(hue, cv2.COLOR_HSV2RGB) for hue in hues])
     painted = colours + (1 - share[..., None]) * FADED * faces.mean(3, keepdims=True)
-    tiles = [onset, apex, *painted.clip(0, 255).astype(np.uint8)]
+    pictures = [onset, apex, *painted.clip(0, 255).astype(np.uint8)]
     labels = ["onset", "apex", *(f"motion, {yaw:+d}°" if yaw else "motion, 0°" for yaw in yaws)]
-    size, step = CROP_SIZE, CROP_SIZE + GAP
-    width, height = 2 * MARGIN + len(tiles) * step - GAP, 2 * MARGIN + TITLE + size + 2 * LABEL
+    step = CROP_SIZE + GAP
+    tiles = [(picture, MARGIN + place * step, MARGIN + TITLE, label)
+             for place, (picture, label) in enumerate(zip(pictures, labels, strict=True))]
+    width, height = 2 * MARGIN + len(tiles) * step - GAP, 2 * MARGIN + TITLE + CROP_SIZE + 2 * LABEL
+    note = f"red: to the right, green: down, cyan: to the left, violet: up; full colour: {most:.1f} pixels"
+    return _page(width, height, title, tiles, note)
+
+
+def _page(width, height, title, tiles, note=""):
+    """uint8 (height, width, 3): title, tiles (a picture, its left and top, what stands below it) and note."""
     page = Image.new("RGB", (width, height), PAGE)
-    draw = ImageDraw.Draw(page)
+    draw, font = ImageDraw.Draw(page), ImageFont.load_default(15)
     draw.text((MARGIN, MARGIN + TITLE / 3), title, fill=INK, font=ImageFont.load_default(22), anchor="lm")
-    for place, (image, label) in enumerate(zip(tiles, labels, strict=True)):
-        x, y = MARGIN + place * step, MARGIN + TITLE
-        page.paste(Image.fromarray(image), (x, y))
-        _label(draw, x + size / 2, y + size, label)
-    _label(draw, width / 2, MARGIN + TITLE + size + LABEL,
-           f"red: to the right, green: down, cyan: to the left, violet: up; full colour: {most:.1f} pixels")
+    for picture, left, top, label in tiles:
+        page.paste(Image.fromarray(picture), (left, top))
+        place = left + picture.shape[1] / 2, top + picture.shape[0] + LABEL / 2
+        draw.text(place, label, fill=PALE, font=font, anchor="mm")
+    draw.text((width / 2, height - MARGIN - LABEL / 2), note, fill=PALE, font=font, anchor="mm")
     return np.array(page)
-
-
-def _label(draw, x, y, text):
-    draw.text((x, y + LABEL / 2), text, fill=PALE, font=ImageFont.load_default(15), anchor="mm")
