@@ -15,8 +15,8 @@ VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm")
 def find_sources(paths, fps=5.0, out=Path("views")):
     """(result folder, read function) of each picture that `paths` name, in order; each folder is there once.
 
-    fps: frames a second of a video; call the read functions of one in order. out: what lies in it, results
-    of an earlier call, is left out of folders that are searched.
+    fps: frames a second of a video; call the read functions of one in order, each once. out: what lies in
+    it, results of an earlier call, is left out of folders that are searched.
     Raises: InputError when nothing was named, a path does not exist, a folder, list or video holds no
     picture, or fps is not above 0.
     """
@@ -69,19 +69,19 @@ def _plain(name):
 def _of_video(path, fps):
     """One source for every frame that a rate of `fps` takes: read when its turn comes, in order, for all of
     a video's would fill the memory."""
-    video, later = cv2.VideoCapture(str(path)), cv2.VideoCapture(str(path))
-    every, count, passed = max(1, round((video.get(cv2.CAP_PROP_FPS) or 25.0) / fps)), 0, 0
+    video, count = cv2.VideoCapture(str(path)), 0
+    every = max(1, round((video.get(cv2.CAP_PROP_FPS) or 25.0) / fps))
     while video.grab():
         count += 1
     if not count:
         raise InputError(f"{path}: no frame can be read from this video; convert it to .mp4")
+    video = cv2.VideoCapture(str(path))         # from the start again
 
     def read(number):
-        """(what messages call it, the frame of this number); those before it are passed over."""
-        nonlocal passed
-        while passed <= number and later.grab():
-            passed += 1
-        whole, frame = later.retrieve()
+        """(what messages call it, the frame of this number); those up to the next one are passed over."""
+        whole, frame = video.read()
+        for _ in range(every - 1):
+            video.grab()
         if not whole:
             raise InputError(f"{path}: frame {number} cannot be read; convert the video to .mp4")
         return Path(f"{path.name} frame {number}"), frame[..., ::-1].copy()
