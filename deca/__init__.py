@@ -26,11 +26,8 @@ def make_reconstructor(name="auto", device="auto", rasterizer="auto", folder=Non
 
 
 def __getattr__(name):
-    """`DECA` and `FaceMesh` on first use, so that `import deca` stays quick and light."""
+    """`DECA` on first use, so that `import deca` stays quick and light."""
     if name == "DECA":
         from deca.deca import DECA
         return DECA
-    if name == "FaceMesh":
-        from deca.face_mesh import FaceMesh
-        return FaceMesh
     raise AttributeError(f"module 'deca' has no attribute {name!r}")

@@ -63,7 +63,8 @@ def load_flame(folder):
         pose_basis=_float(flame["posedirs"].reshape(-1, N_POSE_BASES).T),     # (V, 3, 36) → (36, V*3)
         joint_regressor=_float(flame["J_regressor"]), skinning=_float(flame["weights"]),
         parents=np.concatenate(([-1], parents[1:])),                          # 1 + 4 joints → (5,)
-        landmark_corners=flame["f"][lmk_faces], landmark_bary=lmk_bary, uv=uv, uv_faces=uv_faces,
+        landmark_corners=flame["f"][lmk_faces].astype(np.int64), landmark_bary=lmk_bary,
+        uv=uv, uv_faces=uv_faces,
         displacement=_read_displacement(folder / "fixed_displacement_256.npy"),
         uv_face_mask=_read_mask(folder / "uv_face_eye_mask.png"))
 
@@ -133,8 +134,8 @@ def _numbers(path, name, value, shape, below=None):
 def _read_flame(path):
     """generic_model.pkl → dict of arrays of FLAME_SHAPES."""
     model = read_pickle(_bytes(path), path, FLAME_SHAPES)
-    arrays = {name: _numbers(path, name, model.get(name), shape) for name, shape in FLAME_SHAPES.items()}
-    arrays["f"] = _numbers(path, "f", arrays["f"], (N_FACES, 3), below=N_VERTS).astype(np.int64)
+    arrays = {name: _numbers(path, name, model.get(name), shape, N_VERTS if name == "f" else None)
+              for name, shape in FLAME_SHAPES.items()}
     parents = arrays["kintree_table"][0, 1:].astype(np.int64)
     if (parents < 0).any() or (parents >= np.arange(1, N_JOINTS)).any():
         raise InputError(f"{path}: kintree_table: expected parents before children, found {parents}; {AGAIN}")
