@@ -98,16 +98,11 @@ class Renderer(SurfaceRenderer):
             height = height + displacement * self.mask
         return points + height * coarse, coarse
 
-    def detail_normals(self, vertices, normals, displacement=None):
-        """The UV map of detail normals (B, 3, S, S) of posed meshes (SPEC section 4).
+    def _turned_maps(self, vertices, normals, displacement, root, rotations):
+        """UV maps of detail normals (SPEC section 4) of each yaw, (B, Y, 3, S, S), in the axes of the head.
 
         vertices, normals (B, V, 3); displacement (B, 1, S, S) metres along the normal, or None for 0.
         """
-        points, coarse = self._displaced(vertices, normals, displacement)
-        return torch.lerp(coarse, grid_normals(points, self.cells), self.mask)
-
-    def _turned_maps(self, vertices, normals, displacement, root, rotations):
-        """Detail normals of each yaw, (B, Y, 3, S, S), in the axes of the unturned head."""
         points, coarse = self._displaced(vertices, normals, displacement)
         maps = torch.lerp(coarse, grid_normals(points, self.cells), self.mask)
         maps = maps[:, None].expand(-1, len(rotations), -1, -1, -1)
@@ -158,8 +153,9 @@ class Renderer(SurfaceRenderer):
         if mode == "shape":
             normals = seen.at_pixels(self.faces, normals)
         else:
-            normals = functional.grid_sample(self.detail_normals(vertices, normals, displacement),
-                                             self._uv_at_pixels(seen), align_corners=False)
+            still = torch.eye(3, device=vertices.device)[None]
+            maps = self._turned_maps(vertices, normals, displacement, torch.zeros_like(vertices[:, 0]), still)
+            normals = functional.grid_sample(maps[:, 0], self._uv_at_pixels(seen), align_corners=False)
         return self._shade(normals, self.lights[None], keep)[:, None].expand(-1, 3, -1, -1)
 
     def _views(self, rotations, vertices, root, displacement=None):
