@@ -11,7 +11,7 @@ from common.errors import InputError
 
 
 def run_main(main, stopped="what is finished is kept: run the same command again to go on"):
-    """Call `main()` and exit with its return value; print an InputError, a place that may not be read or
+    """Call `main()` and exit with its return value; print an InputError, a place that cannot be read or
     written, or a name that is not UTF-8 where it must be, as one line.
 
     Ctrl-C and SIGTERM end with one line that says what is `stopped`, exit code 130.
@@ -23,11 +23,11 @@ def run_main(main, stopped="what is finished is kept: run the same command again
     except KeyboardInterrupt:
         print(f"\nstopped; {stopped}", file=sys.stderr)
         code = 130
-    except (InputError, PermissionError, UnicodeEncodeError) as error:
+    except (InputError, OSError, UnicodeEncodeError) as error:
         code = InputError.exit_code
         module = getattr(sys.modules["__main__"], "__spec__", None)        # of python -m
         name = module.name.removesuffix(".__main__") if module else Path(sys.argv[0]).name
-        if isinstance(error, PermissionError):
+        if isinstance(error, OSError):
             place, reason = error.filename or "a place without a name", error.strerror or error
             error = InputError(f"{place}: {reason}; choose one that you may use")
         elif isinstance(error, UnicodeEncodeError):

@@ -249,7 +249,9 @@ def test_ctrl_c_ends_with_one_line(odd, tmp_path, capsys, monkeypatch):
     (PermissionError(13, "Permission denied", "some/folder"), "some/folder: Permission denied"),
     (PermissionError(13, "Permission denied", "\x1b[31mred"), r"\x1b[31mred: Permission denied"),
     (PermissionError(13, "Permission denied"), "a place without a name: Permission denied"),
-    (PermissionError("no"), "a place without a name: no")])
+    (PermissionError("no"), "a place without a name: no"),
+    (OSError(36, "File name too long", "aaa"), "aaa: File name too long"),
+    (OSError(5, "Input/output error", "some/disk"), "some/disk: Input/output error")])
 def test_a_closed_folder_is_one_line(error, words, capsys):
     def closed():
         raise error
