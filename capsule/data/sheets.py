@@ -1,8 +1,10 @@
 """The owners' annotation sheets: found in any edition, read in any spelling, checked row by row."""
 
 import csv
+import itertools
 import os
 import re
+import zipfile
 from pathlib import Path
 
 import pandas as pd
@@ -14,6 +16,9 @@ from common.names import is_plain_name
 
 SUFFIXES = (".xlsx", ".xlsm", ".xls", ".csv")
 HEADER_ROWS = 40        # the header is looked for in this many rows (SAMM's stands on row 14)
+# Of a sheet or list; the owners' have under 300 rows and 20 columns. A stray cell in the last of Excel's
+# million rows, or a zip far larger inside, could fill the memory. Columns further right are not looked at.
+MAX_ROWS, MAX_COLUMNS, MAX_BYTES = 5000, 100, 2**26
 # Our column → the names that it has in one sheet or another.
 COLUMNS = {"data": ("data",), "subject": ("Subject",), "clip": ("Filename", "clip"),
            "label": ("label", "y_true"), "onset_frame": ("OnsetFrame", "OnsetF"),
@@ -147,6 +152,8 @@ def read_columns(path, wanted, tab="", optional=()):
     grid = _read_csv(path) if path.suffix.lower() == ".csv" else _read_workbook(path, tab)
     if grid.empty:
         raise InputError(f"{path}: the sheet is empty; {USE_OWNERS}")
+    if len(grid) > MAX_ROWS:
+        raise InputError(f"{path}: more than {MAX_ROWS} rows; remove those that are no clips")
     grid = grid.fillna("").astype(str).map(str.strip)
     accepted = {name: [squeeze(text) for text in COLUMNS[name]] for name in wanted}
     head = grid.head(HEADER_ROWS).map(squeeze)
@@ -177,18 +184,28 @@ def read_columns(path, wanted, tab="", optional=()):
 def _read_csv(path):
     """A CSV file (comma, semicolon or tab; rows of any length) → DataFrame of text."""
     try:
+        _check_size(path.stat().st_size)
         text = path.read_text(encoding="utf-8-sig", errors="replace")
-        return pd.DataFrame(csv.reader(text.splitlines(), delimiter=max(",;\t", key=text.count)))
-    except (OSError, csv.Error) as error:
+        rows = csv.reader(text.splitlines(), delimiter=max(",;\t", key=text.count))
+        return pd.DataFrame([row[:MAX_COLUMNS] for row in itertools.islice(rows, MAX_ROWS + 1)])
+    except (OSError, ValueError, csv.Error) as error:
         raise InputError(f"{path}: cannot be read as CSV ({error}); save the sheet anew") from error
 
 
 def _read_workbook(path, tab):
     """One tab of an Excel workbook (the first where none is called `tab`) → DataFrame of text."""
     try:
+        with zipfile.ZipFile(path) as archive:
+            _check_size(sum(info.file_size for info in archive.infolist()))
         with pd.ExcelFile(path, engine="openpyxl") as book:
             tabs = {name.strip().casefold(): name for name in book.sheet_names}
-            return book.parse(tabs.get(tab.casefold(), book.sheet_names[0]), header=None, dtype=str)
+            return book.parse(tabs.get(tab.casefold(), book.sheet_names[0]), header=None, dtype=str,
+                              nrows=MAX_ROWS + 1, usecols=lambda column: column < MAX_COLUMNS)
     except Exception as error:      # openpyxl lets many kinds of error through from a damaged file
         reason = " ".join(str(error).split())
         raise InputError(f"{path}: cannot be read as an Excel workbook ({reason}); {USE_OWNERS}") from error
+
+
+def _check_size(n_bytes):
+    if n_bytes > MAX_BYTES:
+        raise ValueError(f"{n_bytes:,} bytes, far more than a sheet has")

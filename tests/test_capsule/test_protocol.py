@@ -6,9 +6,11 @@ import shutil
 import subprocess
 import sys
 import types
+import zipfile
 from pathlib import Path
 
 import numpy as np
+import openpyxl
 import pandas as pd
 import pytest
 from hypothesis import given, settings
@@ -220,6 +222,31 @@ def test_damaged_sheets_are_refused(tmp_path, content, suffix):
     with pytest.raises(InputError, match=CASME) as caught:
         load_clips("casme", tmp_path)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".xlsx"])
+def test_a_stray_cell_far_away_is_not_looked_at_and_a_bomb_is_refused(tmp_path, suffix):
+    path, far = tmp_path / (CASME + suffix), 16_384
+    header, row = [*HEADER, *[""] * (far - 7), "x"], [1, "EP01", 1, 2, 3, "disgust"]
+    if suffix == ".csv":
+        path.write_text("\n".join(",".join(map(str, cells)) for cells in (header, row)))
+    else:
+        book = openpyxl.Workbook()
+        for cells in (header, row):
+            book.active.append(cells)
+        book.active.cell(1_048_576, far, "x")
+        book.save(path)
+    assert len(load_clips("casme", tmp_path).table) == 1
+    casme_sheet(tmp_path, [row] * 5001)
+    with pytest.raises(InputError, match="more than 5000 rows"):
+        read_columns(tmp_path / f"{CASME}.csv", ("subject",))
+    if suffix == ".csv":
+        path.write_text(" " * (2**26 + 1))
+    else:
+        with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("xl/more.xml", " " * 2**26)
+    with pytest.raises(InputError, match="far more than a sheet has"):
+        read_columns(path, ("subject",))
 
 
 def test_header_without_clips(tmp_path):
