@@ -68,20 +68,24 @@ def _plain(name):
 
 def _of_video(path, fps):
     """One source for every frame that a rate of `fps` takes: read when its turn comes, in order, for all of
-    a video's would fill the memory."""
+    a video's would fill the memory; so would many videos that are open at once."""
     video, count = cv2.VideoCapture(str(path)), 0
     every = max(1, round((video.get(cv2.CAP_PROP_FPS) or 25.0) / fps))
     while video.grab():
         count += 1
     if not count:
         raise InputError(f"{path}: no frame can be read from this video; convert it to .mp4")
-    video = cv2.VideoCapture(str(path))         # from the start again
+    video.release()
 
     def read(number):
         """(what messages call it, the frame of this number); those up to the next one are passed over."""
+        if number == 0:
+            video.open(str(path))
         whole, frame = video.read()
         for _ in range(every - 1):
             video.grab()
+        if number + every >= count:
+            video.release()
         if not whole:
             raise InputError(f"{path}: frame {number} cannot be read; convert the video to .mp4")
         return Path(f"{path.name} frame {number}"), frame[..., ::-1].copy()

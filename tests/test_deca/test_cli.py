@@ -189,6 +189,11 @@ def test_lists_videos_and_odd_names(face, tmp_path):
     assert [str(place) for place, _ in found] == ["picture", *(f"clip/{n:06d}" for n in (0, 2, 4, 6, 8))]
     means = [read()[1].mean() for _, read in found[1:]]
     assert np.abs(np.array(means) - [0, 50, 100, 150, 200]).max() < 5
+    (tmp_path / "list.txt").write_text("clip.avi\n" * 9)
+    before = len(os.listdir("/dev/fd"))                 # a list of many videos opens one at a time
+    found = list(find_sources([tmp_path / "list.txt"], fps=5))
+    assert len(found) == 45 and [read()[1].shape for _, read in found] == [(64, 64, 3)] * 45
+    assert len(os.listdir("/dev/fd")) == before
     (tmp_path / "list.txt").write_text("...jpg\n", encoding="utf-8-sig")         # as Notepad writes it
     assert len(list(find_sources([tmp_path / "list.txt"]))) == 1
     (tmp_path / "a" / "b").mkdir(parents=True)
