@@ -30,7 +30,8 @@ def load_tensors(path, device="cpu"):
     """The dict of name → tensor in `path`, also where it lies under one of NESTED there, or where what
     trained it has put one of WRAPPERS before every name.
 
-    Raises: InputError, naming the file, when it is missing, unsafe, damaged or no dict of tensors.
+    Raises: InputError, naming the file, when it is missing, unsafe, damaged or no dict of tensors of finite
+    real numbers.
     """
     tensors = read_torch(path, device)
     if isinstance(tensors, dict):
@@ -38,10 +39,23 @@ def load_tensors(path, device="cpu"):
     if not (isinstance(tensors, dict) and all(isinstance(name, str) for name in tensors)
             and any(isinstance(value, torch.Tensor) for value in tensors.values())):
         raise InputError(f"{path}: not a state dict; give a file of tensors that torch.save wrote")
+    for name, value in tensors.items():
+        if isinstance(value, torch.Tensor) and not _is_plain(value):
+            raise InputError(f"{path}: {name:.80}: not finite real numbers in a dense tensor; take a state "
+                             "dict of a training that went well")
     for prefix in WRAPPERS:
         if all(name.startswith(prefix) for name in tensors):
             tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
     return tensors
+
+
+def _is_plain(value):
+    """Whether a tensor is a block of finite real numbers, as a network can take it."""
+    odd = value.is_nested or value.is_quantized or value.is_meta or value.is_complex()
+    if odd or value.layout != torch.strided:
+        return False
+    repeats = value.nbytes > value.untyped_storage().nbytes()      # by its strides: it could fill the memory
+    return not repeats and bool(value.isfinite().all())
 
 
 def read_torch(path, device="cpu"):

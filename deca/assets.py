@@ -88,11 +88,14 @@ def load_networks(folder):
             weight = state.get(key)
             if weight is None and key.endswith("num_batches_tracked"):
                 weight = torch.zeros((), dtype=torch.int64)
-            found = tuple(weight.shape) if isinstance(weight, torch.Tensor) else "nothing"
+            is_dense = isinstance(weight, torch.Tensor) and weight.layout == torch.strided
+            found = tuple(weight.shape) if is_dense else "nothing"
             if found != tuple(value.shape):
                 raise InputError(f"{path}: {name}.{key}: expected {tuple(value.shape)}, found {found}; "
                                  f"{AGAIN}")
             weights[key] = weight.to(value.dtype)
+            if not weights[key].isfinite().all():
+                raise InputError(f"{path}: {name}.{key}: NaN or infinity in it; {AGAIN}")
         network.load_state_dict(weights, assign=True)
         networks[name] = network.eval().requires_grad_(False)
     return networks

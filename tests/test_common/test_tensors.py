@@ -76,6 +76,17 @@ def test_other_files_are_one_line(tmp_path, data):
     assert "weights_only" not in one_line(error)      # torch's advice is to run what the file holds
 
 
+@pytest.mark.parametrize("odd", [
+    torch.eye(3).to_sparse(), torch.eye(3, device="meta"), torch.eye(3, dtype=torch.complex64),
+    torch.zeros(1).expand(10**12, 3), torch.quantize_per_tensor(torch.eye(3), 0.1, 0, torch.qint8),
+    torch.tensor([0, torch.nan])], ids=["sparse", "meta", "complex", "one repeated", "quantized", "nan"])
+def test_odd_tensors_are_one_line(tmp_path, odd):
+    (tmp_path / "a.pt").write_bytes(written(STATE | {"w": odd}))
+    with pytest.raises(InputError, match=r"a\.pt: w: not finite real numbers") as error:
+        tensors.load_tensors(tmp_path / "a.pt")
+    one_line(error)
+
+
 @pytest.mark.parametrize("is_zip", [True, False])
 def test_a_key_of_nested_tuples_does_not_hang(tmp_path, is_zip):
     """Its hash would take 2 to the 64 steps."""

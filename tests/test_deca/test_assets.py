@@ -349,6 +349,9 @@ def test_a_checkpoint_of_another_shape(official, tmp_path):
         (whole | {"D_detail": {k: v for k, v in detail.items() if k != "l1.0.weight"}},
          r"D_detail\.l1\.0\.weight: expected \(8192, 181\), found nothing"),
         (whole | {"D_detail": detail | {"l1.0.weight": torch.zeros(8192, 178)}}, r"found \(8192, 178\)"),
+        (whole | {"D_detail": detail | {"l1.0.weight": torch.zeros(8192, 181).to_sparse()}}, "found nothing"),
+        (whole | {"D_detail": detail | {"l1.0.bias": torch.full((8192,), torch.nan)}},
+         r"D_detail\.l1\.0\.bias: NaN or infinity"),
     ]
     for checkpoint, message in cases:
         torch.save(checkpoint, path)

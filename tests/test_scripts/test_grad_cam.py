@@ -23,7 +23,7 @@ from capsule.results import read_run
 from capsule.trained import READY, Trained, load_trained, maker_of
 from common.errors import InputError
 from common.images import read_image, write_image
-from common.tensors import save_tensors
+from common.tensors import load_tensors, save_tensors
 from tests.fake_runs import change_json, write_run
 from tests.make_database import make_database
 from tests.scripts import folds
@@ -117,7 +117,7 @@ class Touch:
         return open, (str(self.path), "w")
 
 
-@pytest.mark.parametrize("how", ["torch", "pickle", "rubbish", "list", "other"])
+@pytest.mark.parametrize("how", ["torch", "pickle", "rubbish", "list", "other", "nan"])
 def test_a_model_file_that_is_no_state_dict_is_refused_and_nothing_runs(tmp_path, how):
     run = make_run(tmp_path)
     path, made = gradcam.model_path(run, run.folds[0]), tmp_path / "made"
@@ -130,6 +130,8 @@ def test_a_model_file_that_is_no_state_dict_is_refused_and_nothing_runs(tmp_path
         path.write_bytes(b"\x00rubbish" * 100)
     elif how == "list":
         torch.save([1, 2], path)
+    elif how == "nan":      # every class would be the first
+        torch.save({name: value * torch.nan for name, value in load_tensors(path).items()}, path)
     else:
         torch.save({"weight": torch.zeros(2)}, path)
     with pytest.raises(InputError) as caught:
