@@ -17,7 +17,7 @@ from capsule.inputs.motion import face_motion
 from capsule.inputs.rendered import cached_pictures
 from common.cache import digest
 from common.errors import InputError
-from common.images import read_image
+from common.images import IMAGE_SUFFIXES, read_image
 from deca.renderer import YAWS
 
 KINDS = {"shape_detail": "views", "texture": "texture"}
@@ -93,8 +93,12 @@ def _read_views(crops, root, paint):
                          f"{listed(lost)}; it needs <data>/<subject>/<clip>/<frame>/<yaw>.jpg of every "
                          "apex and of its neighbours on disk")
     for folder in tqdm(folders.values(), desc="views", unit="frame", disable=None):
-        files = {int(m[0]): path for path in folder.iterdir()
-                 if (m := re.match(r"-?[0-9]+(?=\.)", path.name))}
+        files = {}
+        for path in sorted(folder.iterdir()):
+            if path.suffix.lower() in IMAGE_SUFFIXES and re.fullmatch("-?[0-9]+", path.stem):
+                other = files.setdefault(int(path.stem), path)
+                if other != path:
+                    raise InputError(f"{path}: of the same yaw as {other.name}; remove one of them")
         lost = [yaw for yaw in YAWS if yaw not in files]
         if lost:
             raise InputError(f"{folder}: no view of yaw {', '.join(map(str, lost))}; thirteen are needed, "

@@ -90,6 +90,10 @@ def test_views_of_another_program_are_used_and_missing_ones_named(crops, tmp_pat
     views = thirteen_views(crops, views_root=str(root))
     assert views.images[1, :, 0, 0].tolist() == [100 + yaw for yaw in YAWS]
     assert thirteen_views(crops, views_root=str(root), paint="texture").images.shape == (3, 39, 224, 224)
+    write_image(root / "sub01/EP00/10/05.jpg", np.zeros((224, 224, 3), np.uint8))
+    with pytest.raises(InputError, match=r"5\.png: of the same yaw as 05\.jpg"):
+        thirteen_views(crops, views_root=str(root))
+    (root / "sub01/EP00/10/05.jpg").unlink()
     other = root / "sub01/EP00/10/-30.png"
     write_image(other, np.full((224, 224, 3), (160, 130, 100), np.uint8))
     with pytest.raises(InputError, match=r"10: coloured views; --paint texture or motion"):
