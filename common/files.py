@@ -23,12 +23,15 @@ def whole_file(path):
     A reader never sees a half-written file: the move is atomic on one file system. The temporary file is
     removed when the block raises. Missing folders are made.
 
-    Raises: InputError, naming the path, when the disk is full or the folder cannot be written.
+    Raises: InputError, naming the path, when the disk is full, the folder cannot be written, or `path` is a
+    folder or a device: root's `--out /dev/null` would take the machine's away.
     """
     path = Path(path)
     unique = f"{_HOST}-{os.getpid()}.{uuid.uuid4().hex[:8]}"
     temporary = path.parent / f".{path.name[:40]}.{unique}.part{path.suffix}"
     try:
+        if os.path.exists(path) and not os.path.isfile(path):
+            raise OSError("a folder, pipe or device, no file")
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         os.replace(temporary, path)

@@ -65,6 +65,14 @@ def test_a_folder_that_is_a_file_is_named(tmp_path):
         files.write_text(tmp_path / "file" / "a.txt", "x")
 
 
+def test_a_pipe_or_device_is_not_replaced_by_a_file(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for place in (tmp_path / "pipe", tmp_path):
+        with pytest.raises(InputError, match="a folder, pipe or device, no file"):
+            files.write_text(place, "x")
+    assert (tmp_path / "pipe").is_fifo() and os.listdir(tmp_path) == ["pipe"]
+
+
 def test_json_that_is_none_is_named(tmp_path):
     (tmp_path / "broken.json").write_text('{"a": ')
     with pytest.raises(InputError, match=r"broken\.json"):
