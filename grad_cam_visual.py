@@ -10,6 +10,7 @@ Expect    about 2 s for each clip, after reading the crops and views.
 """
 
 import argparse
+import os
 from pathlib import Path
 
 from tqdm import tqdm
@@ -79,6 +80,7 @@ def draw_pictures(choice, device):
             continue
         clip = gradcam.explain(trained, path.name, None, pictures, crop)
         name = "_".join(part for part in path.with_suffix("").parts if part not in (path.anchor, ".."))
+        name = os.fsdecode(os.fsencode(name)[-200:])        # a file's name has 255 bytes
         name += path.suffix.replace(".", "_") if name in names else ""     # a.png beside a.jpg
         names.add(name)
         figure = clip_figure(Path(choice.model).name, trained.class_names, clip)
