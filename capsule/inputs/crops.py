@@ -11,7 +11,7 @@ from tqdm.contrib.concurrent import thread_map
 from capsule.data import Clips
 from capsule.data.folders import list_frames
 from capsule.data.remarks import listed, remarks_on, say
-from common.cache import digest, read_entry, write_entry
+from common.cache import digest, file_digest, read_entry, write_entry
 from common.errors import InputError
 from common.images import read_image
 from deca.landmarks import CROP_SIZE, LandmarkDetector, crop_square, warp_square, whole_square
@@ -139,7 +139,8 @@ def _clip_crops(root, name, row):
     onset = row.onset_frame if row.onset_frame in paths else None
     reference = row.apex_frame if onset is None else onset        # the frame that gives the square
     paths |= {row.apex_frame: apex}
-    folder, key = root / "crops" / name, digest(RULE, onset, [[n, *_status(paths[n])] for n in sorted(paths)])
+    folder = root / "crops" / name
+    key = digest(RULE, reference, [[n, file_digest(paths[n])] for n in sorted(paths)])
     pictures, info = read_entry(folder, key) or _cut(folder, key, paths, reference)
     offsets = [o for o in NEIGHBOURS if row.apex_frame + o in paths]
     images = np.stack([pictures[f"{row.apex_frame + o}.png"] for o in offsets])
@@ -162,11 +163,6 @@ def _cut(folder, key, paths, reference):
     pictures = {f"{n}.png": warp_square(frame, center, side) for n, frame in frames.items()}
     info = {"square": square, "center": [float(x) for x in center], "side": float(side)}
     return write_entry(folder, key, pictures, info), info
-
-
-def _status(path):
-    status = path.stat()
-    return path.name, status.st_size, status.st_mtime_ns
 
 
 def with_images(crops, images, kind, rule, said=()):

@@ -1,7 +1,10 @@
 """The square of a clip, its crops, and their cache."""
 
+import json
+import os
 import shutil
 import types
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -120,6 +123,29 @@ def test_changed_pictures_are_cropped_anew(database):
     after = face_crops(clips).images
     assert not torch.equal(before[2], after[2]) and torch.equal(before[3:], after[3:])
     assert after[2].float().mean() > 190
+
+
+def test_other_pixels_are_seen_whatever_size_and_time_say(database):
+    clips = load(database)
+    path = database / clips.table["apex_frame_path"][0]
+    before, status, data = face_crops(clips).pixels, path.stat(), path.read_bytes()
+    path.write_bytes(data[:-20] + bytes([data[-20] ^ 1]) + data[-19:])
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert path.stat().st_size == status.st_size and face_crops(clips).pixels != before
+
+
+def test_another_apex_gives_another_square_where_the_onset_is_not_on_disk(database):
+    clips, keys = load(database), set()
+    apex = database / clips.table["apex_frame_path"][0]
+    for number in (11, 12, 16, 17):
+        apex.with_name(f"img{number}.jpg").unlink()
+    for number in (13, 14):         # either apex sees frames 13 to 15
+        table = clips.table.copy()
+        path = apex.with_name(f"img{number}.jpg").relative_to(database).as_posix()
+        table.loc[0, ["apex_frame", "apex_frame_path"]] = number, path
+        assert len(face_crops(replace(clips, table=table)).images) == 28
+        keys.add(json.loads(_entries(database)[0].read_text())["key"])
+    assert len(keys) == 2
 
 
 @pytest.mark.parametrize("damage", ["empty", "half", "text", "list", "one bit", "gone"])
