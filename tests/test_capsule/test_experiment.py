@@ -13,6 +13,7 @@ from capsule.config import Options, parse
 from capsule.experiment import Experiment
 from capsule.inputs.crops import with_images
 from capsule.modules import network
+from capsule.results import read_run
 from common.device import choose_device
 from common.errors import InputError
 from common.files import read_json
@@ -121,6 +122,16 @@ def test_what_a_user_gives_counts_by_its_contents_not_by_its_place(option, named
     assert "there" not in str(at("there", "a").identity)
     with pytest.raises(InputError, match=f"another configuration.*{named}: .* there, .* now"):
         at("there", "b").start()
+
+
+def test_a_renamed_folder_keeps_its_folds(data, tmp_path):
+    first = make(data, tmp_path, experiment="one")
+    first.start()
+    first.save("synthetic_sub00", RESULT, None, torch.device("cpu"))
+    first.folder.rename(tmp_path / "two")
+    again = make(data, tmp_path, experiment="two")
+    again.start()
+    assert again.finished("synthetic_sub00") and read_run(tmp_path, "two").finished
 
 
 def test_folds_are_chosen_by_range(data, tmp_path):
