@@ -104,7 +104,7 @@ def second_table(runs):
 
 
 def main(arguments=None):
-    """Command line. Raises: InputError for a device or precision that is not there, or threads below 0."""
+    """Command line. Raises: InputError for a device or precision that is not there, or too many threads."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N [auto]")
@@ -113,8 +113,8 @@ def main(arguments=None):
                         help="of our loop [auto]")
     parser.add_argument("--quick", action="store_true", help="small networks, inputs and matrices")
     options = parser.parse_args(arguments)
-    if options.threads < 0:
-        raise InputError(f"--threads {options.threads}: must be 0 or more")
+    if not 0 <= options.threads <= 256:
+        raise InputError(f"--threads {options.threads}: must be from 0 to 256")
     device, quick = choose_device(options.device), options.quick
     set_arithmetic(device, options.threads)
     precision, kind = choose_precision(device, options.precision), device.type
