@@ -97,8 +97,9 @@ def databases(data_root):
 
 def _database(data, data_root):
     if find_sheet(data, data_root) is None:
-        how = "made on first use" if data == "synthetic" else "see data/README.md for where to get it"
-        return NOTE, f"{data}: no sheet {BLOCKS[data].sheet}.xlsx under {data_root}; {how}"
+        return NOTE, ("synthetic: made on first use" if data == "synthetic" else
+                      f"{data}: no sheet {BLOCKS[data].sheet}.xlsx under {data_root}; see data/README.md for "
+                      "where to get it")
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             clips = load_clips(data, data_root)
@@ -108,7 +109,8 @@ def _database(data, data_root):
     text = (f"{data}: {len(clips.table)} clips, {len(clips.subjects)} subjects, {clips.notes['check']}; "
             f"{there} apex frames on disk")
     if there < len(clips.table):
-        return BAD, text + "; lay the frames as data/README.md says, or train with --skip-missing"
+        return BAD, (f"{text}; lay the frames as data/README.md says, or "
+                     + ("train with --skip-missing" if there else "train with --motion FOLDER, without any"))
     return GOOD, text
 
 

@@ -115,7 +115,8 @@ def spot_clips(table, data_root, folder, workers, frames=""):
     lost = [row for row, job in zip(table.itertuples(), jobs, strict=True) if not job["paths"]]
     if lost:
         problems.append(f"{data}: no frames of {len(lost)} of {len(jobs)} clips are on disk; "
-                        f"{folders.explain(lost[0].subject, lost[0].clip, lost[0].onset_frame)}")
+                        f"{folders.explain(lost[0].subject, lost[0].clip, lost[0].onset_frame)}; see "
+                        "data/README.md")
     apexes = [None if job["problem"] else _finished(job) for job in jobs]
     todo = [i for i, job in enumerate(jobs) if apexes[i] is None and not job["problem"]]
     without = sum(bool(job["problem"]) for job in jobs)

@@ -137,7 +137,8 @@ def load_clips(dataset, data_root="data", classes=3, protocol="dsnca", subset="a
     notes["said"] = said + _remarks(clips, skip_missing)
     if skip_missing and not clips.apex_on_disk.all():
         if not clips.apex_on_disk.any():
-            raise InputError(f"{root}: no apex frame of any clip is on disk; {missing}")
+            raise InputError(f"{root}: no apex frame of any clip is on disk; {missing}; see "
+                             "data/README.md")
         notes["check"] = f"before {(~clips.apex_on_disk).sum()} were dropped: {notes['check']}"
         clips = replace(clips, table=table[clips.apex_on_disk].reset_index(drop=True))
     empty = [name for name, n in zip(clips.class_names, clips.per_class, strict=True) if not n]
@@ -196,7 +197,7 @@ def with_paths(table, data_root, frames=""):
         lost = [clip for clip, path in zip(clips, part["apex_frame_path"], strict=True) if not path]
         if lost:
             why = next((folders.explain(*clip) for clip in lost if clip[2] >= 0),
-                       f"no other apex is coded; {_remedy([data])}")
+                       f"the missing ones are not coded; {_remedy([data])}")
             lines.append(f"{data}: {len(part) - len(lost)} of {len(part)} apex frames are on disk; {why}")
         parts.append(part)
     return pd.concat(parts).sort_index()[COLUMNS], places, "; ".join(lines)

@@ -59,7 +59,8 @@ def owners_sheet(data, root):
     path = find_sheet(data, root)
     if path is None:
         raise InputError(f"{root}: no annotation sheet {BLOCKS[data].sheet}.xlsx (.csv, or another edition) "
-                         f"there, in annotations/ or in {data}'s folder; data/README.md says where to get it")
+                         f"there, in annotations/ or in {data}'s folder; give the folder that holds it with "
+                         "--data-root, or get it as data/README.md says")
     return path
 
 

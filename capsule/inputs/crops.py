@@ -71,8 +71,8 @@ def face_crops(clips):
     if missing:
         raise InputError(f"{len(missing)} of {len(clips.table)} clips have no apex frame under "
                          f"{clips.data_root}: {listed(missing)}; "
-                         f"{clips.notes.get('missing') or 'see data/README.md'}; "
-                         "or leave these clips out with --skip-missing")
+                         f"{clips.notes.get('missing') or 'no folder was read'}; see data/README.md"
+                         + ", or leave these clips out with --skip-missing" * bool(clips.apex_on_disk.any()))
     found = thread_map(functools.partial(_clip_crops, clips.data_root), keys, list(clips.table.itertuples()),
                        max_workers=min(8, os.cpu_count() or 1), unit="clip", disable=None,
                        desc=f"crops of {clips.dataset}")

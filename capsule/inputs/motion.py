@@ -41,8 +41,9 @@ def ready_motion(clips, folder, skip_missing=False, say=say):
     missing = [key for key, name in zip(clips.keys, names, strict=True) if name not in files]
     if len(missing) == len(names) or (missing and not skip_missing):
         raise InputError(f"{folder}: no motion picture of {len(missing)} of {len(names)} clips: "
-                         f"{listed(missing)}; name them <subject>_<clip>, or leave these clips out "
-                         "with --skip-missing")
+                         f"{listed(missing)}; name them <subject>_<clip>, or "
+                         + ("give another folder" if len(missing) == len(names) else
+                            "leave these clips out with --skip-missing"))
     extra = sorted(files[name].name for name in files.keys() - set(names))
     remarks = {"dropped: no motion picture": missing, "motion pictures of no clip of the list": extra}
     said = [one for what, found in remarks.items() for one in remark(what, found)]

@@ -17,7 +17,7 @@ def test_a_usable_machine(tmp_path, monkeypatch, capsys):
     code, screen = _screen(monkeypatch, capsys, "--data-root", root, "--result-root", tmp_path)
     assert code == 0, screen
     for words in ("Python 3.1", "torch 2.", "casme: 6 clips, 2 subjects", "6 apex frames on disk",
-                  "synthetic: no sheet", "the face mesh makes the views", "GB free", "ready"):
+                  "synthetic: made on first use", "the face mesh makes the views", "GB free", "ready"):
         assert words in screen
     assert len(screen.splitlines()) <= 40            # one screen
 

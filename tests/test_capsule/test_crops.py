@@ -98,6 +98,7 @@ def test_the_first_ten_missing_are_named(tmp_path):
     with pytest.raises(InputError) as caught:
         face_crops(load(tmp_path, "samm"))
     assert str(caught.value).split(";")[0].count("samm/00") == 10 and "and 17 more" in str(caught.value)
+    assert "data/README.md" in str(caught.value) and "--skip-missing" not in str(caught.value)
 
 
 def test_no_picture_is_read_twice_and_none_from_the_cache(database, monkeypatch):
