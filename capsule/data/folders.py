@@ -107,7 +107,8 @@ class ClipFolders:
                 if pair:
                     yield pair, "/".join(parts[:depth]) or ".", path
                 other = re.fullmatch(BLOCKS[self.data].other_parts, squeeze(name))
-                if not name.startswith((".", "__MACOSX")):
+                ours = folder == self.root and name.casefold() in OURS
+                if not (ours or name.startswith((".", "__MACOSX"))):
                     self._seen.append(path.relative_to(self.root))
                     if not (pair or other or (folder == self.root and _claimed(self.data, name))):
                         names.append(name)
