@@ -6,7 +6,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from common.errors import InputError
 from common.files import whole_file
@@ -37,6 +37,9 @@ def read_image(path):
             return _to_rgb(ImageOps.exif_transpose(picture))
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file; check the path") from error
+    except UnidentifiedImageError:
+        raise InputError(f"{path}: not a readable picture (no {', '.join(FORMATS)} file); copy it anew from "
+                         "its source, or convert it") from None
     except Exception as error:      # a decoder raises whatever it stumbles over: KeyError, zlib.error, ...
         reason = str(error).replace(repr(str(path)), "it").replace(str(path), "")
         reason = " ".join(reason.split())[:120] or type(error).__name__
