@@ -84,6 +84,8 @@ def read_runs(root):
     Raises: InputError when there is no experiment, or none that can be read.
     """
     root = Path(root)
+    if (root / "experiment.json").is_file():
+        raise InputError(f"{root}: this is one experiment; give the folder above it as --result-root")
     runs, broken = [], {}
     for name in sorted(path.parent.name for path in root.glob("[!.]*/experiment.json")):
         try:

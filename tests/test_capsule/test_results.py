@@ -240,6 +240,9 @@ def test_a_broken_experiment_does_not_hide_the_others(tmp_path):
 def test_nothing_there_is_an_error_that_says_what_to_run(tmp_path):
     with pytest.raises(InputError, match="train_me_loso"):
         read_runs(tmp_path / "missing")
+    write_run(tmp_path, "one")
+    with pytest.raises(InputError, match="this is one experiment; give the folder above it"):
+        read_runs(tmp_path / "one")
 
 
 def test_incomplete_runs_say_which_folds_are_missing_and_why(tmp_path):
