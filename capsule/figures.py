@@ -106,7 +106,7 @@ def curve_figure(run):
                   label="paper, each subject's best test epoch (leaks)")
     right.set(xlabel="epoch (the same for every fold)", ylabel="UF1, finished folds pooled", ylim=(0, 1))
     for axes in (left, right):
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     figure.legend(*right.get_legend_handles_labels(), loc="outside lower center", ncols=3)
     figure.suptitle(heading(run), fontsize=8)
     return figure
