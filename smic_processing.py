@@ -1,4 +1,4 @@
-"""Find the apex frame of every SMIC clip, which its owners did not code (SPEC section 3).
+"""Find the apex frame of every SMIC clip, which its owners did not code.
 
 Inputs    the SMIC frames and annotation sheet under data/ (data/README.md)
 Outputs   data/annotations/smic_apex.csv, which the training scripts read: clips spotted now get new rows, all
