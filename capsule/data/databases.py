@@ -12,7 +12,7 @@ DATABASES = {"casme": ("casme",), "smic": ("smic",), "samm": ("samm",),
              "composite": ("casme", "smic", "samm"), "synthetic": ("synthetic",)}
 # Other ways in which people write those names, without case and punctuation.
 SPELLINGS = {"casme2": "casme", "casmeii": "casme", "smichs": "smic", "smichse": "smic",
-             "megc": "composite", "megc2019": "composite", "combined": "composite", "full": "composite"}
+             "combined": "composite", "full": "composite"}
 
 # What each coded emotion counts as; None = not part of the clip list. Any other word is an error.
 _CASME_3 = {"disgust": 0, "repression": 0, "happiness": 1, "surprise": 2,
@@ -72,7 +72,8 @@ def database_name(text):
     name = SPELLINGS.get(word, word) if "(" not in str(text) else ""     # CAS(ME)^2 is another database
     if name not in DATABASES:
         near = difflib.get_close_matches(word, [*DATABASES, *SPELLINGS], n=1)
-        hint = f"did you mean {SPELLINGS.get(near[0], near[0])}? " if near else ""
+        hint = ("MEGC 2019 is --dataset composite --protocol megc2019; " if word.startswith("megc") else
+                f"did you mean {SPELLINGS.get(near[0], near[0])}? " if near else "")
         raise InputError(f"--dataset {text}: no such database; {hint}choose from {', '.join(DATABASES)}")
     return name
 

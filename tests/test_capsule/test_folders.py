@@ -208,5 +208,7 @@ def test_database_names_as_people_write_them(text, name):
 def test_an_unknown_database_gets_its_nearest(tmp_path):
     with pytest.raises(InputError, match="--dataset sam: no such database; did you mean samm"):
         database_name("sam")
+    with pytest.raises(InputError, match="no such database; MEGC 2019 is --dataset composite --protocol"):
+        database_name("MEGC2019")
     with pytest.raises(InputError, match="no such database"):
         database_name("CAS(ME)^2")
