@@ -155,7 +155,7 @@ def named_folders(data, root):
 
 
 def _claimed(data, name):
-    """Whether a folder in the data root is known not to hold database `data`."""
+    """Whether a folder in the data root carries the name of another database than `data`."""
     others = [pattern for other, block in BLOCKS.items() if other != data for pattern in block.folders]
-    return name.casefold() in OURS or any(re.match(pattern, squeeze(name)) for pattern in others)
+    return any(re.match(pattern, squeeze(name)) for pattern in others)
 
