@@ -15,7 +15,7 @@ from pathlib import Path
 from capsule.fusion import fuse
 from capsule.results import class_log, prediction_log, read_runs, result_log, select
 from capsule.tables import render, report
-from common.console import run_main
+from common.console import Parser, run_main
 from common.files import write_csv
 
 RESULT_ROOT = "result"    # where the training scripts wrote
@@ -24,8 +24,7 @@ FIGURES = True            # PNG and PDF of each experiment
 
 def options():
     """The command line, the constants above as defaults."""
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--result-root", default=RESULT_ROOT, help=f"folder of the results [{RESULT_ROOT}]")
     parser.add_argument("--experiment", nargs="+", default=[], metavar="NAME",
                         help="print and draw only these experiments [all]")

@@ -20,7 +20,7 @@ from capsule.config import PAINTS
 from capsule.figures import clip_figure, heading, mean_map_figure, save_figure
 from capsule.results import read_runs, select
 from capsule.trained import load_trained, maker_of, pictures_of
-from common.console import run_main
+from common.console import Parser, run_main
 from common.device import choose_device
 from common.errors import InputError
 from common.images import find_pictures
@@ -30,8 +30,7 @@ RESULT_ROOT, DATA_ROOT, DEVICE = "result", "data", "auto"
 
 def options():
     """The command line, the constants above as defaults."""
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pictures", nargs="*", type=Path, help="pictures or folders, with --model")
     parser.add_argument("--model", default="", help="state dict of a trained network, for pictures")
     parser.add_argument("--paint", default="shape_detail", choices=PAINTS,

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from capsule.config import PAINTS
 from capsule.trained import load_trained, maker_of, pictures_of
-from common.console import run_main
+from common.console import Parser, run_main
 from common.device import choose_device
 from common.errors import InputError
 from common.files import write_csv
@@ -28,8 +28,7 @@ OUT, DEVICE = "predictions_of_pictures.csv", "auto"
 
 def options():
     """The command line, the constants above as defaults."""
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pictures", nargs="+", type=Path, help="pictures, or folders of them")
     parser.add_argument("--model", required=True, help="state dict of a trained network")
     parser.add_argument("--paint", default="shape_detail", choices=PAINTS,

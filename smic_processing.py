@@ -15,7 +15,7 @@ from pathlib import Path
 
 from capsule.data import database_name, load_clips
 from capsule.spotting import judge, merged_table, spot_clips
-from common.console import run_main
+from common.console import Parser, run_main
 from common.files import write_csv
 
 DATASET = "smic"            # smic | casme | samm | synthetic
@@ -48,8 +48,7 @@ def main():
 
 def options():
     """The command line, the constants above as defaults."""
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", type=database_name, choices=("smic", "casme", "samm", "synthetic"),
                         default=DATASET, help=f"database [{DATASET}]")
     parser.add_argument("--data-root", default="data", help="folder of the databases [data]")

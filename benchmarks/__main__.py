@@ -23,7 +23,7 @@ from tqdm import tqdm
 from benchmarks.training import TASKS, growth, race
 from capsule.device import choose_precision, set_arithmetic
 from capsule.inputs.crops import clip_square
-from common.console import run_main
+from common.console import Parser, run_main
 from common.device import choose_device
 from common.errors import InputError
 from deca import make_reconstructor
@@ -105,8 +105,8 @@ def second_table(runs):
 
 def main(arguments=None):
     """Command line. Raises: InputError for a device or precision that is not there, or too many threads."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(prog="python -m benchmarks", description=__doc__,
+                    formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N [auto]")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads [0: all cores]")
     parser.add_argument("--precision", default="auto", choices=("auto", "fp32", "bf16"),

@@ -23,7 +23,7 @@ from capsule.inputs.sampling import apex_rows, data_split
 from capsule.metrics import Meter, bootstrap_uf1
 from capsule.modules.ststnet import SIDE
 from capsule.modules.svm import SVM
-from common.console import run_main
+from common.console import Parser, run_main
 from deca.motion import strain, symmetric_flow
 from synthetic.database import make_synthetic
 
@@ -77,7 +77,7 @@ def main(folder, seed):
 
 if __name__ == "__main__":
     raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
+    parser = Parser(description=__doc__, formatter_class=raw)
     parser.add_argument("folder")
     parser.add_argument("--seed", type=int, default=0, help="of the databases [0]")
     given = parser.parse_args()

@@ -21,7 +21,7 @@ from capsule.data.action_units import unit_matrix
 from capsule.inputs.motion import normalised, ready_motion
 from capsule.metrics import Meter, bootstrap_uf1
 from capsule.modules.svm import SVM, KernelMachine
-from common.console import run_main
+from common.console import Parser, run_main
 
 KERNELS = {"normalised": (False, True), "patch": (28, 14), "blur": (0.0, 1.0), "gamma": (0.5, 1.5)}
 MACHINES = {"c": (1.0, 3.0), "units": (False, True)}     # units: also from training clips' action units
@@ -95,8 +95,8 @@ def _print(found, labels, subjects, classes, with_units):
 
 if __name__ == "__main__":
     raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
-    parser.add_argument("folder")
-    parser.add_argument("--data-root", default="data")
+    parser = Parser(description=__doc__, formatter_class=raw)
+    parser.add_argument("folder", help="of ready motion pictures")
+    parser.add_argument("--data-root", default="data", help="folder of the annotation sheets [data]")
     given = parser.parse_args()
     run_main(lambda: search(given.folder, given.data_root))

@@ -25,7 +25,7 @@ from capsule.data.databases import BLOCKS
 from capsule.data.sheets import find_sheet
 from capsule.device import choose_precision
 from capsule.modules.backbone import IMAGENET
-from common.console import run_main
+from common.console import Parser, run_main
 from common.errors import InputError
 from deca import assets
 
@@ -40,8 +40,8 @@ GOOD, NOTE, BAD = "ok", "--", "!!"
 
 def main():
     """Print every section of the check, each of rows (mark, text). Returns: the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m capsule.check", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(prog="python -m capsule.check", description=__doc__,
+                    formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-root", default="data", help="folder of the databases [data]")
     parser.add_argument("--result-root", default="result", help="folder of the results [result]")
     choice = parser.parse_args()
@@ -110,7 +110,7 @@ def _database(data, data_root):
             f"{there} apex frames on disk")
     if there < len(clips.table):
         return BAD, (f"{text}; lay the frames as data/README.md says, or "
-                     + ("train with --skip-missing" if there else "train with --motion FOLDER, without any"))
+                     + ("train with --skip-missing" if there else "train on motion pictures (--motion)"))
     return GOOD, text
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from capsule.data.databases import DATABASES
 from capsule.data.protocol import check_list, database_name, protocol_name
-from common.console import run_main
+from common.console import Parser, run_main
 from common.errors import InputError
 from common.names import is_plain_name
 
@@ -53,7 +53,7 @@ class Options:
     paint: str = _option("shape_detail", "what is painted on the 3-D face", PAINTS)
     motion: str = _option("frames", "'frames': motion from onset to apex on the 3-D face; or a folder of "
                           "ready motion pictures")
-    rasterizer: str = _option("auto", "what draws the views; auto: torch, the faster one",
+    rasterizer: str = _option("auto", "what draws the views; auto: torch; pytorch3d is far slower on a CPU",
                               ("auto", "torch", "pytorch3d"), False)
     views_root: str = _option("", "folder of thirteen views made elsewhere")
     logits: bool = _option(False, "cross-entropy on logits, the textbook way, not on the softmax output")
@@ -128,13 +128,6 @@ def _flag(name):
     return "--" + name.replace("_", "-")
 
 
-class _Parser(argparse.ArgumentParser):
-    """argparse, with one line in place of the usage block when an option is wrong."""
-
-    def error(self, message):
-        self.exit(2, f"{self.prog}: {' '.join(message.split())} (--help lists the options)\n")
-
-
 def parse(doc, argv=None, model_choices=(), **constants):
     """Options from a script's constants, overridden by the command line.
 
@@ -142,8 +135,8 @@ def parse(doc, argv=None, model_choices=(), **constants):
     OF_A_SCRIPT exist only in scripts that give a value for them. `argv`: default sys.argv[1:].
     Exits with code 2 and one line when an option is unknown or malformed.
     """
-    parser = _Parser(prog=Path(sys.argv[0]).name, description=doc, allow_abbrev=False,
-                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(prog=Path(sys.argv[0]).name, description=doc, allow_abbrev=False,
+                    formatter_class=argparse.RawDescriptionHelpFormatter)
     for option in dataclasses.fields(Options):
         if option.name == "script" or (option.name in OF_A_SCRIPT and option.name not in constants):
             continue

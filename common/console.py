@@ -1,5 +1,6 @@
 """How a program prints and ends: readable on any terminal, with one line for a person and an exit code."""
 
+import argparse
 import contextlib
 import errno
 import os
@@ -8,6 +9,13 @@ import sys
 from pathlib import Path
 
 from common.errors import InputError
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, with one line in place of the usage block when an option is wrong."""
+
+    def error(self, message):
+        self.exit(2, f"{self.prog}: {' '.join(message.split())} (--help lists the options)\n")
 
 
 def run_main(main, stopped="what is finished is kept: run the same command again to go on"):

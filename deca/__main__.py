@@ -7,7 +7,6 @@ Exit codes: 0 all went well, 1 some pictures failed (a line says why) or --check
 nothing could be done, 130 Ctrl-C.
 """
 
-import argparse
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -18,7 +17,7 @@ import torch
 from scipy.spatial.transform import Rotation
 from tqdm import tqdm
 
-from common.console import run_main
+from common.console import Parser, run_main
 from common.errors import InputError
 from common.files import write_json
 from common.images import read_image, write_image
@@ -76,7 +75,7 @@ def _run(options):
 
 
 def _parser():
-    parser = argparse.ArgumentParser(prog="python -m deca", description=__doc__.split("\n\n")[0])
+    parser = Parser(prog="python -m deca", description=__doc__.split("\n\n")[0])
     parser.add_argument("photos", nargs="*", type=Path, metavar="PHOTO",
                         help="a picture, a folder of them, a video, or a .txt list")
     parser.add_argument("--out", type=Path, default=Path("views"), metavar="DIR",
@@ -95,7 +94,7 @@ def _parser():
     parser.add_argument("--reconstructor", choices=RECONSTRUCTORS, default="auto",
                         help="deca needs the official files; auto (default): deca where they are, else mesh")
     parser.add_argument("--rasterizer", choices=("auto", "torch", "pytorch3d"), default="auto",
-                        help="what draws; auto: torch, the faster one (default)")
+                        help="what draws; auto: torch (default); pytorch3d takes minutes a picture on a CPU")
     parser.add_argument("--device", default="auto", help="cpu, cuda or auto (default)")
     parser.add_argument("--check", action="store_true", help="say which official files are there, and stop")
     return parser

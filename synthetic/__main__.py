@@ -8,15 +8,15 @@ another share of glasses gives the same people, clips and light. The default tak
 
 import argparse
 
-from common.console import run_main
+from common.console import Parser, run_main
 from synthetic.clips import OPTIONS, Settings
 from synthetic.database import make_synthetic
 
 
 def main(argv=None):
     """Command line; see the module's docstring. Raises: InputError."""
-    parser = argparse.ArgumentParser(prog="python -m synthetic", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(prog="python -m synthetic", description=__doc__,
+                    formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-root", default="data", help="folder of the databases [data]")
     for name, (_, _, text) in OPTIONS.items():
         default = getattr(Settings, name)

@@ -13,15 +13,15 @@ import pandas as pd
 
 from capsule.data.databases import DATABASES
 from capsule.data.protocol import PROTOCOLS, SUBSETS, load_clips
-from common.console import run_main
+from common.console import Parser, run_main
 from common.errors import InputError
 from common.files import write_csv
 
 
 def main(argv=None):
     """Parse `argv`, write the table, print the counts. Raises: InputError, see `load_clips`, or no frames."""
-    parser = argparse.ArgumentParser(prog="python -m capsule.data", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(prog="python -m capsule.data", description=__doc__,
+                    formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("dataset", help=f"{', '.join(DATABASES)}, or as you write them")
     parser.add_argument("--classes", type=int, choices=(3, 5), default=3, help="5: CASME II only [3]")
     parser.add_argument("--protocol", default=PROTOCOLS[0], metavar="NAME|FILE",
