@@ -38,6 +38,7 @@ class Fold:
     predictions: dict             # evaluation -> (E, n) int64
     loss: np.ndarray              # (E,) mean training loss of each epoch
     lengths: np.ndarray           # (n, C) capsule lengths, class probabilities or logits; strict, last epoch
+    environment: dict             # what its numbers may depend on besides the configuration
 
 
 @dataclass(frozen=True)
@@ -135,6 +136,11 @@ def read_run(root, name):
             notes.append(f"{error} (fold left out, counted as missing)")
     notes += [f"{one_line(path)}: not a fold of this experiment (left out)"
               for data_sub, path in folds.items() if data_sub not in facts["folds"]]
+    made = [fold.environment for fold in finished.values()]
+    differing = [one_line(key) for key in sorted(set().union(*made))
+                 if len({one_line(one.get(key)) for one in made}) > 1]
+    if differing:
+        notes.append(f"{name}: its folds were made with differing {', '.join(differing)} (said in them)")
     return Run(name, folder, facts, folds=tuple(facts["folds"]), finished=finished, failed=failed,
                notes=tuple(notes), **checked)
 
@@ -202,7 +208,7 @@ def read_fold(path, data_sub, facts, clips):
         _need(y_true.tolist() == [labels[key] for key in keys], "its labels are not the experiment's")
         rounds = {name: _array(value[name], (epochs, n), name, classes) for name in EVALUATIONS}
         return Fold(data_sub, keys, y_true, rounds, _array(value["loss"], (max(epochs, 1),), "loss"),
-                    _array(value["lengths"], (n, classes), "lengths"))
+                    _array(value["lengths"], (n, classes), "lengths"), dict(value["environment"]))
     except OTHER_SHAPE as error:
         raise InputError(f"{path}: not a fold of {facts['experiment']} ({_reason(error)}); remove it or run "
                          "the experiment again") from error

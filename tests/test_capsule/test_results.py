@@ -258,6 +258,14 @@ def test_incomplete_runs_say_which_folds_are_missing_and_why(tmp_path):
     assert "stranger.json: not a fold of this experiment" in text
 
 
+def test_folds_of_two_programs_or_devices_are_told(tmp_path):
+    folder = write_run(tmp_path)
+    for number, path in enumerate((folder / "folds").iterdir()):
+        change_json(path, environment={"git_commit": f"c{number}", "threads": min(number, 1), "torch": "2"})
+    text = render(report([read_run(tmp_path, "fake")]))
+    assert "fake: its folds were made with differing git_commit, threads (" in text and "4/4" in text
+
+
 def test_a_run_without_any_finished_fold_is_still_shown(tmp_path):
     write_run(tmp_path, missing=tuple(f"synthetic_s{i:02d}" for i in range(4)))
     run = read_run(tmp_path, "fake")
