@@ -94,13 +94,15 @@ def curve_figure(run):
     losses = [fold.loss for fold in run.finished.values()]
     epochs = min(len(loss) for loss in losses)
     losses, axis = np.stack([loss[:epochs] for loss in losses]), np.arange(1, epochs + 1)    # (folds, E)
+    kinds = {stream.get("kind") for stream in run.facts["config"].get("inputs", ())}
+    turned = "as it is too (motion)" if kinds == {"motion"} else "randomly rotated"
     figure, mark = _new_figure(FULL_WIDTH, 2.9), "." if epochs < 40 else ""
     left, right = figure.subplots(1, 2)
     left.plot(axis, losses.mean(0), color="black", marker=mark)
     left.fill_between(axis, losses.min(0), losses.max(0), color=GREY, alpha=0.35, linewidth=0)
     left.set(xlabel="epoch", ylabel="training loss (mean, range of folds)", ylim=(0, None))
     for name, colour, line in zip(EVALUATIONS, (BLUE, ORANGE), "-:", strict=True):
-        label = {"strict": "strict: picture as it is", "paper": "paper: randomly rotated"}[name]
+        label = {"strict": "strict: picture as it is", "paper": f"paper: {turned}"}[name]
         right.plot(axis, pooled_uf1(run, name), color=colour, linestyle=line, marker=mark, label=label)
     right.axhline(meter(predictions(run, "paper"), run.classes).uf1, color=ORANGE, linestyle="--",
                   label="paper, each subject's best test epoch (leaks)")

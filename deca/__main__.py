@@ -221,7 +221,7 @@ def _print_check():
         print(f"  {row.status:8}{row.file:{width}}{note}")
     ready = all(row.status == "present" for row in rows if row.required)
     print("DECA can be used." if ready else
-          "DECA cannot be used; auto takes mesh, without licensed files, while a required one is missing.")
+          "DECA cannot be used while a required file is missing; auto then takes mesh, which needs none.")
     return 0 if ready else 1
 
 
