@@ -165,7 +165,7 @@ def test_batches_augmented_together_are_those_augmented_one_by_one(monkeypatch):
 
 
 def test_precision_follows_the_device(monkeypatch):
-    for capabilities, expected in (({"avx512_bf16": True}, "bf16"), ({"avx2": True}, "fp32")):
+    for capabilities, expected in (({"amx_bf16": True}, "bf16"), ({"avx512_bf16": True}, "fp32")):
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda value=capabilities: value)
         assert choose_precision(CPU, "auto") == expected
         assert choose_precision(CPU, "fp32") == "fp32" and choose_precision(CPU, "bf16") == "bf16"
