@@ -24,7 +24,7 @@ FIGURES = True            # PNG and PDF of each experiment
 
 def options():
     """The command line, the constants above as defaults."""
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     parser.add_argument("--result-root", default=RESULT_ROOT, help=f"folder of the results [{RESULT_ROOT}]")
     parser.add_argument("--experiment", nargs="+", default=[], metavar="NAME",
                         help="print and draw only these experiments [all]")

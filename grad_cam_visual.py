@@ -9,7 +9,6 @@ Command   python grad_cam_visual.py --experiment NAME [--clip DATA/SUBJECT/CLIP 
 Expect    about 2 s for each clip, after reading the crops and views.
 """
 
-import argparse
 import os
 from pathlib import Path
 
@@ -30,7 +29,7 @@ RESULT_ROOT, DATA_ROOT, DEVICE = "result", "data", "auto"
 
 def options():
     """The command line, the constants above as defaults."""
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     parser.add_argument("pictures", nargs="*", type=Path, help="pictures or folders, with --model")
     parser.add_argument("--model", default="", help="state dict of a trained network, for pictures")
     parser.add_argument("--paint", default="shape_detail", choices=PAINTS,

@@ -9,7 +9,6 @@ Command   python predict.py photo.jpg folder/ --model result/NAME/models/casme_s
 Expect    a second a picture. A face at rest has no micro-expression: the network names a class all the same.
 """
 
-import argparse
 from pathlib import Path
 
 import pandas as pd
@@ -28,7 +27,7 @@ OUT, DEVICE = "predictions_of_pictures.csv", "auto"
 
 def options():
     """The command line, the constants above as defaults."""
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     parser.add_argument("pictures", nargs="+", type=Path, help="pictures, or folders of them")
     parser.add_argument("--model", required=True, help="state dict of a trained network")
     parser.add_argument("--paint", default="shape_detail", choices=PAINTS,

@@ -9,7 +9,6 @@ Expect    a few minutes for the 157 clips; stopped and started again, it goes on
           synthetic, whose apexes are known, it writes <dataset>_apex_spotted.csv and says how far off it is.
 """
 
-import argparse
 import os
 from pathlib import Path
 
@@ -48,7 +47,7 @@ def main():
 
 def options():
     """The command line, the constants above as defaults."""
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     parser.add_argument("--dataset", type=database_name, choices=("smic", "casme", "samm", "synthetic"),
                         default=DATASET, help=f"database [{DATASET}]")
     parser.add_argument("--data-root", default="data", help="folder of the databases [data]")

@@ -9,7 +9,6 @@ with it. The estimate of the full run is for folds one after the other. Views: f
 with the face mesh, whole; beside it DECA's kind of head, the drawing alone.
 """
 
-import argparse
 import platform
 import resource
 import tempfile
@@ -105,8 +104,7 @@ def second_table(runs):
 
 def main(arguments=None):
     """Command line. Raises: InputError for a device or precision that is not there, or too many threads."""
-    parser = Parser(prog="python -m benchmarks", description=__doc__,
-                    formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N [auto]")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads [0: all cores]")
     parser.add_argument("--precision", default="auto", choices=("auto", "fp32", "bf16"),

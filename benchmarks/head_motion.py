@@ -7,7 +7,6 @@ onset to apex and drift by a pixel a degree; nothing else moves that means nothi
 go to the same SVM, leave-one-subject-out. Plain flow is taken on the crops, whose square is the onset's.
 """
 
-import argparse
 from dataclasses import replace
 from pathlib import Path
 
@@ -76,8 +75,7 @@ def main(folder, seed):
 
 
 if __name__ == "__main__":
-    raw = argparse.RawDescriptionHelpFormatter
-    parser = Parser(description=__doc__, formatter_class=raw)
+    parser = Parser(description=__doc__)
     parser.add_argument("folder")
     parser.add_argument("--seed", type=int, default=0, help="of the databases [0]")
     given = parser.parse_args()

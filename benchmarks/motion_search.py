@@ -9,7 +9,6 @@ to take the best of the column "outer" would be to choose on the test subjects. 
 distances of all pictures, without labels.
 """
 
-import argparse
 from collections import Counter
 from itertools import product
 
@@ -94,8 +93,7 @@ def _print(found, labels, subjects, classes, with_units):
 
 
 if __name__ == "__main__":
-    raw = argparse.RawDescriptionHelpFormatter
-    parser = Parser(description=__doc__, formatter_class=raw)
+    parser = Parser(description=__doc__)
     parser.add_argument("folder", help="of ready motion pictures")
     parser.add_argument("--data-root", default="data", help="folder of the annotation sheets [data]")
     given = parser.parse_args()

@@ -7,7 +7,6 @@ files, pretrained weights, free disk, and what to do about each line marked "!!"
 one; what is optional and absent is marked "--".
 """
 
-import argparse
 import contextlib
 import importlib.metadata
 import importlib.util
@@ -40,8 +39,7 @@ GOOD, NOTE, BAD = "ok", "--", "!!"
 
 def main():
     """Print every section of the check, each of rows (mark, text). Returns: the exit code."""
-    parser = Parser(prog="python -m capsule.check", description=__doc__,
-                    formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(prog="python -m capsule.check", description=__doc__)
     parser.add_argument("--data-root", default="data", help="folder of the databases [data]")
     parser.add_argument("--result-root", default="result", help="folder of the results [result]")
     choice = parser.parse_args()

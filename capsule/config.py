@@ -135,8 +135,7 @@ def parse(doc, argv=None, model_choices=(), **constants):
     OF_A_SCRIPT exist only in scripts that give a value for them. `argv`: default sys.argv[1:].
     Exits with code 2 and one line when an option is unknown or malformed.
     """
-    parser = Parser(prog=Path(sys.argv[0]).name, description=doc, allow_abbrev=False,
-                    formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(prog=Path(sys.argv[0]).name, description=doc, allow_abbrev=False)
     for option in dataclasses.fields(Options):
         if option.name == "script" or (option.name in OF_A_SCRIPT and option.name not in constants):
             continue

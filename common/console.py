@@ -12,7 +12,10 @@ from common.errors import InputError
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse, with one line in place of the usage block when an option is wrong."""
+    """argparse with a docstring as it is written, and one line, no usage block, when an option is wrong."""
+
+    def __init__(self, **options):
+        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, **options)
 
     def error(self, message):
         self.exit(2, f"{self.prog}: {' '.join(message.split())} (--help lists the options)\n")

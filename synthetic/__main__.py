@@ -6,8 +6,6 @@ Its numbers say that the pipeline works, not how good a method is: no person is 
 another share of glasses gives the same people, clips and light. The default takes a minute on one core.
 """
 
-import argparse
-
 from common.console import Parser, run_main
 from synthetic.clips import OPTIONS, Settings
 from synthetic.database import make_synthetic
@@ -15,8 +13,7 @@ from synthetic.database import make_synthetic
 
 def main(argv=None):
     """Command line; see the module's docstring. Raises: InputError."""
-    parser = Parser(prog="python -m synthetic", description=__doc__,
-                    formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(prog="python -m synthetic", description=__doc__)
     parser.add_argument("--data-root", default="data", help="folder of the databases [data]")
     for name, (_, _, text) in OPTIONS.items():
         default = getattr(Settings, name)

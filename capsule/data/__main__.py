@@ -7,8 +7,6 @@ reads the owners' sheets under the data root, or a clip list of yours (--protoco
 class, and how many of their apex frames are on disk. Takes a few seconds. Exit code 2 when none is.
 """
 
-import argparse
-
 import pandas as pd
 
 from capsule.data.databases import DATABASES
@@ -20,8 +18,7 @@ from common.files import write_csv
 
 def main(argv=None):
     """Parse `argv`, write the table, print the counts. Raises: InputError, see `load_clips`, or no frames."""
-    parser = Parser(prog="python -m capsule.data", description=__doc__,
-                    formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(prog="python -m capsule.data", description=__doc__)
     parser.add_argument("dataset", help=f"{', '.join(DATABASES)}, or as you write them")
     parser.add_argument("--classes", type=int, choices=(3, 5), default=3, help="5: CASME II only [3]")
     parser.add_argument("--protocol", default=PROTOCOLS[0], metavar="NAME|FILE",
