@@ -53,7 +53,11 @@ def load_flame(folder):
     """
     folder = Path(folder)
     flame = _read_flame(folder / "generic_model.pkl")
-    faces, uv, uv_faces = _read_template(folder / "head_template.obj")
+    template = folder / "head_template.obj"
+    faces, uv, uv_faces = _read_template(template)
+    if set(map(frozenset, faces.tolist())) != set(map(frozenset, flame["f"].tolist())):
+        raise InputError(f"{template}: its triangles are not those of generic_model.pkl; take both from the "
+                         "official FLAME 2020 and DECA downloads")
     lmk_faces, lmk_bary = _read_landmarks(folder / "landmark_embedding.npy")
     parents = flame["kintree_table"][0].astype(np.int64)
     return HeadModel(

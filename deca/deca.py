@@ -102,7 +102,8 @@ class DECA(Reconstructor):
 
     @torch.no_grad()
     def decode(self, codes):
-        """Codes of B pictures → `Mesh`, on this object's device. Raises: ValueError for codes too wide."""
+        """Codes of B pictures → `Mesh`, on this object's device. Raises: ValueError for codes too wide or of
+        unequal numbers of pictures."""
         codes = self._here(codes)
         posed = self.flame(codes["shape"], codes["exp"], codes["pose"])
         return Mesh(posed.verts, posed.landmarks3d, self._displacement(codes))
@@ -131,6 +132,10 @@ class DECA(Reconstructor):
         return grey.unsqueeze(2).expand(-1, -1, 3, -1, -1)     # (B, 13, 224, 224) → (B, 13, 3, 224, 224)
 
     def _here(self, codes):
+        """`codes` on this device. Raises: ValueError for unequal numbers of pictures, or none."""
+        lengths = {len(value) for value in codes.values()}
+        if len(lengths) != 1 or lengths == {0}:
+            raise ValueError(f"codes: expected one and the same number of pictures in each, found {lengths}")
         return {name: value.to(self.device) for name, value in codes.items()}
 
     def _displacement(self, codes):

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import shutil
 import zipfile
 
 import numpy as np
@@ -301,9 +302,15 @@ def test_a_model_of_another_shape_says_what_was_expected(official, tmp_path, nam
     one_line(error)
 
 
-def test_a_template_with_impossible_triangles_is_named(official, tmp_path):
+def test_a_template_with_other_triangles_is_named(official, tmp_path):
+    for name in (MODEL, *SMALL):
+        shutil.copy(official.folder / name, tmp_path / name)
     path = tmp_path / "head_template.obj"
-    lines = (official.folder / path.name).read_text(encoding="utf-8").splitlines()
+    lines = path.read_text(encoding="utf-8").splitlines()
+    lines[-1] = "f 1/1 2/2 3/3"
+    path.write_text("\n".join(lines), encoding="utf-8")
+    with pytest.raises(InputError, match=r"head_template\.obj: its triangles are not those of generic_model"):
+        load_flame(tmp_path)
     for wrong, message in (("f 1/1 2/2 3/3 4/4", "truncated or broken"), ("f 1 2 3", "truncated or broken"),
                            ("f 1/1 2/2 9999/3", f"expected indices from 0 to {V - 1}"),
                            ("f 1/1 2/2 0/3", f"expected indices from 0 to {V - 1}"),

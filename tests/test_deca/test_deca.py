@@ -181,6 +181,13 @@ def test_suitable_images_pass(images):
     check_images(torch.ones(1, 3, 224, 224, dtype=torch.float64))
 
 
+def test_codes_of_unequal_numbers_are_refused(reconstructor, codes):
+    with pytest.raises(ValueError, match="the same number of pictures"):
+        reconstructor.decode({**codes, "exp": codes["exp"][:1]})
+    with pytest.raises(ValueError, match="the same number of pictures"):
+        reconstructor.thirteen_views({name: value[:0] for name, value in codes.items()})
+
+
 @pytest.mark.parametrize("device", ["tpu9", "", "mps:0", "cuda:99"])
 def test_a_device_that_is_not_there_is_named(official, device):
     with pytest.raises(InputError, match=f"--device {device}:"):
