@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from common.errors import InputError
+from deca.landmarks import CROP_SIZE, crop_square
 from synthetic import scene
 from synthetic.basis import ACTIONS
 from synthetic.mesh import build_head
@@ -166,5 +167,5 @@ def landmark_movement(person, actions, uneven):
     """How far the strongest of the 68 landmarks moves from rest to `actions`, pixels of the 224 crop."""
     heads = scene.posed(person, np.stack([0 * actions, actions]), np.zeros((2, 3)), uneven)
     pixels = scene.project(heads[:, build_head().landmarks].astype(float), person, np.zeros((2, 2)))
-    side = np.ptp(pixels[0], axis=0).mean() * 1.1 * 1.25            # of the crop (SPEC section 2)
-    return float(np.linalg.norm(pixels[1] - pixels[0], axis=1).max() * 224 / side)
+    _, side = crop_square(pixels[0])
+    return float(np.linalg.norm(pixels[1] - pixels[0], axis=1).max() * CROP_SIZE / side)
