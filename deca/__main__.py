@@ -202,13 +202,13 @@ def _angles(pose):
 
 def _remarks(portrait, yaw):
     """What a user should know of one picture."""
-    (height, width), path, faces = portrait.photo.shape[:2], portrait.path, portrait.found.n_faces
+    (height, width), faces = portrait.photo.shape[:2], portrait.found.n_faces
     center, side = portrait.square
     beyond = max((side / 2 - center).max(), (center + side / 2 - [width, height]).max()) / side
-    lines = [f"{path}: {faces} faces, the largest is taken"] if faces > 1 else []
-    lines += [f"{path}: the face is at the border, part of it is guessed"] if beyond > 0.15 else []
-    return lines + ([f"{path}: seen from the side ({yaw:+.0f}°), half of the face is guessed"]
-                    if abs(yaw) > PROFILE else [])
+    remarks = {f"{faces} faces, the largest is taken": faces > 1,
+               "the face is at the border, part of it is guessed": beyond > 0.15,
+               f"seen from the side ({yaw:+.0f}°), half of the face is guessed": abs(yaw) > PROFILE}
+    return [f"{portrait.path}: {remark}" for remark, applies in remarks.items() if applies]
 
 
 def _print_check():
