@@ -1,7 +1,6 @@
 """DECA with the official files: picture → codes → heads, renders and views (SPEC sections 4 and 5)."""
 
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,14 +14,6 @@ from deca.head_renderer import Renderer
 from deca.networks import split_codes
 from deca.reconstructor import Reconstructor, Surfaces, as_float
 from deca.renderer import YAWS
-
-
-class Mesh(NamedTuple):
-    """A batch of posed heads; metres."""
-
-    verts: torch.Tensor           # (B, V, 3) world coordinates
-    landmarks3d: torch.Tensor     # (B, 68, 3) points of the same posed heads
-    displacement: torch.Tensor    # (B, 1, 256, 256) detail along the normal, UV layout
 
 
 class DECA(Reconstructor):
@@ -102,11 +93,11 @@ class DECA(Reconstructor):
 
     @torch.no_grad()
     def decode(self, codes):
-        """Codes of B pictures → `Mesh`, on this object's device. Raises: ValueError for codes too wide or of
-        unequal numbers of pictures."""
+        """Codes of B pictures → `Posed` with the displacement, on this object's device. Raises: ValueError
+        for codes too wide or of unequal numbers of pictures."""
         codes = self._here(codes)
         posed = self.flame(codes["shape"], codes["exp"], codes["pose"])
-        return Mesh(posed.verts, posed.landmarks3d, self._displacement(codes))
+        return posed._replace(displacement=self._displacement(codes))
 
     @torch.no_grad()
     def render(self, codes, mode="shape_detail", images=None):

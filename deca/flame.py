@@ -43,6 +43,7 @@ class Posed(NamedTuple):
     verts: torch.Tensor          # (B, V, 3)
     landmarks3d: torch.Tensor    # (B, 68, 3)
     root: torch.Tensor           # (B, 3) the root joint, the point that the global rotation turns about
+    displacement: torch.Tensor | None = None    # (B, 1, 256, 256) DECA's detail along the normal, UV layout
 
 
 def rotation_matrices(axis_angle):
