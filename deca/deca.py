@@ -87,8 +87,7 @@ class DECA(Reconstructor):
 
         Raises: ValueError for another shape, type or range.
         """
-        check_images(images)
-        images = images.to(self.device)
+        images = check_images(images).to(self.device)
         return {**split_codes(self.networks["E_flame"](images)), "detail": self.networks["E_detail"](images)}
 
     @torch.no_grad()
@@ -106,9 +105,7 @@ class DECA(Reconstructor):
         mode: "shape" (grey), "shape_detail" (grey with the detail map) or "texture" (coloured by `images`,
         (B, 3, 224, 224) in [0, 1], which only this mode uses). Raises: ValueError when it gets none.
         """
-        if mode == "texture":
-            check_images(images)
-        images = images.to(self.device) if mode == "texture" else None
+        images = check_images(images).to(self.device) if mode == "texture" else None
         mesh = self.decode(codes)
         return self.renderer.render(mesh.verts, self._here(codes)["cam"], mode, mesh.displacement, images)
 
@@ -136,10 +133,11 @@ class DECA(Reconstructor):
 
 
 def check_images(images):
-    """Raises ValueError unless `images` is a float tensor (B, 3, 224, 224) in [0, 1]."""
+    """`images`, a float tensor (B, 3, 224, 224) in [0, 1]. Raises: ValueError for anything else."""
     if not isinstance(images, torch.Tensor) or not images.is_floating_point():
         raise ValueError("images: expected a float tensor in [0, 1]")
     if images.ndim != 4 or images.shape[1:] != (3, 224, 224) or len(images) == 0:
         raise ValueError(f"images: expected (B, 3, 224, 224), found {tuple(images.shape)}")
     if not (images.min() >= 0 and images.max() <= 1):           # also false for NaN
         raise ValueError(f"images: expected values in [0, 1], found {images.min():.3g} to {images.max():.3g}")
+    return images
