@@ -7,8 +7,8 @@ SIGGRAPH 2021.
 from torch import nn
 from torchvision.models import resnet50
 
-N_SHAPE, N_TEX, N_EXP, N_POSE, N_CAM, N_LIGHT, N_DETAIL = 100, 50, 50, 6, 3, 27, 128
-CODE_SIZES = {"shape": N_SHAPE, "tex": N_TEX, "exp": N_EXP, "pose": N_POSE, "cam": N_CAM, "light": N_LIGHT}
+N_SHAPE, N_EXP, N_DETAIL = 100, 50, 128
+CODE_SIZES = {"shape": N_SHAPE, "tex": 50, "exp": N_EXP, "pose": 6, "cam": 3, "light": 27}
 N_CODES = sum(CODE_SIZES.values())                 # 236 outputs of E_flame
 N_DETAIL_INPUT = 3 + N_EXP + N_DETAIL              # 181 = jaw pose, expression, detail
 
