@@ -1,6 +1,7 @@
 """Files that are there whole or not at all."""
 
 import contextlib
+import importlib.util
 import json
 import os
 import platform
@@ -107,3 +108,15 @@ def read_json(path):
     if not isinstance(value, dict):
         raise InputError(f"{path}: not a JSON object; remove it and run again")
     return value
+
+
+def installed_file(package, name, remedy):
+    """Where the file `name` of a package lies that is installed; the package is not imported.
+
+    Raises: InputError, with the remedy, when it is not there.
+    """
+    spec = importlib.util.find_spec(package)
+    for folder in (spec.submodule_search_locations or ()) if spec else ():
+        if (Path(folder) / name).is_file():
+            return Path(folder) / name
+    raise InputError(f"{Path(name).name} of the package {package} is not installed; `{remedy}`")

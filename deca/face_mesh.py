@@ -7,7 +7,6 @@ by a similarity to the mean mesh on points that expression hardly moves; two Loo
 picture's fine detail: 468 points have no creases.
 """
 
-import importlib.util
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from scipy.sparse import csr_matrix
 from common.cache import file_digest
 from common.device import choose_device
 from common.errors import InputError
+from common.files import installed_file
 from deca.reconstructor import Reconstructor, Surfaces, as_float
 from deca.renderer import GRAZING, VIEW_CAMERA, SurfaceRenderer
 
@@ -61,7 +61,9 @@ class FaceNetwork:
 
         Raises: InputError, naming the remedy, when the model file is not installed or is another.
         """
-        self.path = model_path()
+        self.path = installed_file("mediapipe", MODEL, INSTALL)
+        if file_digest(self.path) != MODEL_DIGEST:
+            raise InputError(f"{self.path}: damaged or of another version; install it anew with `{INSTALL}`")
         self.mirror, self._idle = mirror, [cv2.dnn.readNetFromTFLite(str(self.path))]
         cv2.setNumThreads(1)
 
@@ -107,18 +109,6 @@ class FaceNetwork:
         presence, points = sorted((output.flatten() for output in outputs), key=len)    # copies
         self._idle.append(net)
         return points.reshape(POINTS, 3) * np.array([1.0, 1.0, DEPTH]), float(presence[0])
-
-
-def model_path():
-    """Where the network's file is installed. Raises: InputError when it is not there or is another file."""
-    spec = importlib.util.find_spec("mediapipe")
-    for folder in (spec.submodule_search_locations or ()) if spec else ():
-        path = Path(folder) / MODEL
-        if path.is_file():
-            if file_digest(path) != MODEL_DIGEST:
-                raise InputError(f"{path}: damaged or of another version; install it anew with `{INSTALL}`")
-            return path
-    raise InputError(f"the face mesh network {Path(MODEL).name} is not installed; `{INSTALL}`")
 
 
 def region_matrix(center, side, angle):

@@ -5,20 +5,18 @@ with the wheel `face_recognition_models` and is read from there, so that nothing
 """
 
 import functools
-import importlib.util
 import math
 import threading
 from dataclasses import dataclass
-from pathlib import Path
 
 import cv2
 import dlib
 import numpy as np
 
-from common.errors import InputError
+from common.files import installed_file
 
-MODEL_PACKAGE = "face_recognition_models"
-MODEL_FILE = "models/shape_predictor_68_face_landmarks.dat"
+MODEL = ("face_recognition_models", "models/shape_predictor_68_face_landmarks.dat",
+         "pip install face-recognition-models")     # package, file in it, remedy
 CROP_SIZE = 224
 LONGEST_SIDE = 1600     # pixels; a larger picture is shrunk for the search, or it would take many seconds
 SMALLEST_SIDE = 16      # pixels; nothing can be found in less
@@ -57,13 +55,7 @@ def _detector():
 @functools.lru_cache(maxsize=1)
 def _predictor():
     """dlib's landmark predictor, read once in a process (about 100 MB); any thread may use it."""
-    spec = importlib.util.find_spec(MODEL_PACKAGE)
-    folders = list(spec.submodule_search_locations or ()) if spec else []
-    paths = [path for path in (Path(folder) / MODEL_FILE for folder in folders) if path.is_file()]
-    if not paths:
-        raise InputError(f"the landmark model {Path(MODEL_FILE).name} is not installed; "
-                         "pip install face_recognition_models")
-    return dlib.shape_predictor(str(paths[0]))
+    return dlib.shape_predictor(str(installed_file(*MODEL)))
 
 
 class LandmarkDetector:

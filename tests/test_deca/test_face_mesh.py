@@ -258,7 +258,7 @@ def test_a_missing_or_broken_model_is_one_line_with_the_command(monkeypatch, tmp
     for content, spec in ((None, None), (None, folder), (b"broken", folder)):
         if content:
             path.write_bytes(content)
-        monkeypatch.setattr(face_mesh.importlib.util, "find_spec", lambda name, spec=spec: spec)
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name, spec=spec: spec)
         with pytest.raises(InputError, match=r"pip install --no-deps mediapipe==0\.10\.21") as error:
             FaceMesh("cpu")
         assert "\n" not in str(error.value)
