@@ -7,15 +7,14 @@ from a point behind the face, where lips and eyelids lie open; edges are flipped
 smoother; the right half is the left one's mirror image. The result is a disk: eyes and mouth are closed.
 """
 
-import argparse
-from pathlib import Path
-
 import numpy as np
 import trimesh
 from scipy.sparse import csr_matrix
 from scipy.spatial import Delaunay, cKDTree
 
-from common.images import IMAGE_SUFFIXES, read_image
+from common.console import Parser, run_main
+from common.errors import InputError
+from common.images import find_pictures, read_image
 from deca.face_mesh import POINTS, TOPOLOGY, UPPER, FaceNetwork, similarity
 
 BEHIND, ABOVE = 200.0, 15.0     # its middle: where the face is seen from (it is 200 high)
@@ -42,7 +41,7 @@ def mean_mesh(meshes):
         symmetric = (mean + mean[mirror] * [-1, 1, 1]) / 2
         mean = aligned(mean[None], symmetric, slice(None))[0]
     if not np.array_equal(mirror[mirror], np.arange(len(mean))):
-        raise ValueError("the mean mesh is not symmetric enough: give more faces")
+        raise InputError("the mean mesh is not symmetric enough: give more faces")
     return (mean + mean[mirror] * [-1, 1, 1]) / 2, mirror
 
 
@@ -167,13 +166,12 @@ def make_topology(meshes):
 
 def main():
     """Reads the crops of the folder named on the command line and writes `deca/face_topology.npz`."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("folder", type=Path)
-    network, folder = FaceNetwork(), parser.parse_args().folder
-    paths = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in IMAGE_SUFFIXES]
+    parser = Parser(prog="python -m deca.make_face_topology", description=__doc__)
+    parser.add_argument("folder", help="of face crops")
+    paths, network = find_pictures([parser.parse_args().folder]), FaceNetwork()
     meshes = np.concatenate([network(read_image(path)[None])[0] for path in paths]) * [1, -1, -1]
     np.savez_compressed(TOPOLOGY, **make_topology(meshes))
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main, "nothing was written")
