@@ -174,6 +174,7 @@ def build_head():
         island = np.array([EYE_ISLAND[0] if side < 0 else 1 - EYE_ISLAND[0], EYE_ISLAND[1]])
         uv = np.concatenate([uv, island + disc * EYE_ISLAND_RADIUS])
         points, eye = np.concatenate([points, ball]), np.append(eye, np.full(len(ball), side))
-    none = np.zeros(len(points) - len(plane))
-    return Head(points, faces, uv, np.append(theta, none), np.append(level, none), np.append(inside, none),
-                np.append(upper, none == 0), eye, np.append(rim, none.astype(int) - 1), landmarks)
+    balls = (0, len(points) - len(plane))                           # which the chart does not know
+    return Head(points, faces, uv, np.pad(theta, balls), np.pad(level, balls), np.pad(inside, balls),
+                np.pad(upper, balls, constant_values=True), eye, np.pad(rim, balls, constant_values=-1),
+                landmarks)
