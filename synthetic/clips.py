@@ -153,8 +153,7 @@ def _distraction(settings, rng, count):
     for often, share, width, name in DISTRACTORS:
         happens, size = rng.uniform() < often * settings.distractors, rng.uniform(*share)
         width, place = width if width > 1 else width * count, rng.uniform(0, count - 1)
-        course = np.exp(-(((frame - place) / width) ** 2))
-        total[:, list(ACTIONS).index(name)] += happens * size * course
+        total += np.outer(np.exp(-(((frame - place) / width) ** 2)), coefficients({name: happens * size}))
     return total
 
 
