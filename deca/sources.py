@@ -70,9 +70,9 @@ def _of_video(path, fps):
     """One source for every frame that a rate of `fps` takes: read when its turn comes, in order, for all of
     a video's would fill the memory; so would many videos that are open at once."""
     video, count = cv2.VideoCapture(str(path)), 0
-    every = max(1, round((video.get(cv2.CAP_PROP_FPS) or 25.0) / fps))
     while video.grab():
         count += 1
+    every = max(1, round(min(count, (video.get(cv2.CAP_PROP_FPS) or 25.0) / fps)))
     if not count:
         raise InputError(f"{path}: no frame can be read from this video; convert it to .mp4")
     video.release()

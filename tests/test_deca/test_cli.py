@@ -189,6 +189,8 @@ def test_lists_videos_and_odd_names(face, tmp_path):
     assert [str(place) for place, _ in found] == ["picture", *(f"clip/{n:06d}" for n in (0, 2, 4, 6, 8))]
     means = [read()[1].mean() for _, read in found[1:]]
     assert np.abs(np.array(means) - [0, 50, 100, 150, 200]).max() < 5
+    ((_, read),) = find_sources([tmp_path / "clip.avi"], fps=5e-324)     # passes over no more than there are
+    assert read()[1].shape == (64, 64, 3)
     (tmp_path / "list.txt").write_text("clip.avi\n" * 9)
     before = len(os.listdir("/dev/fd"))                 # a list of many videos opens one at a time
     found = list(find_sources([tmp_path / "list.txt"], fps=5))
