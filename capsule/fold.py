@@ -11,7 +11,7 @@ import contextlib
 import hashlib
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -78,13 +78,13 @@ class Pictures:
         rows = sent(rows, self.device)
         return [images[rows] for images in self.images], self.labels[rows]
 
-    def learner(self, model, training, precision):
+    def learner(self, model, training):
         """A Learner that begins with `model`; on a GPU the last fold's, where it was trained alike."""
         last = self._learner
-        if last and (last.training, last.precision) == (training, precision):
+        if last and last.training == training:
             last.restart(model)
             return last
-        learner = Learner(model, training, self.device, precision)
+        learner = Learner(model, training, self.device)
         if self.device.type == "cuda":
             self._learner = learner
         return learner
@@ -144,7 +144,7 @@ def train_fold(pictures, data_sub, training, report=lambda epoch: None):
     """
     record, device, clips = _Record(pictures.clips, data_sub, training), pictures.device, pictures.clips
     set_arithmetic(device, training.threads, training.deterministic)
-    precision = choose_precision(device, training.precision)
+    training = replace(training, precision=choose_precision(device, training.precision))
     torch.manual_seed(record.seed)                              # initial weights, dropout
     draws = torch.Generator().manual_seed(record.seed)          # sampling and augmentation
     noise = torch.Generator().manual_seed(record.seed + 1)      # the paper evaluation's rotations
@@ -152,7 +152,7 @@ def train_fold(pictures, data_sub, training, report=lambda epoch: None):
     model, weights = training.network.make(pictures.channels)
     if not isinstance(model, torch.nn.Module):
         return _fit_fold(model, pictures, record, report)
-    learner = pictures.learner(model, training, precision)
+    learner = pictures.learner(model, training)
     model = learner.model
     test_rows = sampling.apex_rows(pictures.index, record.test_clips)
     turned = None if set(pictures.kinds) == {"motion"} else noise    # the paper turns pictures, not motion
@@ -166,7 +166,7 @@ def train_fold(pictures, data_sub, training, report=lambda epoch: None):
         if not math.isfinite(loss):
             raise FoldError(f"the loss is {loss} in epoch {number} {remedy}")
         learner.set_rate(rate * training.lr_decay)
-        scores = predict(model, pictures, test_rows, training.network, precision, turned)
+        scores = predict(model, pictures, test_rows, training, turned)
         if not scores.isfinite().all():
             raise FoldError(f"outputs are no numbers after epoch {number} {remedy}")
         report(record.add(loss, meter, scores[0], scores[-1], len(rows), began, rate))
@@ -252,7 +252,7 @@ def batches(pictures, rows, draws, batch_size):
         yield from zip(map(list, streams), labels.split(batch_size), strict=True)
 
 
-def predict(model, pictures, rows, network, precision, noise=None):
+def predict(model, pictures, rows, training, noise=None):
     """Scores in [0, 1] of n image rows, float32 (ways, n, classes), CPU.
 
     Ways: the strict evaluation; with `noise`, a generator, the paper's too.
@@ -266,7 +266,7 @@ def predict(model, pictures, rows, network, precision, noise=None):
         if noise:
             ways.append(augment.paper_eval_batch(images, pictures.kinds, noise, pictures.side))
         inputs = [torch.cat(stream) for stream in zip(*ways, strict=True)]
-        with torch.inference_mode(), autocast_for(pictures.device, precision):
-            scores = network.scores(model(*network.prepared(inputs)).float())
+        with torch.inference_mode(), autocast_for(pictures.device, training.precision):
+            scores = training.network.scores(model(*training.network.prepared(inputs)).float())
         outputs.append(scores.cpu().unflatten(0, (len(ways), -1)))
     return torch.cat(outputs, 1)

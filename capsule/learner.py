@@ -34,12 +34,12 @@ def forward(model, inputs, labels, network, precision):
 class Learner:
     """A network that learns batch by batch.
 
-    model: from `Network.make`; it moves to `device`. training: capsule.fold.Training. precision: "fp32" or
+    model: from `Network.make`; it moves to `device`. training: capsule.fold.Training, precision "fp32" or
     "bf16".
     """
 
-    def __init__(self, model, training, device, precision):
-        self.training, self.precision, self.on_gpu = training, precision, device.type == "cuda"
+    def __init__(self, model, training, device):
+        self.training, self.on_gpu = training, device.type == "cuda"
         self.model = _laid_out(model.to(device))
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         # A graph reads the learning rate from the GPU's memory.
@@ -64,7 +64,7 @@ class Learner:
         self.set_rate(self.training.learning_rate)
 
     def _step(self, inputs, labels, forward=forward):
-        outputs, loss = forward(self.model, inputs, labels, self.training.network, self.precision)
+        outputs, loss = forward(self.model, inputs, labels, self.training.network, self.training.precision)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         self.optimiser.step()

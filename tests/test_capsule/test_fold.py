@@ -29,7 +29,7 @@ def small_network(seed=0):
 
 
 def learner(model, precision="fp32", rate=1e-3):
-    return Learner(model.train(), training(learning_rate=rate), CPU, precision)
+    return Learner(model.train(), training(learning_rate=rate, precision=precision), CPU)
 
 
 def batch(n=6):
@@ -100,7 +100,7 @@ def test_a_fold_is_recorded_and_repeats_itself(data):
     assert [epoch.learning_rate for epoch in epochs] == pytest.approx([5e-4, 4e-4])    # that of the epoch
     assert [epoch.number for epoch in epochs] == [1, 2] and epochs[1].loss == first["loss"][1]
     rows = fold.sampling.apex_rows(data.index, torch.arange(3, 6).numpy())
-    (scores,) = predict(model, data, rows, NET, "fp32")
+    (scores,) = predict(model, data, rows, training())
     assert torch.allclose(scores, torch.tensor(first["lengths"]), atol=1e-5)
     assert fold.fold_seed(9, "a") != fold.fold_seed(10, "a") != fold.fold_seed(10, "b")
 

@@ -46,14 +46,14 @@ def test_a_network_that_begins_anew_forgets_everything(name, device):
     net = network(name, 3, quick=True)
     set_arithmetic(device, 1, deterministic=True)
     try:
-        learner = Learner(fresh(net, 5), training(net, deterministic=True), device, "fp32")
+        learner = Learner(fresh(net, 5), training(net, deterministic=True), device)
         learn(learner, device)
         learner.set_rate(1e-5)
         torch.manual_seed(3)
         learner.restart(fresh(net))
         torch.manual_seed(4)        # dropout
         again = learn(learner, device)
-        first = Learner(fresh(net), training(net, deterministic=True), device, "fp32")
+        first = Learner(fresh(net), training(net, deterministic=True), device)
         torch.manual_seed(4)
         assert same(again, learn(first, device)) and learner.rate == first.rate == 1e-3
     finally:
@@ -66,9 +66,9 @@ def test_the_recorded_step_is_the_step():
     net, device = network("resnet", 3, quick=True), torch.device("cuda")
     set_arithmetic(device, 1, deterministic=True)
     try:
-        played = Learner(fresh(net), training(net, deterministic=True), device, "fp32")
+        played = Learner(fresh(net), training(net, deterministic=True), device)
         recorded, _ = learn(played, device)
-        plain = Learner(fresh(net), training(net), device, "fp32")
+        plain = Learner(fresh(net), training(net), device)
         plain.model.train()
         losses = [float(plain._step(*batch)[1]) for batch in batches(device, net.side)]
         assert recorded == pytest.approx(losses, rel=1e-4) and losses[-1] != losses[0]
