@@ -91,10 +91,6 @@ class Experiment:
         """Where the result of a fold lies."""
         return self.folder / "folds" / f"{data_sub}.json"
 
-    def model_path(self, data_sub):
-        """Where --save-models keeps the fold's state dict."""
-        return self.folder / "models" / f"{data_sub}.pt"
-
     def finished(self, data_sub, say=lambda line: None):
         """The fold as capsule.results.Fold where its file is whole and of this experiment, and its model is
         there if models are kept; else None.
@@ -110,12 +106,12 @@ class Experiment:
         except InputError as error:
             say(f"{error}; the fold is trained again")
             return None
-        return fold if self.model_path(data_sub).exists() or not self.options.save_models else None
+        return fold if model_path(self, data_sub).exists() or not self.options.save_models else None
 
     def save(self, data_sub, result, model, device):
         """Write a finished fold: its model first where models are kept, then its JSON, each a whole file."""
         if self.options.save_models:
-            save_tensors(self.model_path(data_sub), model.state_dict())
+            save_tensors(model_path(self, data_sub), model.state_dict())
         with contextlib.suppress(OSError):      # none is there, or it may stay: the fold's own file counts
             self._failure(data_sub).unlink()
         write_json(self.fold_path(data_sub), {
@@ -152,6 +148,11 @@ class Experiment:
             yield True
         finally:
             lock.release()
+
+
+def model_path(run, data_sub):
+    """Where --save-models keeps the fold's state dict. run: an Experiment, or a capsule.results.Run."""
+    return run.folder / "models" / f"{data_sub}.pt"
 
 
 def environment(device):

@@ -15,9 +15,10 @@ from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import nn
 
 from capsule.data import load_clips
-from capsule.experiment import PLACES
+from capsule.experiment import PLACES, model_path
 from capsule.inputs import face_crops, thirteen_views
 from capsule.inputs.motion import face_motion, normalised, ready_motion
+from capsule.inputs.sampling import apex_rows
 from capsule.modules import SVM, MECapsuleNet, MECapsuleNetDual, MotionCapsuleNet, ResNet, STSTNet
 from capsule.trained import READY, load_trained
 from common.errors import InputError
@@ -41,11 +42,6 @@ class ClipMaps:
     def frontal(self):
         """The middle one of the views."""
         return self.views[len(self.views) // 2]
-
-
-def model_path(run, data_sub):
-    """Where the fold's state dict lies."""
-    return run.folder / "models" / f"{data_sub}.pt"
 
 
 def places_of(run):
@@ -120,8 +116,8 @@ def explain_clips(run, clips, device):
         if i == 0:
             crops, stacks = pictures_of_clips(clips, trained, str(device), places["motion"],
                                               places["views_root"])
-        index = stacks[trained.kinds[0]]
-        place = int(((index.clip == i) & (index.offset == 0)).nonzero()[0][0])
+            apexes = apex_rows(stacks[trained.kinds[0]], np.arange(len(clips.table)))
+        place = apexes[i]
         pictures = [stacks[kind].images[place][None] for kind in trained.kinds]
         crop = crops and crops.images[place].numpy()
         onset = crops.onsets[i].numpy() if crops and crops.has_onset[i] else None

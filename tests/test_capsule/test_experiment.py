@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from benchmarks.generated import generated
 from capsule.config import Options, parse
-from capsule.experiment import Experiment
+from capsule.experiment import Experiment, model_path
 from capsule.inputs.crops import with_images
 from capsule.modules import network
 from capsule.results import read_run
@@ -187,7 +187,7 @@ def test_failures_are_noted_and_cleared_and_kept_models_count(data, tmp_path):
     assert experiment.finished("synthetic_sub00") is None
     experiment.save("synthetic_sub00", RESULT, torch.nn.Linear(2, 2), torch.device("cpu"))
     assert experiment.finished("synthetic_sub00").y_true.tolist() == [0, 1, 2]
-    state = torch.load(experiment.model_path("synthetic_sub00"), weights_only=True)
+    state = torch.load(model_path(experiment, "synthetic_sub00"), weights_only=True)
     assert set(state) == {"weight", "bias"}
 
 
