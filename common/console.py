@@ -43,7 +43,7 @@ def run_main(main, stopped="what is finished is kept: run the same command again
             error = InputError(f"{place}: {reason}; choose one that you may use")
         elif isinstance(error, UnicodeEncodeError):
             error = InputError(f"{error.object}: a name that is not UTF-8; rename the file or folder")
-        print(f"{name}: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"{name}: {error}", file=sys.stderr)
     sys.exit(code)
 
 

@@ -203,8 +203,7 @@ def _read_workbook(path, tab):
             return book.parse(tabs.get(tab.casefold(), book.sheet_names[0]), header=None, dtype=str,
                               nrows=MAX_ROWS + 1, usecols=lambda column: column < MAX_COLUMNS)
     except Exception as error:      # openpyxl lets many kinds of error through from a damaged file
-        reason = " ".join(str(error).split())
-        raise InputError(f"{path}: cannot be read as an Excel workbook ({reason}); {USE_OWNERS}") from error
+        raise InputError(f"{path}: cannot be read as an Excel workbook ({error}); {USE_OWNERS}") from error
 
 
 def _check_size(n_bytes):
