@@ -133,16 +133,15 @@ def spot_clips(table, data_root, folder, workers, frames=""):
 
 def _job(row, folders, folder):
     """What one clip needs: its frames from onset to offset, its result file, or the problem that it has."""
-    name, key = f"{row.data}_{row.subject}_{row.clip}", f"{row.data}/{row.subject}/{row.clip}"
     _, frames = folders.find(row.subject, row.clip, row.onset_frame)
     chosen = {n: path for n, path in frames.items() if row.onset_frame <= n <= row.offset_frame}
     missing = [str(n) for n in (row.onset_frame, row.offset_frame) if n not in chosen]
-    problem = (f"{key}: frame {' and '.join(missing)} (onset, offset) not on disk; "
-               "lay all frames of the clip there") if missing else ""
+    problem = (f"{row.data}/{row.subject}/{row.clip}: frame {' and '.join(missing)} (onset, offset) not on "
+               "disk; lay all frames of the clip there") if missing else ""
     status = [(path.name, path.stat()) for path in chosen.values()]
     signature = [RULE, [(file, stat.st_size, stat.st_mtime_ns) for file, stat in status]]
-    return {"name": name, "clip": key, "numbers": list(chosen), "paths": list(chosen.values()),
-            "problem": problem, "json": folder / f"{name}.json", "key": digest(signature)}
+    return {"numbers": list(chosen), "paths": list(chosen.values()), "problem": problem,
+            "json": folder / f"{row.data}_{row.subject}_{row.clip}.json", "key": digest(signature)}
 
 
 def _finished(job):
@@ -175,7 +174,7 @@ def _plot(job, apex, feature):
     axes = figure.subplots()
     axes.plot(job["numbers"][1:], feature[1:], marker="o", markersize=3)
     axes.axvline(apex, color="tab:red", linestyle="--", label=f"apex: frame {apex}")
-    axes.set(title=job["name"], xlabel="frame", ylabel="change against onset and offset")
+    axes.set(title=job["json"].stem, xlabel="frame", ylabel="change against onset and offset")
     axes.ticklabel_format(useOffset=False, axis="x", style="plain")
     axes.legend()
     with whole_file(job["json"].with_suffix(".png")) as temporary:
