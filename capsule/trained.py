@@ -2,7 +2,7 @@
 for predict.py and Grad-CAM."""
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -45,7 +45,7 @@ class Trained:
     @property
     def frontal(self):
         """Whether its motion is one picture, not thirteen views."""
-        return _is_frontal(self.motion)
+        return self.motion.get("rule") == READY["rule"] or self.motion.get("yaws") == [0]
 
     @property
     def device(self):
@@ -80,49 +80,41 @@ def load_trained(path, device, paint="shape_detail"):
         raise InputError(f"{path}: no such file; train with --save-models, or give a state dict")
     tensors = load_tensors(path, device)
     facts = path.absolute().parent.parent / "experiment.json"
-    if facts.is_file():
-        network, kinds, reconstructor, paint, names, motion = _of_experiment(read_json(facts), facts)
-    else:
-        network, kinds, motion = _of_tensors(tensors, path, KINDS.get(paint, paint))
-        numbers = [f"class {label}" for label in range(network.classes)]
-        reconstructor, names = "auto", {3: THREE, 5: FIVE}.get(network.classes, numbers)
-    channels = {"crop": 3, "motion": 3 if _is_frontal(motion) else 39}
-    model, _ = network.make([channels.get(kind, 39) for kind in kinds])
-    trained = Trained(model, network, kinds, reconstructor, paint, tuple(names), motion)
+    told = (_of_experiment(read_json(facts), facts) if facts.is_file() else
+            _of_tensors(tensors, path, paint))
+    channels = {"crop": 3, "motion": 3 if told.frontal else 39}
+    model, _ = told.network.make([channels.get(kind, 39) for kind in told.kinds])
     if isinstance(model, SVM):
         try:
             model.load_state_dict(tensors)
         except (TypeError, ValueError, RuntimeError) as error:
             raise InputError(f"{path}: not the state of an SVM ({error})") from error
-        return trained
+        return replace(told, model=model)
     missing = unmatched(model, tensors)[1]
     if missing:
-        raise InputError(f"{path}: not the weights of a {network.name} ({len(missing)} tensors "
+        raise InputError(f"{path}: not the weights of a {told.network.name} ({len(missing)} tensors "
                          f"are not in it or differ in shape, such as {missing[0]})")
     start_from(model, tensors)
-    model.to(device).eval()
-    return trained
+    return replace(told, model=model.to(device).eval())
 
 
 def _of_experiment(facts, path):
-    """(Network, kinds, reconstructor, paint, class names, rule of motion) that an experiment.json tells
-    of."""
+    """The Trained, without its model, that an experiment.json tells of."""
     try:
         config = facts["config"]
         kinds = tuple(stream["kind"] for stream in config["inputs"])
         network = Network(config["model"], facts["classes"], logits=config["logits"], quick=config["quick"],
                           pretrained=False, joined=config["streams"] == "crop+views")
         motion = next((stream for stream in config["inputs"] if stream["kind"] == "motion"), {})
-        return (network, kinds, facts["reconstructor"] or "auto", config["paint"], facts["class_names"],
-                motion)
+        return Trained(None, network, kinds, facts["reconstructor"] or "auto", config["paint"],
+                       tuple(facts["class_names"]), motion)
     except (KeyError, TypeError, InputError) as error:
         raise InputError(f"{path}: does not say which network was trained ({error}); "
                          "train it again") from error
 
 
-def _of_tensors(tensors, path, views):
-    """(Network, kinds, rule of motion) that the names and shapes of a state dict tell of; `views`: the kind
-    of its views."""
+def _of_tensors(tensors, path, paint):
+    """The Trained, without its model, that the names and shapes of a state dict and `paint` tell of."""
     def shape(key):
         return (*getattr(tensors.get(key), "shape", ()), 0, 0)
 
@@ -140,18 +132,18 @@ def _of_tensors(tensors, path, views):
     dual = first.startswith("first_conv")
     network = Network(known[first], classes or 3, quick=0 < shape(first)[0] < FULL_CHANNELS,
                       pretrained=False, joined=joined)
-    if network.is_small or (views == "motion" and not (stack or dual or joined)):
-        if network.name != "STSTNet":
-            return network, ("motion",), {**READY, "normalised": {}}
-        print(f"{path}: taken for published weights, whose motion pictures are not normalised; a network "
-              "trained here is known by the experiment.json of its folder", flush=True)
-        return network, ("motion",), READY
+    views, motion = KINDS.get(paint, paint), {}
     kinds = ("crop", views) if dual or joined else (views,) if stack else ("crop",)
-    return network, kinds, {"rule": "motion on the face"} if "motion" in kinds else {}
-
-
-def _is_frontal(motion):
-    return motion.get("rule") == READY["rule"] or motion.get("yaws") == [0]
+    if network.is_small or (views == "motion" and kinds == ("crop",)):
+        kinds, motion = ("motion",), {**READY, "normalised": {}}
+        if network.name == "STSTNet":
+            motion = READY
+            print(f"{path}: taken for published weights, whose motion pictures are not normalised; a network "
+                  "trained here is known by the experiment.json of its folder", flush=True)
+    elif "motion" in kinds:
+        motion = {"rule": "motion on the face"}
+    names = {3: THREE, 5: FIVE}.get(network.classes, tuple(f"class {n}" for n in range(network.classes)))
+    return Trained(None, network, kinds, "auto", paint, names, motion)
 
 
 def maker_of(trained, device):
