@@ -10,10 +10,12 @@ def remark(what, clips, count=None):
     return [{"what": what, "count": len(clips) if count is None else count, "clips": clips}] if clips else []
 
 
-def remarks_on(clips, which):
-    """Remarks on some clips of a table, for `said`. which: {what to remark: bool (clips,)}."""
+def said_of(clips, which):
+    """Print remarks on some clips of a table. which: {what to remark: bool (clips,)}. Returns: them."""
     keys = np.array(clips.keys)
-    return tuple(one for what, those in which.items() for one in remark(what, keys[those].tolist()))
+    said = tuple(one for what, those in which.items() for one in remark(what, keys[those].tolist()))
+    say(said)
+    return said
 
 
 def line(remark):

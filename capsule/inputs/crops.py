@@ -10,7 +10,7 @@ from tqdm.contrib.concurrent import thread_map
 
 from capsule.data import Clips
 from capsule.data.folders import list_frames
-from capsule.data.remarks import listed, remarks_on, say
+from capsule.data.remarks import listed, said_of
 from common.cache import digest, file_digest, read_entry, write_entry
 from common.errors import InputError
 from common.images import read_image
@@ -85,12 +85,11 @@ def face_crops(clips):
     clip, offset = np.repeat(np.arange(len(counts)), counts), np.concatenate(offsets)
     apex = clips.table["apex_frame"].to_numpy(np.int64)[clip]
     names = [f"{keys[row]}/{number}" for row, number in zip(clip, apex + offset, strict=True)]
-    said = remarks_on(clips, {
+    said = said_of(clips, {
         "no face was found, the whole picture is the crop": squares == "no face",
         "no square inside the picture holds the face, the whole picture is the crop": squares == "whole",
         "the onset frame is not on disk, the apex gives the crop": ~has_onset,
         NO_NEIGHBOURS: counts < len(NEIGHBOURS)})
-    say(said)
     return FrameImages(clips, _planes(images), clip, offset, names, "crop", RULE, said,
                        digest(images.data, onsets.data), _planes(onsets), has_onset)
 

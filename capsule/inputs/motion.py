@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from capsule.data.remarks import listed, remark, remarks_on, say
+from capsule.data.remarks import listed, remark, said_of, say
 from capsule.inputs.crops import FrameImages, with_images
 from capsule.inputs.rendered import cached_pictures
 from common.cache import digest
@@ -119,9 +119,6 @@ def face_motion(crops, reconstructor="auto", yaws=(0,), device="auto", rasterize
         raise InputError(f"no clip of {crops.clips.dataset} has an onset frame, other than its apex, under "
                          f"{crops.clips.data_root}: there is no motion to see; lay the onset frames there")
     maker = make_reconstructor(reconstructor, device, rasterizer)
-    rule = {**RULE, "yaws": list(yaws), "reconstructor": maker.name, "model": maker.model,
-            "made by": maker.rule}
-    root = crops.clips.data_root / "motion" / maker.name / ("frontal" if len(yaws) == 1 else "views")
 
     def make(row, own):
         if not crops.has_onset[row]:
@@ -129,13 +126,13 @@ def face_motion(crops, reconstructor="auto", yaws=(0,), device="auto", rasterize
         motion, found = maker.motion(crops.onsets[row], own, yaws)
         return as_levels(motion), found
 
-    images, found = cached_pictures(crops, root, rule, make, ".png", yaws, f"motion ({maker.name})")
-    said = remarks_on(crops.clips, {
+    place = "motion", "frontal" if len(yaws) == 1 else "views"
+    images, rule, found = cached_pictures(crops, maker, place, RULE, make, ".png", yaws)
+    said = said_of(crops.clips, {
         "onset not on disk: no motion": ~crops.has_onset,
         "the onset is the apex: no motion": (table["onset_frame"] == table["apex_frame"]).to_numpy(),
         "the onset comes after the apex": (table["onset_frame"] > table["apex_frame"]).to_numpy(),
         "no face for the motion, nothing moves there": ~found})
-    say(said)
     return with_images(crops, images, "motion", rule, said)
 
 

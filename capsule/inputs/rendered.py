@@ -11,15 +11,19 @@ from common.cache import digest, read_entry, write_entry
 MAX_RENDERING = 4       # clips rendered together: bounds the memory
 
 
-def cached_pictures(crops, root, rule, render, suffix, yaws, title):
+def cached_pictures(crops, maker, place, rule, render, suffix, yaws):
     """uint8 tensor (N, C, H, W) of every frame of `crops`, clip by clip from the cache or by `render`.
 
+    maker: `deca.make_reconstructor`'s. place: (what they are, a word for which), of the cache's folder.
     render(row of the clip table, its crops (n, 3, H, W)) → (uint8 (n, Y, H, W) or (n, Y, 3, H, W), found bool
     (n,)); it runs in several threads. A clip is one batch and one cache entry: a resumed run gives the same
     bytes.
-    Returns: the tensor, C = Y or 3·Y, and bool (clips,): was a face found in all its frames?
+    Returns: the tensor, C = Y or 3·Y; `rule` with the yaws and what `maker` is; and bool (clips,): was a face
+    found in all its frames?
     """
-    keys = crops.clips.keys
+    keys, root = crops.clips.keys, crops.clips.data_root / place[0] / maker.name / place[1]
+    rule = {**rule, "yaws": list(yaws), "reconstructor": maker.name, "model": maker.model,
+            "made by": maker.rule}
 
     def make(row):
         """(uint8 (n, C, H, W) of the clip's n frames, was a face found in all of them?)."""
@@ -43,8 +47,8 @@ def cached_pictures(crops, root, rule, render, suffix, yaws, title):
     torch.set_num_threads(1)        # in each of ours: torch's wait for each other busily
     try:
         made = thread_map(make, range(len(keys)), max_workers=min(MAX_RENDERING, os.cpu_count() or 1),
-                          desc=title, unit="clip", disable=None)
+                          desc=f"{place[0]} ({maker.name})", unit="clip", disable=None)
     finally:
         torch.set_num_threads(before)
     pictures, found = zip(*made, strict=True)
-    return torch.from_numpy(np.concatenate(pictures)), np.array(found, bool)
+    return torch.from_numpy(np.concatenate(pictures)), rule, np.array(found, bool)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from capsule.data.remarks import listed, remarks_on, say
+from capsule.data.remarks import listed, said_of
 from capsule.inputs.crops import with_images
 from capsule.inputs.motion import face_motion
 from capsule.inputs.rendered import cached_pictures
@@ -22,7 +22,7 @@ from deca.renderer import YAWS
 
 KINDS = {"shape_detail": "views", "texture": "texture"}
 COLOURED = 2.0      # levels: mean spread of red, green and blue that a grey JPEG does not have
-RULE = {"rule": "views", "version": 1, "yaws": list(YAWS), "jpeg_quality": 95}
+RULE = {"rule": "views", "version": 1, "jpeg_quality": 95}
 
 
 def thirteen_views(crops, reconstructor="auto", paint="shape_detail", device="auto", rasterizer="auto",
@@ -46,12 +46,9 @@ def thirteen_views(crops, reconstructor="auto", paint="shape_detail", device="au
     from deca import make_reconstructor  # here: the 2-D experiments need no 3-D face
 
     maker = make_reconstructor(reconstructor, device, rasterizer)
-    rule = {**RULE, "reconstructor": maker.name, "paint": paint, "model": maker.model, "made by": maker.rule}
-    root = crops.clips.data_root / "views" / maker.name / paint
-    images, found = cached_pictures(crops, root, rule, lambda row, own: maker.views(own, paint), ".jpg", YAWS,
-                                    f"views ({maker.name})")
-    said = remarks_on(crops.clips, {"no face for the views, its views show the mean face": ~found})
-    say(said)
+    images, rule, found = cached_pictures(crops, maker, ("views", paint), {**RULE, "paint": paint},
+                                          lambda row, own: maker.views(own, paint), ".jpg", YAWS)
+    said = said_of(crops.clips, {"no face for the views, its views show the mean face": ~found})
     return with_images(crops, images, KINDS[paint], rule, said)
 
 
