@@ -15,8 +15,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from capsule import gradcam
-from capsule.config import PAINTS
 from capsule.figures import clip_figure, heading, mean_map_figure, save_figure
+from capsule.inputs.views import KINDS
 from capsule.results import read_runs, select
 from capsule.trained import load_trained, maker_of, pictures_of
 from common.console import Parser, run_main
@@ -32,7 +32,7 @@ def options():
     parser = Parser(description=__doc__)
     parser.add_argument("pictures", nargs="*", type=Path, help="pictures or folders, with --model")
     parser.add_argument("--model", default="", help="state dict of a trained network, for pictures")
-    parser.add_argument("--paint", default="shape_detail", choices=PAINTS,
+    parser.add_argument("--paint", default="shape_detail", choices=KINDS,
                         help="what its pictures show, where the file alone does not tell [shape_detail]")
     parser.add_argument("--result-root", default=RESULT_ROOT, help=f"folder of the results [{RESULT_ROOT}]")
     parser.add_argument("--data-root", default=DATA_ROOT, help=f"folder of the databases [{DATA_ROOT}]")

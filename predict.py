@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 from tqdm import tqdm
 
-from capsule.config import PAINTS
+from capsule.inputs.views import KINDS
 from capsule.trained import load_trained, maker_of, pictures_of
 from common.console import Parser, run_main
 from common.device import choose_device
@@ -30,7 +30,7 @@ def options():
     parser = Parser(description=__doc__)
     parser.add_argument("pictures", nargs="+", type=Path, help="pictures, or folders of them")
     parser.add_argument("--model", required=True, help="state dict of a trained network")
-    parser.add_argument("--paint", default="shape_detail", choices=PAINTS,
+    parser.add_argument("--paint", default="shape_detail", choices=KINDS,
                         help="what its pictures show, where the file alone does not tell [shape_detail]")
     parser.add_argument("--out", type=Path, default=Path(OUT), help=f"CSV file to write [{OUT}]")
     parser.add_argument("--device", default=DEVICE, help=f"auto, cpu, cuda or cuda:N [{DEVICE}]")

@@ -13,13 +13,13 @@ from pathlib import Path
 
 from capsule.data.databases import DATABASES
 from capsule.data.protocol import check_list, database_name, protocol_name
+from capsule.inputs.views import KINDS
 from common.console import Parser, run_main
 from common.errors import InputError
 from common.names import is_plain_name
 
 # A small network starts from random weights and sees few clips: more and larger steps, fewer epochs.
 QUICK_TRAINING = {"epochs": 6, "batch_size": 8, "learning_rate": 5e-4, "lr_decay": 0.8}
-PAINTS = ("shape_detail", "texture", "motion")      # what views may show
 OF_A_SCRIPT = ("model", "freeze", "reconstructor", "paint", "views_root", "rasterizer", "logits", "streams",
                "motion")      # options that exist only in scripts that give a value for them
 
@@ -50,7 +50,7 @@ class Options:
     streams: str = _option("", "what the network sees", ("views", "crop+views", "pictures"))
     reconstructor: str = _option("auto", "what makes the 3-D face: DECA's official files, the face mesh, or "
                                  "DECA where its files are there", ("auto", "deca", "mesh"), False)
-    paint: str = _option("shape_detail", "what is painted on the 3-D face", PAINTS)
+    paint: str = _option("shape_detail", "what is painted on the 3-D face", tuple(KINDS))
     motion: str = _option("frames", "'frames': motion from onset to apex on the 3-D face; or a folder of "
                           "ready motion pictures")
     rasterizer: str = _option("auto", "what draws the views; auto: torch; pytorch3d is far slower on a CPU",

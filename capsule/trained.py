@@ -132,7 +132,7 @@ def _of_tensors(tensors, path, paint):
     dual = first.startswith("first_conv")
     network = Network(known[first], classes or 3, quick=0 < shape(first)[0] < FULL_CHANNELS,
                       pretrained=False, joined=joined)
-    views, motion = KINDS.get(paint, paint), {}
+    views, motion = KINDS[paint], {}
     kinds = ("crop", views) if dual or joined else (views,) if stack else ("crop",)
     if network.is_small or (views == "motion" and kinds == ("crop",)):
         kinds, motion = ("motion",), {**READY, "normalised": {}}

@@ -20,7 +20,7 @@ from common.errors import InputError
 from common.images import IMAGE_SUFFIXES, read_image
 from deca.renderer import YAWS
 
-KINDS = {"shape_detail": "views", "texture": "texture"}
+KINDS = {"shape_detail": "views", "texture": "texture", "motion": "motion"}     # of pictures, by `paint`
 COLOURED = 2.0      # levels: mean spread of red, green and blue that a grey JPEG does not have
 RULE = {"rule": "views", "version": 1, "jpeg_quality": 95}
 
@@ -110,4 +110,4 @@ def _read_views(crops, root, paint):
     stack = stack.view(len(folders), -1, *stack.shape[2:])                          # → (N, 13·C, H, W)
     rule = {"rule": "views of another program", "version": 1, "paint": paint,
             "views_root": digest(stack.numpy().data)}
-    return with_images(crops, stack, KINDS.get(paint, "motion"), rule)
+    return with_images(crops, stack, KINDS[paint], rule)
