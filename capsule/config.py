@@ -5,7 +5,6 @@ Nothing is trained, written or read with an option that has not passed this gate
 
 import argparse
 import dataclasses
-import os
 import re
 import sys
 from dataclasses import dataclass, field
@@ -100,9 +99,6 @@ class Options:
             raise InputError(f"--folds {self.folds}: write a range of fold numbers as a:b, such as 0:8")
         if not is_plain_name(self.experiment_name):
             raise InputError(f"--experiment {self.experiment_name!r}: must be a plain folder name")
-        if not os.path.isdir(self.data_root):
-            raise InputError(f"--data-root {self.data_root}: no such folder; put the databases there as "
-                             "data/README.md says, or make it for --dataset synthetic")
 
     @property
     def identity(self):

@@ -117,12 +117,13 @@ def load_clips(dataset, data_root="data", classes=3, protocol="dsnca", subset="a
     """
     dataset, root = database_name(dataset), Path(data_root)
     check_list(dataset, classes, protocol, subset)
+    if not os.path.isdir(root):
+        raise InputError(f"--data-root {root}: no such folder; put the databases there as data/README.md "
+                         "says, or make it for --dataset synthetic")
     if dataset == "synthetic" and find_sheet("synthetic", root) is None:
         from synthetic.database import ensure  # only here: it needs the whole 3-D package
 
         ensure(data_root)
-    if not os.path.isdir(root):
-        raise InputError(f"--data-root {root}: no such folder; put the databases there (data/README.md)")
     read = _from_sheets if protocol in PROTOCOLS else _from_list
     table, said, sheets, official = read(dataset, root, classes, protocol)
     table = _of_subset(table, subset, sheets)

@@ -207,8 +207,7 @@ BAD = [("seed", -1), ("seed", 2**40), ("threads", 1_000_000), ("threads", -1), (
        ("folds", "²:3"), ("folds", "3"), ("folds", "-1:2"), ("experiment", ".."), ("experiment", "."),
        ("experiment", "a\\b"), ("experiment", "a/b"), ("experiment", "a\nb"), ("experiment", " a"),
        ("experiment", "x" * 200),
-       ("data_root", "nowhere"), ("dataset", "nothing"), ("classes", 4), ("paint", "gold"), ("subset",
-                                                                                             "some")]
+       ("dataset", "nothing"), ("classes", 4), ("paint", "gold"), ("subset", "some")]
 
 
 @pytest.mark.parametrize(("name", "value"), BAD)

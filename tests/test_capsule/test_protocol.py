@@ -391,6 +391,9 @@ def test_the_synthetic_database_is_made_once(tmp_path, monkeypatch):
 
     monkeypatch.setitem(sys.modules, "synthetic.database", types.SimpleNamespace(ensure=ensure))
     root = tmp_path / "not there yet"
+    with pytest.raises(InputError, match="make it for --dataset synthetic"):
+        load_clips("synthetic", root)
+    root.mkdir()
     clips = [load_clips("synthetic", root) for _ in range(2)]
     assert made == [root] and clips[0].keys == clips[1].keys
     assert clips[0].subjects == ("synthetic_sub01",) and clips[0].notes["check"].startswith("no published")
