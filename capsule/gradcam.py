@@ -158,24 +158,22 @@ class _OneInput(nn.Module):
         return self.model(*x.split(self.channels, 1))     # (B, ΣC, S, S) → a tensor (B, C, S, S) a stream
 
 
-def activation_maps(model, inputs, label=None):
-    """Grad-CAM maps of one clip.
+def activation_maps(model, inputs):
+    """Grad-CAM maps of one clip for its predicted class.
 
-    `inputs`: list of float (1, C, S, S) in [0, 1], one a stream. `label`: the class to explain, default the
-    predicted one. Returns: (list of maps (S, S) float32 in [0, 1], one a stream, outputs (classes,) float32,
-    side of the layer's map). A map is scaled to its own maximum; it is 0 throughout where nothing speaks for
-    the class.
+    `inputs`: list of float (1, C, S, S) in [0, 1], one a stream. Returns: (list of maps (S, S) float32 in
+    [0, 1], one a stream, outputs (classes,) float32, side of the layer's map). A map is scaled to its own
+    maximum; it is 0 throughout where nothing speaks for the class.
     """
     network = _OneInput(model, [x.shape[1] for x in inputs])
     stacked = torch.cat(inputs, 1)                        # (1, ΣC, S, S)
     with torch.inference_mode():
         outputs = network(stacked)[0].float().cpu().numpy()
-    label = int(outputs.argmax()) if label is None else label
     maps = []
     for layer in target_layers(model):    # one at a time: the package would average the streams' maps
         cam = GradCAM(network, [layer])
         try:
-            maps.append(cam(stacked, [ClassifierOutputTarget(label)])[0])
+            maps.append(cam(stacked, [ClassifierOutputTarget(int(outputs.argmax()))])[0])
             side = cam.activations_and_grads.activations[0].shape[-1]
         finally:
             cam.activations_and_grads.release()

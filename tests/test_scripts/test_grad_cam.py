@@ -68,14 +68,14 @@ def test_maps_of_both_streams_equal_grad_cam_by_hand():
     model = MECapsuleNetDualCA(3, pretrained=False, width=0.25, input_size=(152, 152)).eval()
     inputs = [torch.rand(1, 3, 152, 152), torch.rand(1, 13, 152, 152)]
     before = [x.clone() for x in inputs]
-    maps, outputs, side = gradcam.activation_maps(model, inputs, label=1)
+    maps, outputs, side = gradcam.activation_maps(model, inputs)
     assert side == 19 and outputs.shape == (3,)
     kept = []
     hooks = [layer.register_forward_hook(lambda module, given, out: kept.append(out))
              for layer in gradcam.target_layers(model)]
     output = model(*inputs)
     assert outputs == pytest.approx(output[0].detach().numpy(), abs=1e-6)
-    gradients = torch.autograd.grad(output[0, 1], kept)
+    gradients = torch.autograd.grad(output[0, outputs.argmax()], kept)
     for found, activation, gradient in zip(maps, kept, gradients, strict=True):
         weights = gradient.mean((2, 3), keepdim=True)
         expected = torch.relu((weights * activation).sum(1, keepdim=True)).detach()
