@@ -15,7 +15,7 @@ from capsule.data.protocol import check_list, database_name, protocol_name
 from capsule.inputs.views import KINDS
 from common.console import Parser, run_main
 from common.errors import InputError
-from common.names import is_plain_name
+from common.names import plain_name
 
 # A small network starts from random weights and sees few clips: more and larger steps, fewer epochs.
 QUICK_TRAINING = {"epochs": 6, "batch_size": 8, "learning_rate": 5e-4, "lr_decay": 0.8}
@@ -97,8 +97,7 @@ class Options:
         check_list(self.dataset, self.classes, self.protocol, self.subset)
         if not re.fullmatch(r"|[0-9]{0,9}:[0-9]{0,9}", self.folds, re.ASCII):
             raise InputError(f"--folds {self.folds}: write a range of fold numbers as a:b, such as 0:8")
-        if not is_plain_name(self.experiment_name):
-            raise InputError(f"--experiment {self.experiment_name!r}: must be a plain folder name")
+        plain_name(self.experiment_name, "--experiment")
 
     @property
     def identity(self):

@@ -12,7 +12,7 @@ import pandas as pd
 from capsule.data.databases import BLOCKS, NO_APEX, squeeze
 from capsule.data.folders import named_folders
 from common.errors import InputError
-from common.names import is_plain_name
+from common.names import plain_name
 
 SUFFIXES = (".xlsx", ".xlsm", ".xls", ".csv")
 HEADER_ROWS = 40        # the header is looked for in this many rows (SAMM's stands on row 14)
@@ -109,9 +109,7 @@ def checked(path, table, numbers):
     Raises: InputError naming the row of a cell that is not so, or two rows of one clip that differ.
     """
     for row, clip in table["clip"].items():
-        if not is_plain_name(clip):
-            raise InputError(f"{path} row {row}: Filename is {clip!r}; a clip must be a plain folder name: "
-                             "correct it in the sheet")
+        plain_name(clip, f"{path} row {row}: correct the Filename in the sheet")
     table = table.assign(**{name: whole_numbers(path, table, name) for name in numbers})
     folded = table.assign(clip=table["clip"].str.casefold())
     again = folded.duplicated()

@@ -200,12 +200,12 @@ def test_frames_out_of_order_are_said_and_kept(tmp_path, frames, capsys):
     ((1, "EP01", 1, 2, 1e30, "disgust"), "the offset is '1e+30'"),
     (("", "EP01", 1, 2, 3, "disgust"), "row 2: Subject is ''"),
     (("one", "EP01", 1, 2, 3, "disgust"), "Subject is 'one'"),
-    ((1, "../../secret", 1, 2, 3, "disgust"), "Filename is '../../secret'"),
-    ((1, "..", 1, 2, 3, "disgust"), "Filename is '..'"),
-    ((1, "/etc", 1, 2, 3, "disgust"), "Filename is '/etc'"),
-    ((1, "a\\b", 1, 2, 3, "disgust"), "Filename is"),
-    ((1, "C:", 1, 2, 3, "disgust"), "Filename is 'C:'"),
-    ((1, "", 1, 2, 3, "disgust"), "Filename is ''"),
+    ((1, "../../secret", 1, 2, 3, "disgust"), "Filename in the sheet: '../../secret'"),
+    ((1, "..", 1, 2, 3, "disgust"), "Filename in the sheet: '..'"),
+    ((1, "/etc", 1, 2, 3, "disgust"), "Filename in the sheet: '/etc'"),
+    ((1, "a\\b", 1, 2, 3, "disgust"), "Filename in the sheet"),
+    ((1, "C:", 1, 2, 3, "disgust"), "Filename in the sheet: 'C:'"),
+    ((1, "", 1, 2, 3, "disgust"), "Filename in the sheet: ''"),
 ])
 def test_bad_cells_name_sheet_and_row(tmp_path, row, says):
     casme_sheet(tmp_path, [row])
@@ -507,7 +507,7 @@ def test_a_list_of_ones_own(tmp_path):
     ([(*ROWS[0][:3], 3, *ROWS[0][4:])], "row 2: the label is 3"),
     ([(*ROWS[0][:3], "x", *ROWS[0][4:])], "the label is 'x'"),
     ([(*ROWS[0][:5], "/", 17, "")], "the apex is '/'"),
-    ([("casme2", "sub01", "../x", *ROWS[0][3:])], "Filename is '../x'"),
+    ([("casme2", "sub01", "../x", *ROWS[0][3:])], "Filename in the sheet: '../x'"),
     ([("faces", *ROWS[0][1:])], "row 2: data faces: no such database"),
     ([("", *ROWS[0][1:])], "row 2: data : no such database"),
     ([ROWS[1]], "no clip of casme; it has samm"),
