@@ -3,6 +3,12 @@
 PHOTO: a picture, a folder of pictures, a video (frames at --fps), or a .txt list of such paths. For each
 picture, in a folder of its name: crop.png, views/<yaw>.png, sheet.jpg, textured.png, parameters.json, and
 what the options ask for. `--check` says which official files are there.
+
+depth.png and normals.png lie on crop.png, pixel for pixel. Depth: 16 bits, the face's nearest point 65535,
+its farthest 1, no face 0. Normals: red right, green up, blue towards the viewer, each (n + 1) / 2.
+keypoints.json: pixels of the photograph, x right, y down, z away from the viewer. Meshes: the head frontal,
+x right, y up, z towards the viewer.
+
 Exit codes: 0 all went well, 1 some pictures failed (a line says why) or --check finds DECA unusable, 2
 nothing could be done, 130 Ctrl-C.
 """
@@ -75,7 +81,7 @@ def _run(options):
 
 
 def _parser():
-    parser = Parser(prog="python -m deca", description=__doc__.split("\n\n")[0])
+    parser = Parser(prog="python -m deca", description=__doc__)
     parser.add_argument("photos", nargs="*", type=Path, metavar="PHOTO",
                         help="a picture, a folder of them, a video, or a .txt list")
     parser.add_argument("--out", type=Path, default=Path("views"), metavar="DIR",
@@ -121,7 +127,7 @@ def process(path, photo, folder, reconstructor, detector, options, onset=None):
     """
     found = detector.detect(photo)
     if found is None:
-        raise InputError(f"{path}: no face found; give a picture with a larger or more frontal face")
+        raise InputError(f"{path}: no face found; give a picture with a larger, upright, more frontal face")
     portrait = Portrait(path, photo, found, crop_square(found.points))
     (center, side), crop = portrait.square, portrait.cut()
     picture = torch.from_numpy(crop.transpose(2, 0, 1).copy())[None]                # (1, 3, 224, 224)

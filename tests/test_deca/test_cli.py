@@ -272,6 +272,7 @@ def test_a_terminal_without_the_letters_and_a_full_disk():
     program, ascii_only = [sys.executable, "-m", "deca"], {**os.environ, "PYTHONIOENCODING": "ascii"}
     done = subprocess.run([*program, "--help"], capture_output=True, text=True, env=ascii_only)
     assert done.returncode == 0 and "\\u2192" in done.stdout and not done.stderr
+    assert "Exit codes:" in done.stdout and "nearest point 65535" in done.stdout        # what the files hold
     if os.path.exists("/dev/full"):
         with open("/dev/full", "w") as full:
             done = subprocess.run([*program, "--check"], stdout=full, stderr=subprocess.PIPE, text=True)
