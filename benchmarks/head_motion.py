@@ -75,7 +75,7 @@ def main(folder, seed):
 
 
 if __name__ == "__main__":
-    parser = Parser(description=__doc__)
+    parser = Parser(prog="python -m benchmarks.head_motion", description=__doc__)
     parser.add_argument("folder")
     parser.add_argument("--seed", type=int, default=0, help="of the databases [0]")
     given = parser.parse_args()

@@ -93,7 +93,7 @@ def _print(found, labels, subjects, classes, with_units):
 
 
 if __name__ == "__main__":
-    parser = Parser(description=__doc__)
+    parser = Parser(prog="python -m benchmarks.motion_search", description=__doc__)
     parser.add_argument("folder", help="of ready motion pictures")
     parser.add_argument("--data-root", default="data", help="folder of the annotation sheets [data]")
     given = parser.parse_args()
