@@ -1,4 +1,4 @@
-"""What a trained network says of any pictures: a class and its capsule lengths for each.
+"""What a trained network says of any pictures: a class, and each class's capsule length or probability.
 
 Inputs    pictures or folders of them: photographs, or ready motion pictures for a network of
           train_me_loso_composite_motion.py; --model: a fold of ours (result/<experiment>/models/<subject>.pt,
