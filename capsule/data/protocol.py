@@ -275,6 +275,7 @@ def _from_list(dataset, root, classes, protocol):
     sheets = [str(path)]
     if lacking:
         table, more = _with_frames(path, table, lacking, root)
+        said += remark("columns that the list lacks, taken from the owners' sheets", lacking)
         sheets += more
     return table, said, sheets, False
 

@@ -21,8 +21,8 @@ HEADER_ROWS = 40        # the header is looked for in this many rows (SAMM's sta
 MAX_ROWS, MAX_COLUMNS, MAX_BYTES = 5000, 100, 2**26
 # Our column → the names that it has in one sheet or another.
 COLUMNS = {"data": ("data",), "subject": ("Subject",), "clip": ("Filename", "clip"),
-           "label": ("label", "y_true"), "onset_frame": ("OnsetFrame", "OnsetF"),
-           "apex_frame": ("ApexFrame", "ApexF"), "offset_frame": ("OffsetFrame", "OffsetF"),
+           "label": ("label", "y_true"), "onset_frame": ("OnsetFrame", "OnsetF", "onset"),
+           "apex_frame": ("ApexFrame", "ApexF", "apex"), "offset_frame": ("OffsetFrame", "OffsetF", "offset"),
            "emotion": ("Estimated Emotion", "Emotion"), "action units": ("Action Units",)}
 FRAMES = ("onset_frame", "apex_frame", "offset_frame")
 USE_OWNERS = "put the owners' sheet in its place, as .xlsx or .csv"

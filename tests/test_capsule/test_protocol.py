@@ -556,6 +556,17 @@ def test_a_list_without_frame_numbers_takes_the_sheets(tmp_path):
         load_clips("casme", tmp_path, protocol="short.csv")
 
 
+def test_a_lists_own_frame_numbers_are_never_passed_over_in_silence(tmp_path):
+    make_database(tmp_path, "casme")
+    header = ("data", "subject", "clip", "label", "onset", "apex", "offset")      # as MEB's tables have them
+    clip_list(tmp_path / "short names.csv", [row[:7] for row in ROWS], header)
+    clips = load_clips("casme", tmp_path, protocol="short names.csv")
+    assert clips.table["apex_frame"].tolist() == [13, 12] and "columns that" not in said(clips)
+    clip_list(tmp_path / "odd names.csv", [row[:7] for row in ROWS], (*header[:5], "peak", "offset"))
+    clips = load_clips("casme", tmp_path, protocol="odd names.csv")
+    assert said(clips)["columns that"] == ["apex_frame"]
+
+
 @real_sheets
 def test_the_public_list_of_435_clips_gives_the_protocols_frames(sheets):
     clips = load_clips("composite", sheets, protocol=str(REFERENCE / "capsulenet_predictions.csv"))
