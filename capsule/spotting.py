@@ -120,6 +120,7 @@ def spot_clips(table, data_root, folder, workers, frames=""):
     apexes = [None if job["problem"] else _finished(job) for job in jobs]
     todo = [i for i, job in enumerate(jobs) if apexes[i] is None and not job["problem"]]
     without = sum(bool(job["problem"]) for job in jobs)
+    problems += [job["gaps"] for job in jobs if job["gaps"] and not job["problem"]]
     print(f"{len(jobs)} clips: {len(jobs) - len(todo) - without} spotted already, {len(todo)} to do, "
           f"{without} without all their frames", flush=True)
     with ThreadPoolExecutor(max(1, workers)) as threads:
@@ -136,12 +137,16 @@ def _job(row, folders, folder):
     _, frames = folders.find(row.subject, row.clip, row.onset_frame)
     chosen = {n: path for n, path in frames.items() if row.onset_frame <= n <= row.offset_frame}
     missing = [str(n) for n in (row.onset_frame, row.offset_frame) if n not in chosen]
-    problem = (f"{row.data}/{row.subject}/{row.clip}: frame {' and '.join(missing)} (onset, offset) not on "
-               "disk; lay all frames of the clip there") if missing else ""
+    clip = f"{row.data}/{row.subject}/{row.clip}"
+    problem = (f"{clip}: frame {' and '.join(missing)} (onset, offset) not on disk; "
+               "lay all frames of the clip there") if missing else ""
+    lacking = row.offset_frame - row.onset_frame + 1 - len(chosen)
+    gaps = (f"{clip}: {lacking} frames between onset and offset are not on disk, its apex was looked for "
+            "among the others; lay all frames of the clip there") if lacking > 0 else ""
     status = [(path.name, path.stat()) for path in chosen.values()]
     signature = [RULE, [(file, stat.st_size, stat.st_mtime_ns) for file, stat in status]]
-    return {"numbers": list(chosen), "paths": list(chosen.values()), "problem": problem,
-            "json": folder / f"{row.data}_{row.subject}_{row.clip}.json", "key": digest(signature)}
+    return {"numbers": list(chosen), "paths": list(chosen.values()), "problem": problem, "gaps": gaps,
+            "json": folder / f"{clip.replace('/', '_')}.json", "key": digest(signature)}
 
 
 def _finished(job):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -135,6 +136,19 @@ def test_a_broken_or_foreign_result_is_made_again(database, tmp_path):
         stored.write_text(text)
         assert spot_clips(table, database, tmp_path, 1) == (apexes, problems)
         assert json.loads(stored.read_text())["apex"] == apexes[0]
+
+
+def test_frames_that_lack_between_onset_and_offset_are_said(database, tmp_path):
+    shutil.copytree(database, tmp_path / "data")
+    folder = tmp_path / "data/smic/SMIC_HS_E/s01/s1_ne_01"
+    for number in (104, 107):
+        (folder / f"image{number}.png").unlink()
+    table = pd.DataFrame([{"data": "smic", "subject": "1", "clip": "s1_ne_01", "onset_frame": 100,
+                           "offset_frame": 111}])
+    for _ in ("spotted now", "spotted already"):
+        apexes, problems = spot_clips(table, tmp_path / "data", tmp_path, 1)
+        assert apexes[0] in range(100, 112) and len(problems) == 1
+        assert problems[0].startswith("smic/1/s1_ne_01: 2 frames between onset and offset are not on disk")
 
 
 def _spotted(path, rows):
