@@ -50,7 +50,7 @@ def fused_name(names):
 
 def shares(lengths):
     """Network outputs (n, C) as shares of 1 in each row: capsule lengths and probabilities divided by their
-    sum, logits (outputs below 0) by softmax. A row of zeros: equal shares."""
+    sum, logits (outputs below 0, of older runs) by softmax. A row of zeros: equal shares."""
     if (lengths < 0).any():
         lengths = np.exp(lengths - lengths.max(1, keepdims=True))
     total = lengths.sum(1, keepdims=True)

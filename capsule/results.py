@@ -37,7 +37,7 @@ class Fold:
     y_true: np.ndarray            # (n,) int64
     predictions: dict             # evaluation -> (E, n) int64
     loss: np.ndarray              # (E,) mean training loss of each epoch
-    lengths: np.ndarray           # (n, C) capsule lengths, class probabilities or logits; strict, last epoch
+    lengths: np.ndarray           # (n, C) capsule lengths or class probabilities; strict, last epoch
     environment: dict             # what its numbers may depend on besides the configuration
 
 

@@ -131,7 +131,7 @@ class Network:
 
     def scores(self, outputs):
         """The network's outputs (B, classes) as scores in [0, 1]: capsule lengths or probabilities."""
-        return outputs.softmax(1) if NETWORKS[self.name].logits else outputs
+        return outputs.softmax(1) if self.logits or NETWORKS[self.name].logits else outputs
 
     @property
     def asked(self):

@@ -21,7 +21,7 @@ from capsule.modules import (
     squash,
 )
 from capsule.modules.layers import PatchProduct
-from capsule.modules.registry import unmatched
+from capsule.modules.registry import Network, unmatched
 from common.errors import InputError
 from common.tensors import save_tensors
 
@@ -332,6 +332,14 @@ def test_baseline_outputs(kind):
     model.logits = True
     assert torch.allclose(model(x).softmax(1), probabilities)
     assert all(p.requires_grad for p in model.parameters())      # random layers are trained
+
+
+@pytest.mark.parametrize("kind", ["ResNet", "VGG"])
+def test_scores_are_shares_with_logits_too(kind):
+    """Logits that all are above 0 look like capsule lengths; late fusion would divide them by their sum."""
+    logits = torch.tensor([[0.05, 0.02, 0.01]])
+    assert torch.allclose(Network(kind, 3, logits=True).scores(logits), logits.softmax(1))
+    assert torch.equal(Network(kind, 3).scores(logits), logits)       # probabilities already
 
 
 def test_weights_that_cannot_be_had_are_said_once(monkeypatch, caplog):
