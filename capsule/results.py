@@ -136,13 +136,17 @@ def read_run(root, name):
             notes.append(f"{error} (fold left out, counted as missing)")
     notes += [f"{one_line(path)}: not a fold of this experiment (left out)"
               for data_sub, path in folds.items() if data_sub not in facts["folds"]]
-    made = [fold.environment for fold in finished.values()]
-    differing = [one_line(key) for key in sorted(set().union(*made))
-                 if len({one_line(one.get(key)) for one in made}) > 1]
-    if differing:
+    if differing := differences(finished.values()):
         notes.append(f"{name}: its folds were made with differing {', '.join(differing)} (said in them)")
     return Run(name, folder, facts, folds=tuple(facts["folds"]), finished=finished, failed=failed,
                notes=tuple(notes), **checked)
+
+
+def differences(folds):
+    """What of their environments (versions, device, threads) is not the same in all folds: names, sorted."""
+    made = [fold.environment for fold in folds]
+    return [one_line(key) for key in sorted(set().union(*made))
+            if len({one_line(one.get(key)) for one in made}) > 1]
 
 
 def _files(folder):

@@ -10,7 +10,7 @@ from scipy.stats import binom
 
 from capsule.data.remarks import listed
 from capsule.metrics import bootstrap_uf1
-from capsule.results import meter, one_line, parts, predictions, stem
+from capsule.results import differences, meter, one_line, parts, predictions, stem
 
 SHOWN = {"strict": "strict (last epoch)", "paper": "best test epoch*"}    # as rows name the evaluations
 BOTH = {"casme": "CASME II\nUF1 / UAR", "smic": "SMIC\nUF1 / UAR", "samm": "SAMM\nUF1 / UAR"}
@@ -101,7 +101,8 @@ def _score_table(families):
         runs += family
         rows += _mean_rows(family) + [row for run in family for row in _rows(run)]
     cells = pd.DataFrame(rows + _baseline_rows(runs[0]), columns=COLUMNS)
-    notes = [*LEGEND, *_remarks(runs), *(note for run in runs for note in _notes(run))]
+    notes = [*LEGEND, *_remarks(runs), *(note for family in families for note in _mixed(family)),
+             *(note for run in runs for note in _notes(run))]
     if any(_is_megc(run) for run in runs):
         cells = pd.concat([cells, pd.read_csv(PUBLISHED, dtype=str).rename(columns=BOTH)])
         notes += PUBLISHED_NOTES
@@ -151,9 +152,22 @@ def _rows(run):
     return rows or [start]
 
 
+def _seeds(family):
+    """The complete runs of a family, one a seed."""
+    return list({run.facts["seed"]: run for run in family if not run.missing}.values())
+
+
+def _mixed(family):
+    """A line where runs whose mean is shown were made by differing versions, devices or threads."""
+    runs = _seeds(family)
+    found = differences([fold for run in runs for fold in run.finished.values()]) if len(runs) > 1 else []
+    return [f"{stem(runs[0])}: its seeds were made with differing {', '.join(found)} (said in their folds)"
+            ] if found else []
+
+
 def _mean_rows(family):
     """Mean ± standard deviation (n - 1) over the complete runs of two or more seeds, an evaluation each."""
-    runs = list({run.facts["seed"]: run for run in family if not run.missing}.values())
+    runs = _seeds(family)
     if len(runs) < 2:
         return []
     name, rows = _marked(f"{stem(runs[0])}: mean of {len(runs)} seeds", runs[0]), []

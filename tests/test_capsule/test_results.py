@@ -266,6 +266,17 @@ def test_folds_of_two_programs_or_devices_are_told(tmp_path):
     assert "fake: its folds were made with differing git_commit, threads (" in text and "4/4" in text
 
 
+def test_seeds_of_two_programs_or_devices_are_told(tmp_path):
+    for seed, device in ((9, "CPU"), (10, "GPU")):
+        folder = write_run(tmp_path, f"fake-seed{seed}", seed=seed)
+        for path in (folder / "folds").iterdir():
+            change_json(path, environment={"device": device, "torch": "2"})
+    runs = read_runs(tmp_path)[0]
+    text = render(report(runs))
+    assert "mean of 2 seeds" in text and "fake: its seeds were made with differing device (" in text
+    assert "differing" not in render(report(runs[:1]))
+
+
 def test_a_run_without_any_finished_fold_is_still_shown(tmp_path):
     write_run(tmp_path, missing=tuple(f"synthetic_s{i:02d}" for i in range(4)))
     run = read_run(tmp_path, "fake")
