@@ -93,6 +93,10 @@ def read_runs(root):
             runs.append(read_run(root, name))
         except InputError as error:
             broken[name] = f"{error} (experiment left out)"
+    for folder in sorted(path.parent for path in root.glob("[!.]*/folds") if any(path.glob("*.json"))):
+        if not (folder / "experiment.json").is_file():
+            broken[folder.name] = (f"{folder}: has folds and no experiment.json (experiment left out); run "
+                                   "its script again, which writes it")
     if not runs:
         raise InputError(next(iter(broken.values()), f"{root}: no experiment there; run a training script "
                          "first, such as `python train_me_loso.py --dataset synthetic --quick`"))

@@ -266,6 +266,17 @@ def test_folds_of_two_programs_or_devices_are_told(tmp_path):
     assert "fake: its folds were made with differing git_commit, threads (" in text and "4/4" in text
 
 
+def test_folds_without_an_experiment_file_are_told(tmp_path):
+    write_run(tmp_path, "whole")
+    (write_run(tmp_path, "lost") / "experiment.json").unlink()
+    (tmp_path / "smic_apex").mkdir()
+    runs, broken = read_runs(tmp_path)
+    assert [run.name for run in runs] == ["whole"] and list(broken) == ["lost"]
+    assert "lost: has folds and no experiment.json" in render(report(runs, broken.values()))
+    with pytest.raises(InputError, match=r"no experiment\.json"):
+        select(runs, broken, ["lost"])
+
+
 def test_seeds_of_two_programs_or_devices_are_told(tmp_path):
     for seed, device in ((9, "CPU"), (10, "GPU")):
         folder = write_run(tmp_path, f"fake-seed{seed}", seed=seed)
