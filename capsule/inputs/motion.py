@@ -154,7 +154,7 @@ def normalised_levels(images):
 
     images: uint8 tensor (N, 3·yaws, H, W). Returns: the same, u and v round 128, strain from 0.
     """
-    stack = images.numpy().astype(np.float32)
+    stack = images.contiguous().numpy().astype(np.float32)     # one order of sums, in any layout
     stack = stack.reshape(len(stack), -1, 3, *stack.shape[2:])                      # (N, yaws, 3, H, W)
     stack[:, :, :2] -= np.median(stack[:, :, :2], axis=(3, 4), keepdims=True)       # (N, yaws, 2, 1, 1)
     stack *= SPREAD / np.maximum(stack.std((3, 4), keepdims=True), 1)

@@ -10,7 +10,7 @@ import torch
 
 from capsule.data.protocol import Clips
 from capsule.inputs.crops import FrameImages
-from capsule.inputs.motion import normalised, ready_motion
+from capsule.inputs.motion import normalised, normalised_levels, ready_motion
 from capsule.modules import STSTNet
 from capsule.modules import network as registered
 from capsule.modules.svm import SVM
@@ -197,3 +197,12 @@ def test_the_small_capsule_network_takes_the_fields_pictures():
     assert model.digitcaps.weight.shape == (3, 8 * 4 * 4, 16, 8)
     net.loss(lengths, torch.tensor([0, 1, 2, 0])).backward()
     assert all(parameter.grad.abs().sum() > 0 for parameter in model.parameters())
+
+
+def test_a_picture_is_normalised_alike_however_it_lies_in_memory():
+    """A cache's pictures lie colour by colour in each pixel; predict.py's lie plane by plane."""
+    draws = np.random.default_rng(1)
+    levels = np.clip(draws.normal(128, draws.uniform(2, 30, (20, 3, 1, 1)), (20, 3, 224, 224)), 0, 255)
+    images = torch.from_numpy(levels.astype(np.uint8))
+    wanted = torch.cat([normalised_levels(one[None]) for one in images])
+    assert torch.equal(normalised_levels(images.contiguous(memory_format=torch.channels_last)), wanted)
