@@ -17,6 +17,7 @@ from common.errors import InputError
 CHANNEL_WEIGHTS = (1.0, 1.0, 0.5)      # of u, v, strain
 BLUR = 1.0                             # pixels of 28
 PATCH, STEP = 14, 7                    # pixels: side of a patch, way to the next one
+NOT_CODED = -1.0                       # an action unit in a state dict, whose tensors are finite
 GAMMA, C = 0.5, 3.0                    # of the kernel, over the median squared distance; of the SVM
 
 
@@ -68,7 +69,7 @@ class SVM:
         self.learnt = {"images": torch.from_numpy(images), "labels": torch.from_numpy(labels)}
         if units is not None:
             self.learnt |= {"subjects": torch.from_numpy(np.unique(subjects, return_inverse=True)[1]),
-                            "units": torch.from_numpy(units)}
+                            "units": torch.from_numpy(np.nan_to_num(units, nan=NOT_CODED))}
         self.machine = KernelMachine(self.known_kernel(images), labels, C, subjects, units)
         return self
 
@@ -89,6 +90,8 @@ class SVM:
                 if name in tensors]
         if more and ([part.ndim for part in more] != [1, 2] or {len(part) for part in more} != {len(labels)}):
             raise ValueError("no subjects and action units of these pictures")
+        if more:
+            more[1] = np.where(more[1] == NOT_CODED, np.float32(np.nan), more[1])
         self.fit(images, labels, *more)
 
     def scores(self, images):

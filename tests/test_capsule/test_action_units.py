@@ -15,7 +15,9 @@ from capsule.inputs.crops import FrameImages
 from capsule.modules import network
 from capsule.modules.svm import SVM
 from capsule.modules.unit_scores import RIDGE, UnitScores
+from capsule.trained import load_trained
 from common.errors import InputError
+from common.tensors import save_tensors
 
 SHEETS = {"CASME2-coding-20140508": "Subject,Filename,Action Units,Emotion\n1,EP02_01f,4+L10,x\n",
           "SAMM_Micro_FACS_Codes_v2": "Subject,Filename,Action Units\n6,006_1_2,L12A or 25\n6,006_1_3,\n",
@@ -94,7 +96,7 @@ def test_rare_units_are_left_out():
     assert none.own.shape == (80, 0) and not none.kernel(none.own).any()
 
 
-def test_the_machine_uses_them_and_is_its_state():
+def test_the_machine_uses_them_and_is_its_state(tmp_path):
     images, labels, subjects, units = problem()
     plain, taught = SVM(3).fit(images, labels), SVM(3).fit(images, labels, subjects, units)
     more, truth, *_ = problem(seed=1)
@@ -103,6 +105,9 @@ def test_the_machine_uses_them_and_is_its_state():
     again = SVM(3)
     again.load_state_dict(taught.state_dict())
     assert (again.scores(more) == scores).all()
+    save_tensors(tmp_path / "fold.pt", taught.state_dict())     # some clips are not coded, as all of SMIC
+    read = load_trained(tmp_path / "fold.pt", torch.device("cpu"))
+    assert (read.model.scores(more) == scores).all()
     with pytest.raises(ValueError, match="no subjects and action units"):
         again.load_state_dict({**taught.state_dict(), "units": torch.zeros(3, 1)})
 
