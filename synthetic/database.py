@@ -40,7 +40,7 @@ def ensure(data_root):
     """
     folder = Path(data_root) / FOLDER
     if not (folder / MANIFEST).is_file():
-        return make_synthetic(data_root, progress=True)
+        make_synthetic(data_root, progress=True, any_will_do=True)
     made = read_json(folder / MANIFEST).get("settings")
     if not (isinstance(made, dict) and made.get("recipe") == RECIPE):
         print(f"{folder}: made by another version of this program, with other pictures; remove it to make it "
@@ -48,18 +48,19 @@ def ensure(data_root):
     return folder
 
 
-def make_synthetic(root, progress=False, **settings):
+def make_synthetic(root, progress=False, any_will_do=False, **settings):
     """Make a synthetic database under `<root>/synthetic/`, or find the same one there.
 
-    settings: as `clips.Settings`. progress: show a bar. Returns: the folder (Path). Several processes may
-    call it at once: one works, the others wait for it.
+    settings: as `clips.Settings`. progress: show a bar. any_will_do: one of other settings is taken too.
+    Returns: the folder (Path). Several processes may call it at once: one works, the others wait for it.
     Raises: InputError for settings out of range, a folder that cannot be written or holds something else.
     """
     settings, root = Settings(**settings), Path(root)
     try:
         root.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(root / f".{FOLDER}.lock"):
-            return _make(root, settings, progress)
+            there = any_will_do and (root / FOLDER / MANIFEST).is_file()    # made while this one waited
+            return root / FOLDER if there else _make(root, settings, progress)
     except OSError as error:
         raise InputError(f"{root}: the synthetic database cannot be written ({error.strerror or error}); "
                          "choose a --data-root that you may write to, with free disk space") from error

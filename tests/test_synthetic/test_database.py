@@ -6,9 +6,11 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 
+import filelock
 import numpy as np
 import pandas as pd
 import pytest
@@ -228,3 +230,14 @@ def test_settings_that_cannot_be_end_with_one_line(tmp_path):
     done = subprocess.run([sys.executable, "-m", "synthetic", "--data-root", str(tmp_path), "--people", "0"],
                           capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.startswith("synthetic: ") and done.stderr.count("\n") == 1
+
+
+def test_a_training_waits_for_a_database_of_any_settings(root, tmp_path):
+    """`python -m synthetic --people 2` is at work in another terminal."""
+    with ThreadPoolExecutor(1) as threads:
+        with filelock.FileLock(tmp_path / ".synthetic.lock", thread_local=False):
+            waiting = threads.submit(ensure, tmp_path)
+            time.sleep(0.5)
+            shutil.copytree(root / "synthetic", tmp_path / "synthetic")
+        assert waiting.result(60) == tmp_path / "synthetic"
+    assert read_json(tmp_path / "synthetic/synthetic.json")["settings"]["people"] == 2
