@@ -141,7 +141,7 @@ def _job(row, folders, folder):
     problem = (f"{clip}: frame {' and '.join(missing)} (onset, offset) not on disk; "
                "lay all frames of the clip there") if missing else ""
     lacking = row.offset_frame - row.onset_frame + 1 - len(chosen)
-    gaps = (f"{clip}: {lacking} frames between onset and offset are not on disk, its apex was looked for "
+    gaps = (f"{clip}: {lacking} frame(s) between onset and offset are not on disk, its apex was looked for "
             "among the others; lay all frames of the clip there") if lacking > 0 else ""
     status = [(path.name, path.stat()) for path in chosen.values()]
     signature = [RULE, [(file, stat.st_size, stat.st_mtime_ns) for file, stat in status]]

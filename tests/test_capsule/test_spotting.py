@@ -148,7 +148,7 @@ def test_frames_that_lack_between_onset_and_offset_are_said(database, tmp_path):
     for _ in ("spotted now", "spotted already"):
         apexes, problems = spot_clips(table, tmp_path / "data", tmp_path, 1)
         assert apexes[0] in range(100, 112) and len(problems) == 1
-        assert problems[0].startswith("smic/1/s1_ne_01: 2 frames between onset and offset are not on disk")
+        assert problems[0].startswith("smic/1/s1_ne_01: 2 frame(s) between onset and offset are not on disk")
 
 
 def _spotted(path, rows):
