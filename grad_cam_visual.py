@@ -1,4 +1,4 @@
-"""Where a trained network looks: Grad-CAM of clips of held-out subjects, each from its own subject's fold.
+"""Where a trained network looks: HiResCAM of clips of held-out subjects, each from its own subject's fold.
 
 Inputs    result/<experiment>/ of a training script run with --save-models, and the database it was
           trained on; or any pictures with --model FILE (ready motion pictures for a network that sees motion)

@@ -1,4 +1,4 @@
-"""Figures as PNG and PDF: the confusion matrix and learning curves of an experiment, Grad-CAM of clips.
+"""Figures as PNG and PDF: the confusion matrix and learning curves of an experiment, where it looks in clips.
 
 Colours are from the Okabe-Ito palette, which colour-blind readers can tell apart; lines differ in style too.
 """
@@ -144,9 +144,9 @@ def clip_figure(title, names, clip):
     if views:
         for axes, (place, yaw) in zip(below[0].subplots(1, len(YAWS_SHOWN)), YAWS_SHOWN, strict=True):
             shown = _overlay(axes, clip.views[place], clip.maps["views"], f"view at {yaw}°")
-        below[0].colorbar(shown, ax=below[0].axes, label="Grad-CAM", fraction=0.015, pad=0.01)
+        below[0].colorbar(shown, ax=below[0].axes, label="HiResCAM", fraction=0.015, pad=0.01)
     else:
-        top.colorbar(shown, ax=(*pictures, overlay), label="Grad-CAM", fraction=0.02, pad=0.01, shrink=0.8)
+        top.colorbar(shown, ax=(*pictures, overlay), label="HiResCAM", fraction=0.02, pad=0.01, shrink=0.8)
     truth = "" if clip.truth is None else f"true {names[clip.truth]}, "
     figure.suptitle(f"{title}\n{clip.key}: {truth}predicted {names[clip.prediction]}", fontsize=8)
     figure.supxlabel(_map_caption(clip), fontsize=7)
@@ -157,13 +157,13 @@ def _map_caption(clip):
     """The lines under a clip's figure: what the maps are, and what they are not."""
     side = f"{clip.side}×{clip.side}"
     bold = "" if clip.truth is None else "Bold: the true class. "
-    lines = [f"Grad-CAM for the predicted class at the last backbone layer ({side}), each map scaled to its "
+    lines = [f"HiResCAM for the predicted class at the last backbone layer ({side}), each map scaled to its "
              "own maximum.", f"{bold}Filled: the predicted one."]
     if "views" in clip.maps:
         lines[1] += (" The stack of 13 views has one map, laid over five of them: it does not tell the views "
                      "apart.")
     if any(found.max() == 0 for found in clip.maps.values()):
-        lines.append("Empty: by Grad-CAM's reckoning nothing speaks for it, in that stream.")
+        lines.append("Empty: by its reckoning nothing speaks for it, in that stream.")
     return "\n".join(lines)
 
 
@@ -219,7 +219,7 @@ def mean_map_figure(run, means):
             shown = _overlay(axes, picture, found, title)
         else:
             _picture(axes, None, title, "never predicted")
-    figure.colorbar(shown, ax=grid, label="mean Grad-CAM", fraction=0.03, pad=0.02)
+    figure.colorbar(shown, ax=grid, label="mean HiResCAM", fraction=0.03, pad=0.02)
     figure.suptitle(f"{heading(run)}\nmean map of the clips predicted as each class "
                     f"({', then '.join(streams)})", fontsize=8)
     return figure

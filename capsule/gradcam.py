@@ -1,7 +1,9 @@
-"""Where a trained fold looks: Grad-CAM at each stream's last backbone layer, for clips of its own subject.
+"""Where a trained fold looks: HiResCAM at each stream's last backbone layer, for clips of its own subject.
 
-Selvaraju et al., "Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization", ICCV
-2017; computed by the grad-cam package.
+Draelos and Carin, "Use HiResCAM instead of Grad-CAM for faithful explanations of convolutional neural
+networks", arXiv 2011.08891; computed by the grad-cam package. Grad-CAM (Selvaraju et al., ICCV 2017) weighs a
+channel by its gradient's mean over the map; but a capsule votes by where it lies, which that mean loses
+(docs/differences.md has figures).
 """
 
 from dataclasses import dataclass, replace
@@ -10,7 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from pytorch_grad_cam import GradCAM
+from pytorch_grad_cam import HiResCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import nn
 
@@ -159,7 +161,7 @@ class _OneInput(nn.Module):
 
 
 def activation_maps(model, inputs):
-    """Grad-CAM maps of one clip for its predicted class.
+    """Maps of what speaks for the predicted class of one clip.
 
     `inputs`: list of float (1, C, S, S) in [0, 1], one a stream. Returns: (list of maps (S, S) float32 in
     [0, 1], one a stream, outputs (classes,) float32, side of the layer's map). A map is scaled to its own
@@ -171,7 +173,7 @@ def activation_maps(model, inputs):
         outputs = network(stacked)[0].float().cpu().numpy()
     maps = []
     for layer in target_layers(model):    # one at a time: the package would average the streams' maps
-        cam = GradCAM(network, [layer])
+        cam = HiResCAM(network, [layer])
         try:
             maps.append(cam(stacked, [ClassifierOutputTarget(int(outputs.argmax()))])[0])
             side = cam.activations_and_grads.activations[0].shape[-1]
@@ -188,7 +190,7 @@ def explain(trained, key, truth, pictures, crop, onset=None):
     a stream. crop: uint8 (3, S, S), or None. onset: the same. Raises: InputError for an SVM.
     """
     if isinstance(trained.model, SVM):
-        raise InputError("an SVM has no layers, so Grad-CAM finds no place that it looks at; give an "
+        raise InputError("an SVM has no layers, so there is no place that it looks at; give an "
                          "experiment with a network (--model STSTNet, MotionCapsuleNet, MECapsuleNet)")
     maps, outputs, side = activation_maps(trained.model, trained.network.prepared(trained.inputs(pictures)))
     outputs = trained.network.scores(torch.from_numpy(outputs)[None])[0].numpy()

@@ -1,4 +1,4 @@
-"""Grad-CAM: the maps against autograd by hand, unsafe model files, and the real script on a tiny database."""
+"""Where a network looks: maps against autograd by hand, unsafe models, the real script on a tiny database."""
 
 import os
 import pickle
@@ -63,7 +63,7 @@ def run_script(root, *arguments, name="grad_cam_visual.py"):
                           env={**os.environ, "OMP_NUM_THREADS": "1"})
 
 
-def test_maps_of_both_streams_equal_grad_cam_by_hand():
+def test_maps_of_both_streams_equal_hirescam_by_hand():
     torch.manual_seed(0)
     model = MECapsuleNetDualCA(3, pretrained=False, width=0.25, input_size=(152, 152)).eval()
     inputs = [torch.rand(1, 3, 152, 152), torch.rand(1, 13, 152, 152)]
@@ -77,8 +77,7 @@ def test_maps_of_both_streams_equal_grad_cam_by_hand():
     assert outputs == pytest.approx(output[0].detach().numpy(), abs=1e-6)
     gradients = torch.autograd.grad(output[0, outputs.argmax()], kept)
     for found, activation, gradient in zip(maps, kept, gradients, strict=True):
-        weights = gradient.mean((2, 3), keepdim=True)
-        expected = torch.relu((weights * activation).sum(1, keepdim=True)).detach()
+        expected = torch.relu((gradient * activation).sum(1, keepdim=True)).detach()
         expected = expected - expected.min()
         expected = torch.nn.functional.interpolate(expected / (1e-7 + expected.max()), (152, 152),
                                                    mode="bilinear", align_corners=False)[0, 0].numpy()
