@@ -81,7 +81,7 @@ def draw_pictures(choice, device):
         name = os.fsdecode(os.fsencode(name)[-200:])        # a file's name has 255 bytes
         name += path.suffix.replace(".", "_") if name in names else ""     # a.png beside a.jpg
         names.add(name)
-        figure = clip_figure(Path(choice.model).name, trained.class_names, clip)
+        figure = clip_figure(trained.title, trained.class_names, clip)
         save_figure(figure, Path("grad_cam") / name)
     return [f"{len(paths) - len(failed)} of {len(paths)} pictures: grad_cam"], failed
 

@@ -57,7 +57,7 @@ def main():
     if rows:
         table = pd.DataFrame(rows)
         write_csv(choice.out, table)
-        print(table.to_string(index=False), f"\n\nwritten: {choice.out}")
+        print(f"{trained.title}\n\n{table.to_string(index=False)}\n\nwritten: {choice.out}")
     for line in failed:
         print(line)
     return 1 if failed else 0

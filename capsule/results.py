@@ -75,8 +75,13 @@ class Run:
 
     @property
     def labels(self):
-        """Words that must stand beside each number and figure of this run: SYNTHETIC, quick."""
-        return ("SYNTHETIC",) * bool(self.facts["synthetic"]) + ("quick",) * bool(self.facts["quick"])
+        """`labels_of` this run."""
+        return labels_of(self.facts)
+
+
+def labels_of(facts):
+    """Words that must stand beside each number and figure of an experiment.json's run: SYNTHETIC, quick."""
+    return ("SYNTHETIC",) * bool(facts["synthetic"]) + ("quick",) * bool(facts["quick"])
 
 
 def read_runs(root):

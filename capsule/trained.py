@@ -16,6 +16,7 @@ from capsule.inputs.views import KINDS
 from capsule.modules import SVM, Network
 from capsule.modules.backbone import start_from
 from capsule.modules.registry import unmatched
+from capsule.results import labels_of, one_line
 from common.errors import InputError
 from common.files import read_json
 from common.images import read_image
@@ -31,7 +32,8 @@ FULL_CHANNELS = 64    # of a ResNet's first convolution; fewer in a --quick netw
 class Trained:
     """A network with its weights, in eval mode on its device, and what it sees: kinds as in FrameImages.
 
-    motion: the rule of the motion that it sees (`FrameImages.rule`), if it does.
+    title: its experiment and what it must not be taken for, or its file's name. motion: the rule of the
+    motion that it sees (`FrameImages.rule`), if it does.
     """
 
     model: torch.nn.Module
@@ -40,6 +42,7 @@ class Trained:
     reconstructor: str
     paint: str
     class_names: tuple
+    title: str
     motion: dict = field(default_factory=dict)
 
     @property
@@ -107,7 +110,8 @@ def _of_experiment(facts, path):
                           pretrained=False, joined=config["streams"] == "crop+views")
         motion = next((stream for stream in config["inputs"] if stream["kind"] == "motion"), {})
         return Trained(None, network, kinds, facts["reconstructor"] or "auto", config["paint"],
-                       tuple(facts["class_names"]), motion)
+                       tuple(facts["class_names"]),
+                       " · ".join([one_line(facts["experiment"]), *labels_of(facts)]), motion)
     except (KeyError, TypeError, InputError) as error:
         raise InputError(f"{path}: does not say which network was trained ({error}); "
                          "train it again") from error
@@ -143,7 +147,7 @@ def _of_tensors(tensors, path, paint):
     elif "motion" in kinds:
         motion = {"rule": "motion on the face"}
     names = {3: THREE, 5: FIVE}.get(network.classes, tuple(f"class {n}" for n in range(network.classes)))
-    return Trained(None, network, kinds, "auto", paint, names, motion)
+    return Trained(None, network, kinds, "auto", paint, names, path.name, motion)
 
 
 def maker_of(trained, device):

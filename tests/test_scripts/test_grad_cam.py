@@ -54,7 +54,7 @@ def make_run(root, model="resnet", kinds=("crop",)):
 def untrained(model, kinds):
     net = network(model, 3, quick=True)
     made, _ = net.make([CHANNELS[kind] for kind in kinds])
-    return Trained(made.eval(), net, kinds, "mesh", "shape_detail", ("negative", "positive", "surprise"))
+    return Trained(made.eval(), net, kinds, "mesh", "shape_detail", ("negative", "positive", "surprise"), "x")
 
 
 def run_script(root, *arguments, name="grad_cam_visual.py"):
@@ -244,7 +244,7 @@ def test_a_network_is_known_from_its_tensors_alone(tmp_path):
 def test_frontal_motion_has_one_map_on_its_picture(tmp_path, model, side):
     net = network(model, 3, quick=True)
     made, _ = net.make((3,))
-    trained = Trained(made.eval(), net, ("motion",), "mesh", "shape_detail", ("a", "b", "c"), READY)
+    trained = Trained(made.eval(), net, ("motion",), "mesh", "shape_detail", ("a", "b", "c"), "x", READY)
     pictures = [torch.randint(256, (1, 3, 28, 28), dtype=torch.uint8)]
     clip = gradcam.explain(trained, "casme/s/c", 1, pictures, None)
     assert clip.maps["motion"].shape == (28, 28) and clip.side == side and clip.apex is None
@@ -286,7 +286,8 @@ def test_an_experiment_of_motion_is_explained_and_predicts_what_it_wrote(tmp_pat
     write_image("photo.png", skimage.data.astronaut())
     assert run_here(monkeypatch, "predict.py", picture, "photo.png", "--model",
                     "result/x/models/casme_sub01.pt", "--device", "cpu") == 1
-    assert "photo.png: shows a face, but the network sees motion" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "photo.png: shows a face, but the network sees motion" in said and "x · quick" in said
     (row,) = pd.read_csv("predictions_of_pictures.csv").to_dict("records")
     assert [row[name] for name in clips.class_names] == pytest.approx(fold["lengths"][0], abs=2e-4)
     shutil.copy("result/x/models/casme_sub01.pt", "alone.pt")       # without its experiment.json
