@@ -54,12 +54,14 @@ def _interrupt(signum, frame):
 @contextlib.contextmanager
 def _console():
     """Characters that the terminal lacks are printed as escapes; a closed pipe (`| head`) ends the program
-    quietly, with exit code 141 as for others.
+    quietly, with exit code 141 as for others; what goes to an output that was closed from the start is lost.
 
     Raises: InputError when the output cannot be written, such as on a full disk.
     """
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:      # closed by whoever started the program (`>&-`)
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
+        if hasattr(stream := getattr(sys, name), "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     try:
         try:
