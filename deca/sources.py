@@ -68,7 +68,11 @@ def _plain(name):
 
 def _of_video(path, fps):
     """One source for every frame that a rate of `fps` takes: read when its turn comes, in order, for all of
-    a video's would fill the memory; so would many videos that are open at once."""
+    a video's would fill the memory; so would many videos that are open at once.
+
+    Raises: UnicodeEncodeError for a name that is not UTF-8, which OpenCV would not survive.
+    """
+    str(path).encode()
     video, count = cv2.VideoCapture(str(path)), 0
     while video.grab():
         count += 1

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -191,6 +192,10 @@ def test_lists_videos_and_odd_names(face, tmp_path):
     assert np.abs(np.array(means) - [0, 50, 100, 150, 200]).max() < 5
     ((_, read),) = find_sources([tmp_path / "clip.avi"], fps=5e-324)     # passes over no more than there are
     assert read()[1].shape == (64, 64, 3)
+    shutil.copy(tmp_path / "clip.avi", odd_name := os.fsdecode(os.fsencode(tmp_path) + b"/\xe9.avi"))
+    with pytest.raises(UnicodeEncodeError):         # `run_main` says it; OpenCV would end the process
+        list(find_sources([Path(odd_name)]))
+    os.unlink(odd_name)
     (tmp_path / "list.txt").write_text("clip.avi\n" * 9)
     before = len(os.listdir("/dev/fd"))                 # a list of many videos opens one at a time
     found = list(find_sources([tmp_path / "list.txt"], fps=5))
