@@ -21,7 +21,7 @@ from capsule.results import read_runs, select
 from capsule.trained import load_trained, maker_of, pictures_of
 from common.console import Parser, run_main
 from common.device import choose_device
-from common.errors import InputError
+from common.errors import InputError, printable
 from common.images import find_pictures
 
 RESULT_ROOT, DATA_ROOT, DEVICE = "result", "data", "auto"
@@ -76,7 +76,7 @@ def draw_pictures(choice, device):
         except InputError as error:
             failed.append(str(error))
             continue
-        clip = gradcam.explain(trained, path.name, None, pictures, crop)
+        clip = gradcam.explain(trained, printable(path.name), None, pictures, crop)
         name = "_".join(part for part in path.with_suffix("").parts if part not in (path.anchor, ".."))
         name = os.fsdecode(os.fsencode(name)[-200:])        # a file's name has 255 bytes
         name += path.suffix.replace(".", "_") if name in names else ""     # a.png beside a.jpg

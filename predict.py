@@ -18,7 +18,7 @@ from capsule.inputs.views import KINDS
 from capsule.trained import load_trained, maker_of, pictures_of
 from common.console import Parser, run_main
 from common.device import choose_device
-from common.errors import InputError
+from common.errors import InputError, printable
 from common.files import write_csv
 from common.images import find_pictures
 
@@ -57,7 +57,8 @@ def main():
     if rows:
         table = pd.DataFrame(rows)
         write_csv(choice.out, table)
-        print(f"{trained.title}\n\n{table.to_string(index=False)}\n\nwritten: {choice.out}")
+        shown = table.assign(picture=table["picture"].map(printable)).to_string(index=False)
+        print(f"{trained.title}\n\n{shown}\n\nwritten: {choice.out}")
     for line in failed:
         print(line)
     return 1 if failed else 0

@@ -1,16 +1,19 @@
 """The error that a person is meant to read: one line, the file or clip, the remedy."""
 
 
+def printable(text):
+    """`text` as one line for a terminal: what cannot be printed is written as an escape."""
+    return "".join(c if c.isprintable() else " " if c.isspace() else ascii(c)[1:-1] for c in str(text))
+
+
 class InputError(Exception):
     """Something the user gave cannot be used.
 
-    The message is one line that names the file, clip or option and says what to do about it: what cannot be
-    printed is written as an escape, so that no file or name speaks to the terminal. Scripts print it without
-    a traceback and leave with exit code 2.
+    The message is one line, `printable`, that names the file, clip or option and says what to do about it: no
+    file or name speaks to the terminal. Scripts print it without a traceback and leave with exit code 2.
     """
 
     exit_code = 2
 
     def __init__(self, message):
-        super().__init__("".join(c if c.isprintable() else " " if c.isspace() else ascii(c)[1:-1]
-                                 for c in str(message)))
+        super().__init__(printable(message))

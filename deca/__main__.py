@@ -24,7 +24,7 @@ from scipy.spatial.transform import Rotation
 from tqdm import tqdm
 
 from common.console import Parser, run_main
-from common.errors import InputError
+from common.errors import InputError, printable
 from common.files import write_json
 from common.images import read_image, write_image
 from deca import RECONSTRUCTORS, make_reconstructor
@@ -71,7 +71,7 @@ def _run(options):
     for place, read in tqdm(pictures, unit="picture", disable=None if len(pictures) > 1 else True):
         try:
             for line in process(*read(), options.out / place, reconstructor, detector, options, onset):
-                tqdm.write(f"deca: {line}", file=sys.stderr)
+                tqdm.write(f"deca: {printable(line)}", file=sys.stderr)
         except InputError as error:
             failed += 1
             tqdm.write(f"deca: {error}", file=sys.stderr)

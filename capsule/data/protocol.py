@@ -29,7 +29,7 @@ from capsule.data.sheets import (
     subject_names,
 )
 from common.cache import digest
-from common.errors import InputError
+from common.errors import InputError, printable
 
 PROTOCOLS = ("dsnca", "megc2019")
 SUBSETS = ("all", "glasses")
@@ -176,7 +176,7 @@ def summary(clips):
     counts = f"{len(clips.table)} clips, {len(clips.subjects)} subjects; {classes}"
     lines = [f"{title}: {counts}; {clips.notes['check']}"]
     lines += [line(one) for one in clips.notes["said"]]
-    lines += [f"  {clips.notes['missing']}"] if clips.notes["missing"] else []
+    lines += [f"  {printable(clips.notes['missing'])}"] if clips.notes["missing"] else []
     return "\n".join(lines)
 
 

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from common.errors import printable
+
 SHOWN = 10      # names that a line shows
 
 
@@ -20,7 +22,7 @@ def said_of(clips, which):
 
 def line(remark):
     """A remark as a line to print, its first clips named."""
-    return f"  {remark['what']} ({remark['count']}): {listed(remark['clips'])}"
+    return printable(f"  {remark['what']} ({remark['count']}): {listed(remark['clips'])}")
 
 
 def say(remarks):

@@ -587,3 +587,15 @@ def test_command_ends_with_2_when_no_apex_frame_is_on_disk(tmp_path, capsys):
     with pytest.raises(InputError, match=r"no apex frame is on disk: .*folders seen: none") as caught:
         main(["casme2", "--data-root", str(tmp_path)])
     assert caught.value.exit_code == 2 and (tmp_path / "annotations/casme_3.csv").is_file()
+
+
+def test_no_folder_speaks_to_the_terminal(tmp_path, capsys):
+    make_database(tmp_path, "casme")
+    raw = tmp_path / "casme2" / "CASME2_RAW_selected"
+    shutil.copytree(raw, tmp_path / "casme2" / "\x1b[31mred\n")
+    load_clips("casme", tmp_path)
+    for folder in tmp_path.glob("casme2/*/sub01/EP01_01f"):
+        shutil.rmtree(folder)
+    load_clips("casme", tmp_path)
+    said = capsys.readouterr().out
+    assert r"\x1b[31mred" in said and said.replace("\n", "").isprintable()

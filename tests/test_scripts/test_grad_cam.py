@@ -372,3 +372,8 @@ def test_any_picture_is_classified_and_explained(tmp_path):
     done = run_script(tmp_path, "pictures/a.png", "pictures/a.jpg", "--model", model)
     assert done.returncode == 0, done.stderr
     assert all((tmp_path / "grad_cam" / name).is_file() for name in ("pictures_a.png", "pictures_a_jpg.png"))
+    odd = os.fsdecode(b"\xe9\x1b[31m.jpg")      # no UTF-8, and a word to the terminal
+    shutil.copy(tmp_path / "pictures" / "a.jpg", tmp_path / odd)
+    for name in ("predict.py", "grad_cam_visual.py"):
+        done = run_script(tmp_path, odd, "--model", model, name=name)
+        assert done.returncode == 0 and done.stdout.replace("\n", "").isprintable(), done.stderr
