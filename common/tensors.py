@@ -55,7 +55,10 @@ def _is_plain(value):
     if odd or value.layout != torch.strided:
         return False
     repeats = value.nbytes > value.untyped_storage().nbytes()      # by its strides: it could fill the memory
-    return not repeats and bool(value.isfinite().all())
+    try:
+        return not repeats and bool(value.isfinite().all())
+    except NotImplementedError:     # for numbers of 8 bits and fewer
+        return False
 
 
 def read_torch(path, device="cpu"):

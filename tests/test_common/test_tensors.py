@@ -79,7 +79,8 @@ def test_other_files_are_one_line(tmp_path, data):
 @pytest.mark.parametrize("odd", [
     torch.eye(3).to_sparse(), torch.eye(3, device="meta"), torch.eye(3, dtype=torch.complex64),
     torch.zeros(1).expand(10**12, 3), torch.quantize_per_tensor(torch.eye(3), 0.1, 0, torch.qint8),
-    torch.tensor([0, torch.nan])], ids=["sparse", "meta", "complex", "one repeated", "quantized", "nan"])
+    torch.tensor([0, torch.nan]), torch.ones(3).to(torch.float8_e4m3fn)],
+    ids=["sparse", "meta", "complex", "one repeated", "quantized", "nan", "float8"])
 def test_odd_tensors_are_one_line(tmp_path, odd):
     (tmp_path / "a.pt").write_bytes(written(STATE | {"w": odd}))
     with pytest.raises(InputError, match=r"a\.pt: w: not finite real numbers") as error:
