@@ -24,6 +24,7 @@ PREDICTION_COLUMNS = ["experiment", "evaluation", "data", "subject", "clip", "y_
 CLASS_COLUMNS = ["experiment", "dataset", "evaluation", "class", "clips", "predicted", "precision", "recall",
                  "f1"]
 KEY = ["data", "subject", "clip"]
+MAX_CLASSES = 20    # the tables' time and memory grow with their cube
 # What looking into a JSON value of another shape can raise.
 OTHER_SHAPE = (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError)
 
@@ -129,7 +130,7 @@ def read_run(root, name):
     path = folder / "experiment.json"
     facts = read_json(path)
     try:
-        checked = _check_facts(facts, path)
+        checked = check_facts(facts, path)
     except OTHER_SHAPE as error:
         raise InputError(f"{path}: not an experiment file ({_reason(error)}); remove the folder or run the "
                          "experiment again") from error
@@ -163,7 +164,7 @@ def _files(folder):
     return {path.stem: path for path in sorted(folder.glob("[!.]*.json"))}
 
 
-def _check_facts(facts, path):
+def check_facts(facts, path):
     """Check an experiment.json value. Returns: dict of Run's clips, clip_list, family and remarks.
 
     Raises: InputError or one of OTHER_SHAPE when it is no such value.
@@ -176,6 +177,7 @@ def _check_facts(facts, path):
         plain_name(name, path)
     classes = facts["classes"]
     _need(type(classes) is int and classes == len(facts["class_names"]) > 1, "classes and class_names differ")
+    _need(classes <= MAX_CLASSES, f"more than {MAX_CLASSES} classes")
     _array(clips["label"].to_list(), (len(clips),), "label", classes)
     _need(type(facts["seed"]) is int, "seed is not a whole number")
     _need(not clips.duplicated(KEY).any(), "names a clip twice")

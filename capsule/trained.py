@@ -16,7 +16,7 @@ from capsule.inputs.views import KINDS
 from capsule.modules import SVM, Network
 from capsule.modules.backbone import start_from
 from capsule.modules.registry import unmatched
-from capsule.results import labels_of, one_line
+from capsule.results import MAX_CLASSES, OTHER_SHAPE, check_facts, labels_of, one_line
 from common.errors import InputError
 from common.files import read_json
 from common.images import read_image
@@ -86,7 +86,11 @@ def load_trained(path, device, paint="shape_detail"):
     told = (_of_experiment(read_json(facts), facts) if facts.is_file() else
             _of_tensors(tensors, path, paint))
     channels = {"crop": 3, "motion": 3 if told.frontal else 39}
-    model, _ = told.network.make([channels.get(kind, 39) for kind in told.kinds])
+    try:
+        model, _ = told.network.make([channels.get(kind, 39) for kind in told.kinds])
+    except TypeError as error:      # logits, which not every network has
+        raise InputError(f"{facts}: does not say which network was trained ({error}); "
+                         "train it again") from error
     if isinstance(model, SVM):
         try:
             model.load_state_dict(tensors)
@@ -104,15 +108,18 @@ def load_trained(path, device, paint="shape_detail"):
 def _of_experiment(facts, path):
     """The Trained, without its model, that an experiment.json tells of."""
     try:
+        check_facts(facts, path)
         config = facts["config"]
         kinds = tuple(stream["kind"] for stream in config["inputs"])
         network = Network(config["model"], facts["classes"], logits=config["logits"], quick=config["quick"],
                           pretrained=False, joined=config["streams"] == "crop+views")
+        if config["paint"] not in KINDS:
+            raise ValueError(f"paint {config['paint']}")
         motion = next((stream for stream in config["inputs"] if stream["kind"] == "motion"), {})
         return Trained(None, network, kinds, facts["reconstructor"] or "auto", config["paint"],
                        tuple(facts["class_names"]),
                        " · ".join([one_line(facts["experiment"]), *labels_of(facts)]), motion)
-    except (KeyError, TypeError, InputError) as error:
+    except (*OTHER_SHAPE, InputError) as error:
         raise InputError(f"{path}: does not say which network was trained ({error}); "
                          "train it again") from error
 
@@ -134,6 +141,8 @@ def _of_tensors(tensors, path, paint):
                   shape("model.classifier.6.weight")[0], shape("fc.weight")[0])
     stack, joined = (shape(first)[1] == channels for channels in (39, 42))
     dual = first.startswith("first_conv")
+    if classes > MAX_CLASSES:
+        raise InputError(f"{path}: a network of {classes} classes; {MAX_CLASSES} are the most")
     network = Network(known[first], classes or 3, quick=0 < shape(first)[0] < FULL_CHANNELS,
                       pretrained=False, joined=joined)
     views, motion = KINDS[paint], {}

@@ -223,6 +223,13 @@ def test_names_that_leave_the_folder_or_the_line_are_refused(tmp_path, name):
         read_run(tmp_path, "fake")
 
 
+def test_a_thousand_classes_are_refused(tmp_path):
+    folder = write_run(tmp_path, rows=clip_list(subjects=2))
+    change_json(folder / "experiment.json", classes=1000, class_names=[f"c{i}" for i in range(1000)])
+    with pytest.raises(InputError, match="more than 20 classes"):       # the tables would fill the memory
+        read_run(tmp_path, "fake")
+
+
 def test_a_broken_experiment_does_not_hide_the_others(tmp_path):
     write_run(tmp_path, "good")
     write_run(tmp_path, "bad")

@@ -220,6 +220,26 @@ def test_a_fold_of_ours_is_known_from_within_its_folder(tmp_path, monkeypatch):
         load_trained("casme_sub01.pt", CPU)
 
 
+@pytest.mark.parametrize("change", [
+    {"class_names": ["negative", "positive"]}, {"class_names": ["negative", "positive", "\x1b[31mred"]},
+    {"class_names": ["negative", "positive", {}]}, {"classes": 10**9}, {"classes": "3"}, {"clips": None},
+    {"classes": 1000, "class_names": [f"c{number}" for number in range(1000)]},
+    {"config": {"logits": True}}, {"config": {"paint": []}}, {"config": {"inputs": [7]}}])
+def test_an_experiment_that_was_changed_by_hand_is_one_line(tmp_path, change):
+    run = make_run(tmp_path)
+    if "config" in change:
+        change = {"config": run.facts["config"] | change["config"]}
+    change_json(run.folder / "experiment.json", **change)
+    with pytest.raises(InputError, match=r"experiment\.json: does not say which network"):
+        load_trained(gradcam.model_path(run, run.folds[0]), CPU)
+
+
+def test_a_network_of_a_million_classes_is_not_built(tmp_path):
+    save_tensors(tmp_path / "a.pt", {"conv3.weight": torch.zeros(1), "fc.weight": torch.zeros(10**6)})
+    with pytest.raises(InputError, match="a network of 1000000 classes"):
+        load_trained(tmp_path / "a.pt", CPU)
+
+
 def test_a_network_is_known_from_its_tensors_alone(tmp_path):
     for model, kinds in (("resnet", ("crop",)), ("resnet", ("views",)), ("MECapsuleNetDualCA", ("crop",
                                                                                                 "views")),
