@@ -31,8 +31,9 @@ def file_digest(path):
     """16 hexadecimal digits of a file's content. Raises: InputError when it cannot be read."""
     try:
         return digest(Path(path).read_bytes())
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); copy it anew") from error
+    except (OSError, MemoryError) as error:
+        reason = getattr(error, "strerror", "far too large")
+        raise InputError(f"{path}: cannot be read ({reason}); copy it anew") from error
 
 
 def read_entry(folder, key):

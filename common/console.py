@@ -23,7 +23,7 @@ class Parser(argparse.ArgumentParser):
 
 def run_main(main, stopped="what is finished is kept: run the same command again to go on"):
     """Call `main()` and exit with its return value; print an InputError, a place that cannot be read or
-    written, or a name that is not UTF-8 where it must be, as one line.
+    written, a name that is not UTF-8 where it must be, or a full memory as one line.
 
     Ctrl-C and SIGTERM end with one line that says what is `stopped`, exit code 130.
     """
@@ -34,7 +34,7 @@ def run_main(main, stopped="what is finished is kept: run the same command again
     except KeyboardInterrupt:
         print(f"\nstopped; {stopped}", file=sys.stderr)
         code = 130
-    except (InputError, OSError, UnicodeEncodeError) as error:
+    except (InputError, OSError, UnicodeEncodeError, MemoryError) as error:
         code = InputError.exit_code
         module = getattr(sys.modules["__main__"], "__spec__", None)        # of python -m
         name = module.name.removesuffix(".__main__") if module else Path(sys.argv[0]).name
@@ -43,6 +43,8 @@ def run_main(main, stopped="what is finished is kept: run the same command again
             error = InputError(f"{place}: {reason}; choose one that you may use")
         elif isinstance(error, UnicodeEncodeError):
             error = InputError(f"{error.object}: a name that is not UTF-8; rename the file or folder")
+        elif isinstance(error, MemoryError):
+            error = InputError(f"the memory is full ({error}); give fewer or smaller files")
         print(f"{name}: {error}", file=sys.stderr)
     sys.exit(code)
 

@@ -23,3 +23,10 @@ def test_closed_outputs_are_no_error(monkeypatch):
     with pytest.raises(SystemExit) as end:
         run_main(lambda: sys.stdout.isatty() or sys.stderr.write("a line") * 0)     # as tqdm does
     assert end.value.code == 0
+
+
+def test_a_full_memory_is_one_line(capsys):
+    with pytest.raises(SystemExit) as end:
+        run_main(lambda: bytearray(2**62))
+    said = capsys.readouterr().err
+    assert end.value.code == 2 and "the memory is full" in said and said.count("\n") == 1

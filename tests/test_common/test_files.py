@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 from common import files
+from common.cache import file_digest
 from common.errors import InputError
 
 
@@ -153,3 +154,10 @@ def test_sweeping_does_not_follow_links(tmp_path):
     files.sweep(inside)
     assert path.exists()
     files.sweep(tmp_path / "nowhere")
+
+
+def test_a_file_larger_than_the_memory_is_named(tmp_path):
+    with open(tmp_path / "img1.jpg", "wb") as file:
+        file.truncate(2**42)        # takes no room on the disk
+    with pytest.raises(InputError, match=r"img1\.jpg: cannot be read \(far too large\)"):
+        file_digest(tmp_path / "img1.jpg")
