@@ -22,7 +22,8 @@ FEWEST_SUBJECTS = 3    # for a bootstrap interval over subjects
 LEAK = "*: chosen for each subject on its own test clips, which leaks the test fold"
 LEGEND = ("strict: pictures as they are, the last epoch; quote this one.",
           f"{LEAK}; only beside numbers that were published that way.",
-          "[low, high]: 95 % bootstrap interval over subjects. ±: standard deviation over seeds.")
+          "[low, high]: 95 % bootstrap interval over subjects (of fewer than some 20 it is too narrow: "
+          "result/README.md). ±: standard deviation over seeds.")
 
 PUBLISHED = Path(__file__).with_name("published.csv")    # SPEC section 9, on the MEGC 2019 composite
 PUBLISHED_NOTES = (
@@ -182,29 +183,39 @@ def _mean_rows(family):
 
 
 def _baseline_rows(run):
-    """What guessing gives on the whole clip list: the most frequent class, and each class equally often."""
-    table = run.clips.rename(columns={"label": "y_true"})
-    most, n = int(table["y_true"].value_counts().sort_index().idxmax()), run.classes
-    guessed = {part: (random_uf1(own["y_true"].to_numpy(), n), own["y_true"].nunique() / n**2, 1 / n)
-               for part, own in parts(run, table)}
-    found = {f"majority class ({class_names(run)[most]})": _scores(run, table.assign(y_pred=most)),
-             "random guess (expected)": guessed}
+    """What guessing gives on the whole clip list: the most frequent class, each class equally often, and each
+    as often as it occurs: a UF1 of nearly 1 / classes, about the highest that a guess can expect."""
+    table, n = run.clips.rename(columns={"label": "y_true"}), run.classes
+    counts = np.bincount(table["y_true"], minlength=n)
+    guesses = {"random guess (expected)": np.full(n, 1 / n),
+               "random guess, in the classes' shares (expected)": counts / counts.sum()}
+    found = {f"majority class ({class_names(run)[counts.argmax()]})":
+             _scores(run, table.assign(y_pred=int(counts.argmax())))}
+    for name, chances in guesses.items():
+        found[name] = {part: _guessed(own["y_true"].to_numpy(int), chances)
+                       for part, own in parts(run, table)}
     return [{"result": _marked(name, run, words=("SYNTHETIC",)), **_cells(scores)}
             for name, scores in found.items()]
 
 
-def random_uf1(y_true, classes):
-    """Expected UF1 of guessing each class with probability 1/classes, exactly.
+def _guessed(y_true, chances):
+    """Expected (UF1, UAR, accuracy) of guessing class c with probability chances[c]."""
+    counts = np.bincount(y_true, minlength=len(chances))
+    return random_uf1(y_true, chances), (chances * (counts > 0)).mean(), counts @ chances / len(y_true)
+
+
+def random_uf1(y_true, chances):
+    """Expected UF1 of guessing class c with probability chances[c], exactly.
 
     A class's hits and false alarms are independent binomials, so E[F1] = E[2 hits / (n + hits + alarms)].
     A class absent from `y_true` scores 0.
     """
     total, values = len(y_true), []
-    for label in range(classes):
+    for label, chance in enumerate(chances):
         n = int((y_true == label).sum())
         hits = np.arange(n + 1)[:, None]                 # (n + 1, 1)
         alarms = np.arange(total - n + 1)[None, :]       # (1, total - n + 1)
-        weight = binom.pmf(hits, n, 1 / classes) * binom.pmf(alarms, total - n, 1 / classes)
+        weight = binom.pmf(hits, n, chance) * binom.pmf(alarms, total - n, chance)
         values.append(float((weight * 2 * hits / np.maximum(n + hits + alarms, 1)).sum()))
     return float(np.mean(values))
 

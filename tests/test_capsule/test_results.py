@@ -407,15 +407,24 @@ def test_seeds_of_one_configuration_give_mean_and_deviation(tmp_path):
     assert family["fake-seed9"] == family["fake-seed10"] == family["partial-seed12"] != family["other-seed13"]
 
 
-def test_random_baseline_equals_all_guesses_enumerated():
-    true = np.array([0, 0, 1, 2, 2])
-    scores = []
+@pytest.mark.parametrize("chances", [(1 / 3, 1 / 3, 1 / 3), (0.5, 0.4, 0.1)])
+def test_random_baseline_equals_all_guesses_enumerated(chances):
+    true, expected = np.array([0, 0, 1, 2, 2]), 0.0
     for guess in product(range(3), repeat=5):
-        meter = Meter(3)
-        meter.add(true, guess)
-        scores.append(meter.uf1)
-    assert random_uf1(true, 3) == pytest.approx(np.mean(scores), abs=1e-12)
-    assert random_uf1(np.array([0, 0]), 2) == pytest.approx((0.5 * 2 / 3 + 0.25) / 2, abs=1e-12)
+        expected += np.prod([chances[label] for label in guess]) * Meter(3, true, guess).uf1
+    assert random_uf1(true, chances) == pytest.approx(expected, abs=1e-12)
+    assert random_uf1(np.array([0, 0]), (0.5, 0.5)) == pytest.approx((0.5 * 2 / 3 + 0.25) / 2, abs=1e-12)
+
+
+def test_no_guess_beats_the_one_in_the_classes_shares(tmp_path):
+    rows = [{"data": "synthetic", "subject": s, "clip": f"c{i}", "data_sub": f"synthetic_{s}", "label": label}
+            for s in "AB" for i, label in enumerate([0] * 60 + [1] * 30 + [2] * 10)]
+    write_run(tmp_path, rows=rows)
+    cells = report([read_run(tmp_path, "fake")])[0].cells.set_index("result")
+    equal, shares = (cells.loc[f"random guess{how} (expected) [SYNTHETIC]", ["UF1", "UAR", "accuracy"]]
+                     .astype(float) for how in ("", ", in the classes' shares"))
+    assert equal.tolist()[1:] == [0.3333, 0.3333] and shares.tolist()[1:] == [0.3333, 0.46]
+    assert 0.28 < equal["UF1"] < 0.32 < shares["UF1"] < 0.3334
 
 
 def test_majority_baseline_by_hand(tmp_path):
