@@ -1,18 +1,19 @@
 """Which settings the SVM on motion pictures gets, by nested leave-one-subject-out, and its score.
 
-    python -m benchmarks.motion_search FOLDER [--data-root data]      # some minutes on one core
+    python -m benchmarks.motion_search FOLDER [--data-root data] [--split 0]      # some minutes on one core
 
 FOLDER: ready motion pictures, as train_me_loso_composite_motion.py takes them. For each held-out subject the
 others are split into five groups of subjects; the setting with the best UF1 over these inner folds predicts
 the subject. Two tables, without and with action units; the last line of each is the score of that procedure:
 to take the best of the column "outer" would be to choose on the test subjects. Kernel widths come from the
-distances of all pictures, without labels.
+pictures that are learnt from, in the inner folds too.
 """
 
 from collections import Counter
 from itertools import product
 
 import numpy as np
+from sklearn.metrics.pairwise import euclidean_distances
 from tqdm import tqdm
 
 from capsule.data import load_clips, with_action_units
@@ -27,25 +28,45 @@ MACHINES = {"c": (1.0, 3.0), "units": (False, True)}     # units: also from trai
 GROUPS = 5
 
 
-def predictions(kernel, labels, subjects, groups, c, units=None):
-    """Class numbers of all clips: outer (n,), each from the others' subjects; inner (subjects, n), row i
-    without subject i, each clip from the other groups (-1 for subject i's own)."""
+class Kernel:
+    """The kernel of `machine`, an SVM, for any part of the pictures: the distances are taken once, the widths
+    anew from whatever is learnt from."""
+
+    def __init__(self, machine, pictures):
+        known = machine.patches(pictures)
+        self.gamma = machine.gamma
+        self.apart = [[euclidean_distances(part, other, squared=True)
+                       for part, other in zip(machine.patches(pictures, mirrored), known, strict=True)]
+                      for mirrored in (False, True)]
+
+    def of(self, train, wanted):
+        """How alike the pictures `train` are to each other, and `wanted` to them: as `SVM.known_kernel` and
+        `SVM.alike` have it. train, wanted: bool (n,), of no common picture."""
+        rows, medians = np.flatnonzero(train), [np.median(part[np.ix_(train, train)]) + 1e-9
+                                                for part in self.apart[0]]
+        at, total = np.ix_(np.concatenate([rows, np.flatnonzero(wanted)]), rows), 0
+        for parts in self.apart:
+            for part, median in zip(parts, medians, strict=True):
+                total = total + np.exp(-self.gamma * part[at] / median)
+        return np.split(total / (2 * len(medians)), [len(rows)])
+
+
+def predictions(kernel, labels, subjects, groups, machines, units=None):
+    """Class numbers of all clips by each of `machines`, (C, whether it has `units`): a dict of outer (n,),
+    each clip from the others' subjects, and inner (subjects, n), row i without subject i, each clip from the
+    other groups (-1 for subject i's own). kernel: `Kernel.of`, or a function like it."""
     names = np.unique(subjects)
-    outer, inner = np.empty_like(labels), np.full((len(names), len(labels)), -1)
+    found = {machine: (np.empty_like(labels), np.full((len(names), len(labels)), -1)) for machine in machines}
     for row, name in enumerate(names):
         rest = subjects != name
-        outer[~rest] = _predicted(kernel, labels, subjects, units, rest, ~rest, c)
-        for group in np.unique(groups[rest]):
-            own = rest & (groups == group)
-            inner[row, own] = _predicted(kernel, labels, subjects, units, rest & ~own, own, c)
-    return outer, inner
-
-
-def _predicted(kernel, labels, subjects, units, train, wanted, c):
-    """Class numbers of the clips `wanted` from those of `train`; both (n,) bool."""
-    units = None if units is None else units[train]
-    machine = KernelMachine(kernel[np.ix_(train, train)], labels[train], c, subjects[train], units)
-    return machine.predict(kernel[np.ix_(wanted, train)])
+        for own in (~rest, *(rest & (groups == group) for group in np.unique(groups[rest]))):
+            train = rest & ~own
+            known, wanted = kernel(train, own)
+            for (c, with_units), (outer, inner) in found.items():
+                machine = KernelMachine(known, labels[train], c, subjects[train],
+                                        units[train] if with_units else None)
+                (inner[row] if rest[own].all() else outer)[own] = machine.predict(wanted)
+    return found
 
 
 def nested(found, labels, subjects, classes):
@@ -59,20 +80,20 @@ def nested(found, labels, subjects, classes):
     return predicted, chosen
 
 
-def search(folder, data_root):
-    """Print the tables of all settings and the nested scores."""
+def search(folder, data_root, split=0):
+    """Print the tables of all settings and the nested scores. split: seed of the inner groups."""
     clips, motion = ready_motion(load_clips("composite", data_root, protocol="megc2019", frames=None), folder)
     units = unit_matrix(with_action_units(clips).table["action_units"])
     labels, subjects, classes = clips.labels, clips.table["data_sub"].to_numpy(str), clips.n_classes
     names, owner = np.unique(subjects, return_inverse=True)
-    groups = np.random.default_rng(0).permutation(len(names))[owner] % GROUPS
+    groups = np.random.default_rng(split).permutation(len(names))[owner] % GROUPS
     pictures = {False: motion.images.numpy(), True: normalised(motion).images.numpy()}
     found = {}
     for given in tqdm(list(product(*KERNELS.values())), unit="kernel", disable=None):
-        kernel = SVM(classes, *given[1:]).known_kernel(pictures[given[0]])
-        for c, with_units in product(*MACHINES.values()):
-            found[(*given, c, with_units)] = predictions(kernel, labels, subjects, groups, c,
-                                                         units if with_units else None)
+        kernel = Kernel(SVM(classes, *given[1:]), pictures[given[0]]).of
+        for machine, both in predictions(kernel, labels, subjects, groups, list(product(*MACHINES.values())),
+                                         units).items():
+            found[(*given, *machine)] = both
     for only in (False, True):
         _print(found, labels, subjects, classes, only)
 
@@ -96,5 +117,6 @@ if __name__ == "__main__":
     parser = Parser(prog="python -m benchmarks.motion_search", description=__doc__)
     parser.add_argument("folder", help="of ready motion pictures")
     parser.add_argument("--data-root", default="data", help="folder of the annotation sheets [data]")
+    parser.add_argument("--split", type=int, default=0, help="seed of the five inner groups [0]")
     given = parser.parse_args()
-    run_main(lambda: search(given.folder, given.data_root))
+    run_main(lambda: search(given.folder, given.data_root, given.split))

@@ -107,7 +107,7 @@ class SVM:
 
     def known_kernel(self, images):
         """Compare with these pictures from now on. Returns: how alike they are, (n, n)."""
-        self.known = self._patches(images)
+        self.known = self.patches(images)
         self.medians = [np.median(euclidean_distances(part, squared=True)) + 1e-9 for part in self.known]
         return self.alike(images)
 
@@ -115,12 +115,12 @@ class SVM:
         """(n, known): how alike a picture is to a known one or its mirror image, the patches' mean."""
         total = 0
         for mirrored in (False, True):
-            parts = self._patches(images, mirrored)
+            parts = self.patches(images, mirrored)
             for part, known, median in zip(parts, self.known, self.medians, strict=True):
                 total = total + np.exp(-self.gamma * euclidean_distances(part, known, squared=True) / median)
         return total / (2 * len(self.known))
 
-    def _patches(self, images, mirrored=False):
+    def patches(self, images, mirrored=False):
         """List of float32 (n, 3·patch²), one a place; u and v from 0, weighted, blurred."""
         motion = np.asarray(images, np.float32) - np.float32([128, 128, 0]).reshape(3, 1, 1)
         motion *= np.float32(CHANNEL_WEIGHTS).reshape(3, 1, 1)
