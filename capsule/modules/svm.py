@@ -97,7 +97,8 @@ class SVM:
     def scores(self, images):
         """Shares of 1, float32 (n, classes), of pictures uint8 (n, 3, H, W); the largest is the prediction.
 
-        The softmax of the one-against-rest decision values; a class that was not there to learn from gets 0.
+        The softmax of each class's decision value (scikit-learn's, from one-against-one machines); a class
+        that was not there to learn from gets 0.
         """
         classes, decision = self.machine.decision(self.alike(images))
         powers = np.exp(decision - decision.max(1, keepdims=True))
