@@ -13,7 +13,7 @@ import warnings
 import torch
 
 from capsule.device import choose_precision
-from capsule.fold import FoldError, Pictures, fold_seed, memory_told, train_one
+from capsule.fold import FoldError, Pictures, fold_seed, full_gpu_explained, train_one
 from common.device import choose_device
 from common.errors import InputError
 
@@ -174,7 +174,7 @@ class _Worker:
         The pictures are made ready here, where an exception finds its way to the user.
         """
         experiment, arrays, training = self.shared
-        with memory_told(f"fold {data_sub}", experiment.options.workers):
+        with full_gpu_explained(f"fold {data_sub}", experiment.options.workers):
             if self.pictures is None:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")    # the arrays are read-only, and nobody writes to them

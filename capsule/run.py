@@ -10,7 +10,7 @@ from tqdm import tqdm
 from capsule.data.remarks import line
 from capsule.device import choose_precision
 from capsule.experiment import Experiment
-from capsule.fold import Epoch, FoldError, Pictures, Training, memory_told, train_one
+from capsule.fold import Epoch, FoldError, Pictures, Training, full_gpu_explained, train_one
 from capsule.inputs.crops import NO_NEIGHBOURS
 from capsule.learner import is_compiled
 from capsule.metrics import Meter
@@ -51,7 +51,7 @@ def run_loso(options, clips, streams, network):
         elif todo:
             if is_compiled(training, device):
                 log.say("  the first fold compiles its step, which takes about a minute")
-            with memory_told("training", options.workers):
+            with full_gpu_explained("training", options.workers):
                 pictures = Pictures(clips, streams, network, device)
                 failed = train_in_turn(experiment, todo, pictures, training, log)
         return log.end(failed)
