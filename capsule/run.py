@@ -1,4 +1,4 @@
-"""Leave one subject out: which folds are finished, who trains the others, and what is said."""
+"""The leave-one-subject-out loop: skip finished folds, train the others here or on Ray, log the progress."""
 
 import contextlib
 import sys
@@ -19,28 +19,28 @@ from common.errors import InputError
 
 
 def run_loso(options, clips, streams, network):
-    """Train and evaluate every fold that is not finished; write one JSON a fold (SPEC section 7).
+    """Train and evaluate every fold that is not finished; write one JSON file per fold (SPEC section 7).
 
-    options: capsule.config.Options. streams: list of FrameImages (crops, views, motion), rows alike, in the
-    order of the network's arguments. network: capsule.modules.Network.
-    Returns: 0, or 1 when a fold failed. Raises: InputError for an unusable configuration.
+    options: capsule.config.Options. streams: list of FrameImages (crops, views, motion) of the same frames in
+    the same order, one for each argument of the network. network: capsule.modules.Network.
+    Returns: 0, or 1 when a fold failed: the exit code. Raises: InputError for an unusable configuration.
     """
     model, weights = network.make([stream.channels for stream in streams])
     with _cluster(options, streams) as cluster:
         device = choose_device("cpu" if cluster else options.device)
-        small = network.is_small and options.precision == "auto"
-        precision = ("fp32" if small else cluster.precision() if cluster
+        keep_fp32 = network.is_small and options.precision == "auto"    # bf16 gains such a network nothing
+        precision = ("fp32" if keep_fp32 else cluster.precision() if cluster
                      else choose_precision(device, options.precision))
-        threads = options.threads or int(options.quick or network.is_small)    # two gain it nothing
+        threads = options.threads or int(options.quick or network.is_small)    # a second gains these nothing
         training = Training(network, options.epochs, options.batch_size, options.learning_rate,
                             options.lr_decay, options.seed, precision, threads, options.deterministic)
-        said = network.remarks(model)
-        experiment = Experiment(options, clips, streams, network, weights, precision, said)
+        remarks = network.remarks(model)
+        experiment = Experiment(options, clips, streams, network, weights, precision, remarks)
         experiment.start()
         log = Log(experiment, training.epochs if isinstance(model, torch.nn.Module) else 1)
         log.begin(f"Ray, {options.workers} workers" if cluster else device, model)
-        for one in said:
-            log.say(line(one))
+        for remark in remarks:
+            log.say(line(remark))
         todo = [data_sub for data_sub in experiment.chosen
                 if not log.count(experiment.finished(data_sub, log.say))]
         log.say(f"{len(experiment.chosen) - len(todo)} of {len(experiment.chosen)} folds are finished "
@@ -58,16 +58,16 @@ def run_loso(options, clips, streams, network):
 
 
 def _cluster(options, streams):
-    """Ray for --workers or --ray-address; None in a context for training in this process."""
+    """Context manager: a `Cluster` where --workers or --ray-address asks for Ray; else None."""
     if options.workers == 1 and not options.ray_address:
         return contextlib.nullcontext()
-    from capsule.parallel import Cluster
+    from capsule.parallel import Cluster  # here: Ray takes seconds to import
 
     return Cluster(options, streams)
 
 
 def train_in_turn(experiment, todo, pictures, training, log):
-    """Train the folds `todo` in this process, sharing them with any other run in the same folder.
+    """Train the folds `todo` in this process; one that another run in this folder trains is waited for.
 
     Returns: dict of the folds that failed → reason.
     """
@@ -89,19 +89,19 @@ def train_in_turn(experiment, todo, pictures, training, log):
 
 
 class Log:
-    """What a run says: one plain line an epoch and one a fold in log.txt, and on the screen where it is no
-    terminal; on a terminal a bar with the same facts."""
+    """The progress of a run: a line per epoch and per fold in log.txt and on the screen; on a terminal a bar
+    takes the place of the epochs' lines."""
 
     def __init__(self, experiment, epochs):
         self.experiment, self.epochs = experiment, epochs
-        self.number = {data_sub: i + 1 for i, data_sub in enumerate(experiment.folds)}
-        self.meter, self.seen = Meter(experiment.clips.n_classes), 0
+        self.fold_number = {data_sub: i + 1 for i, data_sub in enumerate(experiment.folds)}
+        self.meter, self.n_finished = Meter(experiment.clips.n_classes), 0
         self.path = experiment.folder / "log.txt"
         self.bar = tqdm(total=len(experiment.chosen), unit="fold", dynamic_ncols=True,
                         disable=not (sys.stderr.isatty() and sys.stdout.isatty()))
 
     def say(self, line, screen=True):
-        """A line for the log and the screen."""
+        """Append a line to log.txt and print it. Raises: InputError when the file cannot be written."""
         try:
             with open(self.path, "a", encoding="utf-8", errors="backslashreplace") as file:
                 file.write(line + "\n")
@@ -113,40 +113,40 @@ class Log:
             sys.stdout.flush()
 
     def begin(self, device, model):
-        """What is trained, on what, from what."""
+        """Say what is trained, on which device, from which weights. model: of `Network.make`."""
         experiment = self.experiment
         frozen = sum(not parameter.requires_grad for parameter in getattr(model, "parameters", list)())
         self.say(f"{experiment.name}: {len(experiment.clips.table)} clips, {len(experiment.folds)} subjects, "
                  f"on {device}; weights {experiment.weights}, {frozen} parameters frozen")
         lacking = sum(remark["count"] for remark in experiment.said if remark["what"] == NO_NEIGHBOURS)
         trains = isinstance(model, torch.nn.Module)
-        if lacking and trains and experiment.options.streams != "pictures":     # views take their place there
+        if lacking and trains and experiment.options.streams != "pictures":     # there views fill the gap
             self.say(f"  {lacking} clips lack neighbours of their apex; to balance the classes an epoch "
                      "draws their apex again in their place")
 
     def epoch(self, epoch: Epoch):
-        """A line, or the bar, about one epoch."""
+        """Log one epoch; on a terminal the bar shows it."""
         facts = (f"epoch {epoch.number}/{self.epochs}  loss {epoch.loss:.4f}  "
                  f"train UF1 {epoch.train_uf1:.3f}  strict UF1 {epoch.uf1['strict']:.3f}  "
                  f"{epoch.images_per_second:.1f} images/s")
-        line = f"fold {self.number[epoch.data_sub]}/{len(self.number)} {epoch.data_sub}  {facts}"
+        line = f"fold {self.fold_number[epoch.data_sub]}/{len(self.fold_number)} {epoch.data_sub}  {facts}"
         self.say(line, screen=self.bar.disable)
         self.bar.set_postfix_str(f"{epoch.data_sub} {facts}")
 
     def count(self, fold):
-        """Add a finished fold (or None) to the pooled figures. Returns: `fold`."""
+        """Add a finished fold to the pooled scores; None adds nothing. Returns: `fold`."""
         if fold is not None:
             self.meter.add(fold.y_true, fold.predictions["strict"][-1])
-            self.seen += 1
+            self.n_finished += 1
             self.bar.update()
         return fold
 
     def fold(self, data_sub, fold):
-        """A line about a fold that has just ended (None: failed), with the pooled figures so far."""
+        """Log a fold that has just ended (None: failed, which `end` says) and the pooled scores so far."""
         if self.count(fold):
             hits = int((fold.y_true == fold.predictions["strict"][-1]).sum())
-            self.say(f"fold {self.number[data_sub]}/{len(self.number)} {data_sub} done: {hits} of "
-                     f"{len(fold.y_true)} right; pooled over {self.seen} folds (strict): "
+            self.say(f"fold {self.fold_number[data_sub]}/{len(self.fold_number)} {data_sub} done: {hits} of "
+                     f"{len(fold.y_true)} right; pooled over {self.n_finished} folds (strict): "
                      f"UF1 {self.meter.uf1:.4f}, UAR {self.meter.uar:.4f}")
 
     def end(self, failed):
@@ -156,6 +156,6 @@ class Log:
             self.say(f"fold {data_sub} failed: {reason}")
         root = self.experiment.options.result_root
         command = "python get_result_log.py" + ("" if root == "result" else f" --result-root {root}")
-        self.say(f"{self.seen} of {len(self.experiment.chosen)} folds are in {self.experiment.folder}; "
+        self.say(f"{self.n_finished} of {len(self.experiment.chosen)} folds are in {self.experiment.folder}; "
                  f"the table: {command}")
         return 1 if failed else 0
