@@ -1,5 +1,5 @@
-"""What a network sees of a clip: crops, views, motion, and what training draws from them
-(SPEC sections 2, 5, 7, 10)."""
+"""What a network sees of a clip: crops, views or motion; which of them an epoch trains on, and how they are
+augmented (SPEC sections 2, 5, 7, 10)."""
 
 from capsule.inputs.crops import FrameImages, face_crops
 from capsule.inputs.views import single_pictures, thirteen_views

@@ -1,4 +1,4 @@
-"""Face crops of all frames that training may touch: cut by one rule, cached, in memory (SPEC section 2)."""
+"""Face crops of the frames that training may use: one square per clip, cached, in memory (SPEC section 2)."""
 
 import functools
 import os
@@ -16,37 +16,31 @@ from common.errors import InputError
 from common.images import read_image
 from deca.landmarks import CROP_SIZE, LandmarkDetector, crop_square, warp_square, whole_square
 
-NEIGHBOURS = (-2, -1, 0, 1, 2)      # frames of a clip that training may touch, relative to the apex
-OVERHANG = 0.03     # of its side: a square that leaves the picture by more is moved or shrunk into it
+NEIGHBOURS = (-2, -1, 0, 1, 2)      # the frames of a clip that training may use, relative to the apex
+OVERHANG = 0.03     # share of its side by which a square may leave the picture before it is moved into it
 RULE = {"rule": "crop", "version": 1, "size": CROP_SIZE, "overhang": OVERHANG}
 NO_NEIGHBOURS = "neighbours of the apex are not on disk"
 
 
 @dataclass(frozen=True)
 class FrameImages:
-    """Frames of an experiment's clips as pictures, by clip, then offset; each clip's apex is there once.
+    """N frames of an experiment's clips as pictures, by clip, then by frame; one of each clip is its apex.
 
-    clips: the clip table. images: uint8 tensor (N, C, H, W); C by kind: "crop" 3 (RGB), "views" 13 (grey, yaw
-    ascending), "texture" 39 (RGB), "motion" 3 or 39 (u, v, strain; `capsule.inputs.motion`).
-    clip: int64 (N,), the row in the table. offset: int64 (N,), frame − apex (0 = the apex).
-    names: "<data>/<subject>/<clip>/<frame>". rule: what makes the pixels, JSON types (part of an experiment's
-    identity). said: what a reader of the results should know, [{"what", "count", "clips"}].
-    pixels: a digest of the crops, onsets too, that the pictures were made from; "" where made elsewhere.
-    onsets: uint8 (clips, 3, H, W), each clip's onset frame in the same square, and has_onset bool (clips,);
-    crops only.
+    Channels C by kind: "crop" 3 (RGB); "views" 13 (grey, yaw ascending); "texture" 39 (13 × RGB); "motion" 3,
+    or 39 = 13 yaws × (u, v, strain), see `capsule.inputs.motion`.
     """
 
-    clips: Clips
-    images: torch.Tensor
-    clip: np.ndarray
-    offset: np.ndarray
-    names: list
+    clips: Clips                            # the clip table
+    images: torch.Tensor                    # uint8 (N, C, H, W)
+    clip: np.ndarray                        # int64 (N,), the row in the clip table
+    offset: np.ndarray                      # int64 (N,), frame number − the apex's; 0: the apex
+    names: list                             # N of "<data>/<subject>/<clip>/<frame>"
     kind: str
-    rule: dict
-    said: tuple = ()
-    pixels: str = ""
-    onsets: torch.Tensor | None = None
-    has_onset: np.ndarray | None = None
+    rule: dict                              # what makes the pixels, JSON types; part of the run's identity
+    said: tuple = ()                        # remarks for a reader of the results (capsule.data.remarks)
+    pixels: str = ""                        # digest of the crops and onsets behind them; "": made elsewhere
+    onsets: torch.Tensor | None = None      # crops only: uint8 (clips, 3, H, W), onset frames in that square
+    has_onset: np.ndarray | None = None     # crops only: bool (clips,); False: the onset above is black
 
     def __len__(self):
         return len(self.names)
@@ -127,10 +121,10 @@ def clip_square(image, detector):
 
 
 def _clip_crops(root, name, row):
-    """Crops of the clip of this name, a row of the table, from the cache or cut now.
+    """The crops of one clip, from the cache or cut now. name: its key. row: its row of the clip table.
 
-    Returns: offsets from the apex (n,); their crops (n, H, W, 3); the onset's, None where it is not on disk;
-    how the square was found (see `clip_square`).
+    Returns: the n frames' offsets from the apex, a list; their crops (n, H, W, 3); the onset's crop, None
+    where it is not on disk; how the square was found (see `clip_square`).
     """
     apex = root / row.apex_frame_path
     wanted = {row.onset_frame, *(row.apex_frame + o for o in NEIGHBOURS)}
@@ -147,9 +141,9 @@ def _clip_crops(root, name, row):
 
 
 def _cut(folder, key, paths, reference):
-    """Cut all frames {number: path} of a clip by the square of frame `reference`, and keep them.
+    """Cut all frames {number: path} of a clip by the square of frame `reference`; write the cache entry.
 
-    Returns: as `read_entry`.
+    Returns: ({"<number>.png": crop}, info), as `read_entry`. Raises: InputError for frames of unequal size.
     """
     frames = {number: read_image(path) for number, path in paths.items()}
     shape = frames[reference].shape
@@ -165,6 +159,6 @@ def _cut(folder, key, paths, reference):
 
 
 def with_images(crops, images, kind, rule, said=()):
-    """`crops` with other pictures of the same frames; `said` comes after what was said of the crops."""
+    """`crops` with other pictures of the same frames; their remarks `said` follow those on the crops."""
     return replace(crops, images=images, kind=kind, rule=rule, said=(*crops.said, *said), onsets=None,
                    has_onset=None)

@@ -1,4 +1,5 @@
-"""Motion from onset to apex as pictures: u, v (128 where nothing moves), strain (SPEC section 10)."""
+"""Motion from onset to apex as uint8 pictures: red u, green v, both 128 where nothing moves, and blue strain,
+0 there (SPEC section 10)."""
 
 import os
 import re
@@ -15,17 +16,17 @@ from common.cache import digest
 from common.errors import InputError
 from common.images import IMAGE_SUFFIXES, read_image
 
-LEVELS, STRAIN_LEVELS = 20.0, 300.0     # of a pixel of motion, and of strain: 6 pixels fill the range
+LEVELS, STRAIN_LEVELS = 20.0, 300.0     # per pixel of u and v (range ± 6.4), per unit of strain (to .85)
 ZERO = np.float32([128, 128, 0]).reshape(3, 1, 1)        # levels where nothing moves: u, v, strain
 SPREAD = 32.0   # levels: standard deviation of each channel of a normalised picture
 RULE = {"rule": "motion on the face", "version": 4, "levels": [LEVELS, STRAIN_LEVELS]}
 
 
 def ready_motion(clips, folder, skip_missing=False, say=say):
-    """Motion pictures made elsewhere, one a clip, named `<subject>_<clip>` as people spell it.
+    """Motion pictures made elsewhere, one per clip, named `<subject>_<clip>` as people spell it.
 
     "sub01_EP02_01f", "006_006_1_2 ", "s02_s02_ne_01" and "2_s2_ne_1" are all understood. Pictures of no clip
-    of the list are left out and said. Red is u, green v, blue strain.
+    of the list are left out, with a remark; say(remarks) prints these. Red is u, green v, blue strain.
     Returns: (clips, FrameImages of kind "motion", images uint8 (clips, 3, H, W)); with `skip_missing` the
     clips are those that have a picture.
     Raises: InputError for a missing folder, two pictures of one clip, one of two clips, clips without one, an
@@ -73,7 +74,7 @@ def _by_name(folder):
 
 
 def _plain(name):
-    """A name as words and numbers: case, separators, leading zeros and the subject's prefix do not count."""
+    """`name` for comparison: without case, separators, leading zeros and the subject's prefix."""
     parts = re.findall(r"[a-z]+|\d+", name.lower())
     numbers = [part.lstrip("0") or "0" if part.isdigit() else part for part in parts]
     return " ".join(numbers[1:] if numbers and numbers[0] in ("s", "sub", "subject") else numbers)
@@ -102,13 +103,12 @@ def read_motion(path):
 
 
 def face_motion(crops, reconstructor="auto", yaws=(0,), device="auto", rasterizer="auto"):
-    """Motion from each clip's onset to its frames, on the 3-D face, from the cache or computed now (SPEC
-    section 10).
+    """Motion on the 3-D face from each clip's onset to each of its frames (SPEC section 10).
 
-    crops: `capsule.inputs.face_crops`. yaws: degrees; (0,) gives the frontal map alone, thirteen the 39
-    channels of the views. Cached under `<data_root>/motion/<reconstructor>/`. A clip whose onset is not on
-    disk, or is its apex, or in which no face is found, has no motion: said.
-    Returns: FrameImages of kind "motion", images uint8 (N, 3·yaws, 224, 224): u, v, strain (`as_levels`).
+    crops: `capsule.inputs.face_crops`. yaws: Y angles in degrees; (0,) gives the frontal map alone. Cached
+    under `<data_root>/motion/<reconstructor>/`. A clip whose onset is not on disk or is its apex, or where no
+    face is found, shows no motion, with a remark.
+    Returns: FrameImages of kind "motion", images uint8 (N, 3·Y, 224, 224): u, v, strain (see `as_levels`).
     Raises: InputError for an unwritable cache or unusable model files, and when no clip has any motion.
     """
     from deca import make_reconstructor  # here: ready pictures need no 3-D face
@@ -137,24 +137,24 @@ def face_motion(crops, reconstructor="auto", yaws=(0,), device="auto", rasterize
 
 
 def as_levels(motion):
-    """float u, v (pixels), strain (..., 3, H, W) → uint8: 128 + LEVELS·u, of v too, STRAIN_LEVELS·strain."""
+    """float (..., 3, H, W) u, v in pixels, strain → uint8: 128 + LEVELS·(u, v), STRAIN_LEVELS·strain."""
     scale = np.array([LEVELS, LEVELS, STRAIN_LEVELS]).reshape(3, 1, 1)
     return np.clip(np.rint(np.asarray(motion) * scale + ZERO), 0, 255).astype(np.uint8)
 
 
 def normalised(motion):
-    """FrameImages of kind "motion" with `normalised_levels`."""
+    """`motion`, FrameImages of that kind, after `normalised_levels`; its rule says so."""
     rule = {**motion.rule, "normalised": {"version": 1, "spread": SPREAD}}
     return replace(motion, images=normalised_levels(motion.images), rule=rule)
 
 
 def normalised_levels(images):
-    """Each picture on its own scale: u and v less their median (the head's way in the plane), every channel
-    to the same spread; no other clip and no label is looked at.
+    """Motion pictures, each on its own scale: the median of u and of v (how the head shifted) is taken away,
+    then each channel is scaled to standard deviation SPREAD. No other picture and no label is looked at.
 
-    images: uint8 tensor (N, 3·yaws, H, W). Returns: the same, u and v round 128, strain from 0.
+    images: uint8 tensor (N, 3·Y, H, W). Returns: the same type and shape; u and v about 128, strain from 0.
     """
-    stack = images.contiguous().numpy().astype(np.float32)     # one order of sums, in any layout
+    stack = images.contiguous().numpy().astype(np.float32)     # a sum's rounding depends on the layout
     stack = stack.reshape(len(stack), -1, 3, *stack.shape[2:])                      # (N, yaws, 3, H, W)
     stack[:, :, :2] -= np.median(stack[:, :, :2], axis=(3, 4), keepdims=True)       # (N, yaws, 2, 1, 1)
     stack *= SPREAD / np.maximum(stack.std((3, 4), keepdims=True), 1)

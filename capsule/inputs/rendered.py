@@ -1,4 +1,4 @@
-"""Pictures made of a clip's crops, clip by clip, kept on disk: what views and motion share."""
+"""Pictures rendered from a clip's crops, cached clip by clip: what views and motion share."""
 
 import os
 
@@ -8,25 +8,25 @@ from tqdm.contrib.concurrent import thread_map
 
 from common.cache import digest, read_entry, write_entry
 
-MAX_RENDERING = 4       # clips rendered together: bounds the memory
+MAX_RENDERING = 4       # clips rendered at the same time: bounds the memory
 
 
 def cached_pictures(crops, maker, place, rule, render, suffix, yaws):
-    """uint8 tensor (N, C, H, W) of every frame of `crops`, clip by clip from the cache or by `render`.
+    """Pictures of every frame of `crops`, cached in `<data_root>/<place[0]>/<maker.name>/<place[1]>/`.
 
-    maker: `deca.make_reconstructor`'s. place: (what they are, a word for which), of the cache's folder.
-    render(row of the clip table, its crops (n, 3, H, W)) → (uint8 (n, Y, H, W) or (n, Y, 3, H, W), found bool
-    (n,)); it runs in several threads. A clip is one batch and one cache entry: a resumed run gives the same
-    bytes.
-    Returns: the tensor, C = Y or 3·Y; `rule` with the yaws and what `maker` is; and bool (clips,): was a face
-    found in all its frames?
+    crops: FrameImages of kind "crop". maker: a `deca.reconstructor.Reconstructor`. yaws: Y angles, degrees.
+    render(row of the clip table, its crops (n, 3, H, W)) → (uint8 (n, Y, H, W) or (n, Y, 3, H, W), found
+    bool (n,)); called in several threads, for a whole clip at once, as a batch of another size may round
+    otherwise: a resumed run gives the same bytes. suffix: of the cached files, ".jpg" or ".png".
+    Returns: uint8 tensor (N, C, H, W), C = Y or 3·Y; `rule` completed with yaws and reconstructor; bool
+    (clips,), whether a face was found in all frames of the clip.
     """
     keys, root = crops.clips.keys, crops.clips.data_root / place[0] / maker.name / place[1]
     rule = {**rule, "yaws": list(yaws), "reconstructor": maker.name, "model": maker.model,
             "made by": maker.rule}
 
     def make(row):
-        """(uint8 (n, C, H, W) of the clip's n frames, was a face found in all of them?)."""
+        """The clip's n frames as uint8 (n, C, H, W), and whether a face was found in all of them."""
         frames = np.flatnonzero(crops.clip == row)
         own, onset = crops.images[torch.from_numpy(frames)], crops.onsets[row]
         numbers = [crops.names[i].rsplit("/", 1)[1] for i in frames]
@@ -44,7 +44,7 @@ def cached_pictures(crops, maker, place, rule, render, suffix, yaws):
         return stack.reshape(len(frames), -1, *stack.shape[2:]), entry[1]["found"]         # → (n, C, H, W)
 
     before = torch.get_num_threads()
-    torch.set_num_threads(1)        # in each of ours: torch's wait for each other busily
+    torch.set_num_threads(1)        # per rendering thread: torch's own would spin while they wait
     try:
         made = thread_map(make, range(len(keys)), max_workers=min(MAX_RENDERING, os.cpu_count() or 1),
                           desc=f"{place[0]} ({maker.name})", unit="clip", disable=None)

@@ -1,4 +1,4 @@
-"""Thirteen pictures of every frame's 3-D face, made once and kept on disk (SPEC section 5).
+"""Thirteen pictures of every frame's 3-D face, turned from −30 to 30 degrees; cached (SPEC section 5).
 
 `<data_root>/views/<reconstructor>/<paint>/<data>/<subject>/<clip>/<frame>/<yaw>.jpg`, one cache entry a clip.
 """
@@ -20,8 +20,8 @@ from common.errors import InputError
 from common.images import IMAGE_SUFFIXES, read_image
 from deca.renderer import YAWS
 
-KINDS = {"shape_detail": "views", "texture": "texture", "motion": "motion"}     # of pictures, by `paint`
-COLOURED = 2.0      # levels: mean spread of red, green and blue that a grey JPEG does not have
+KINDS = {"shape_detail": "views", "texture": "texture", "motion": "motion"}     # paint → FrameImages.kind
+COLOURED = 2.0      # levels: where R, G and B deviate by more, on average, the picture is no grey JPEG
 RULE = {"rule": "views", "version": 1, "jpeg_quality": 95}
 
 
@@ -33,7 +33,7 @@ def thirteen_views(crops, reconstructor="auto", paint="shape_detail", device="au
     paint: "shape_detail" (grey), "texture" (the photograph's colours) or "motion" (onset to this frame;
     `capsule.inputs.motion`). views_root: a folder of views made elsewhere,
     `<data>/<subject>/<clip>/<frame>/<yaw>.jpg` (the database's folder may be missing), used instead.
-    A clip in which no face is found gets the views of the mean face: listed in `said`.
+    A frame without a face gets the views of the mean face; its clip is listed in `said`.
     Returns: FrameImages of kind "views" (N, 13, 224, 224), "texture" or "motion" (N, 39, 224, 224),
     yaw ascending.
     Raises: InputError for an unwritable cache, unusable model files, or views that are not there or are not
@@ -53,10 +53,9 @@ def thirteen_views(crops, reconstructor="auto", paint="shape_detail", device="au
 
 
 def single_pictures(crops, views):
-    """Crops and their views one by one, RGB, the views as further pictures of their frame's clip.
+    """Each crop and each of its thirteen views as an RGB picture of its own, of the same clip.
 
-    They are drawn for training like neighbours (a view's offset is far from any frame's); the apex crop is
-    what a clip is judged by.
+    The views are drawn for training like neighbour frames; a clip is judged by its apex crop alone.
     Returns: FrameImages of kind "crop", images uint8 (14·N, 3, 224, 224).
     Raises: InputError for views of motion or of another size than the crops.
     """
@@ -71,6 +70,7 @@ def single_pictures(crops, views):
     each = views.images.view(shape).expand(-1, -1, 3, -1, -1)                       # (N, 13, 3, H, W)
     images = torch.cat([crops.images[:, None], each], 1).flatten(0, 1)              # → (14·N, 3, H, W)
     place = np.arange(len(YAWS) + 1)
+    # A view's offset: never 0, the apex's, and another for each view of each frame (which are −2 to 2).
     offset = np.where(place == 0, crops.offset[:, None], 1000 * (10 + crops.offset[:, None]) + place).ravel()
     names = [name if i == 0 else f"{name}/{YAWS[i - 1]}" for name in crops.names for i in place]
     return replace(crops, images=images, clip=crops.clip.repeat(len(place)), offset=offset, names=names,
@@ -78,7 +78,7 @@ def single_pictures(crops, views):
 
 
 def _read_views(crops, root, paint):
-    """FrameImages of views made elsewhere. Raises: InputError naming the frames or yaws that are lacking."""
+    """FrameImages of views made elsewhere. Raises: InputError (see `thirteen_views`)."""
     if not root.is_dir():
         raise InputError(f"--views-root {root}: no such folder")
     images, channels = [], 1 if paint == "shape_detail" else 3
