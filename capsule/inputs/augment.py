@@ -1,11 +1,11 @@
 """From uint8 pictures to network inputs, whole batches on any device (SPEC section 7).
 
-Random numbers are drawn on the CPU from a generator, so they are the same whatever the device; they reach a
-GPU in few copies. Each function takes a list of streams, uint8 (B, C, H, W), and their kinds ("crop",
-"views", "texture", "motion"; see FrameImages), and returns a list of float32 (B, C, size, size) in [0, 1];
-grey views stay one channel each, which the networks read as R=G=B. Rotations are bilinear with black outside:
-torchvision's default, the nearest pixel, would add jagged edges as large as the motion that the network has
-to see. Motion is not a photograph: it is mirrored (u changes its sign) and shifted a little, nothing else.
+All random numbers are drawn on the CPU from a generator, so that every device gets the same ones.
+`train_batch`, `strict_batch` and `paper_eval_batch` take a list of streams, uint8 (B, C, H, W), with their
+kinds ("crop", "views", "texture", "motion"; see FrameImages) and return a list of float32 (B, C, size, size)
+in [0, 1]; a grey view stays one channel, which the networks read as R = G = B. Rotation is bilinear, black
+outside: with torchvision's default, the nearest pixel, edges become as jagged as the motion to be seen is
+large. Motion is no photograph: it is only mirrored (u changes its sign) and shifted a little.
 """
 
 import functools
@@ -18,32 +18,27 @@ import torch.nn.functional as F
 from capsule.device import can_compile, sent
 
 MAX_ANGLE = 8.0     # degrees
-MAX_SHIFT = 1 / 28  # of the side, motion only
+MAX_SHIFT = 1 / 28  # of the side, motion only: one pixel of the published 28-pixel pictures
 MOTION_ZERO = 128 / 255    # a motion picture's value where nothing moves
 JITTER = 0.2        # brightness, contrast, saturation: factor 1 ± 0.2; hue: ± 0.2 of the circle
-PAPER_RESIZE = (234 / 224, 240 / 224)    # (height, width) before the centre crop, per pixel of the crop
+PAPER_RESIZE = (234 / 224, 240 / 224)    # (height, width) before the centre crop, per side of the crop
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
-COMPILED_SIDE = 200    # pixels: smaller pictures take less time than the compiler
+COMPILED_SIDE = 200    # pixels: on smaller pictures a compiled step saves less time than compiling takes
 GREY_WEIGHTS = (0.2989, 0.587, 0.114)    # ITU-R 601-2, as torchvision rounds them
 
 
 @dataclass(frozen=True)
 class Draws:
-    """What was drawn for each of n samples, on the CPU.
+    """The random numbers of n training samples, on the CPU."""
 
-    angle (n,): degrees, counter-clockwise. shift (n, 2): of the side, x and y. flip (n,): bool.
-    factors (n, 4): brightness, contrast, saturation, and hue shift in turns. order (n, 4): the order in
-    which those four are applied.
-    """
-
-    angle: torch.Tensor
-    shift: torch.Tensor
-    flip: torch.Tensor
-    factors: torch.Tensor
-    order: torch.Tensor
+    angle: torch.Tensor     # (n,) degrees, counter-clockwise
+    shift: torch.Tensor     # (n, 2) x and y, share of the side
+    flip: torch.Tensor      # (n,) bool
+    factors: torch.Tensor   # (n, 4) of brightness, contrast, saturation; the hue's shift, share of the circle
+    order: torch.Tensor     # (n, 4) int64, the order in which those four changes are made
 
     def __getitem__(self, rows):
-        """The draws of some of the samples."""
+        """`Draws` of the samples `rows`, an index or a slice."""
         return Draws(*(getattr(self, field.name)[rows] for field in fields(self)))
 
 
@@ -65,7 +60,7 @@ def _angles(n, generator):
 def train_batch(streams, kinds, draws, size):
     """Resize to size², rotate, flip, jitter the colours: one draw per sample, the same in all streams.
 
-    A flip mirrors each picture, and the views' order with it (yaw → −yaw).
+    A flip mirrors each picture and reverses the order of the views: mirrored, yaw is −yaw.
     """
     batch, size = [], (size, size)
     for images, kind in zip(streams, kinds, strict=True):
@@ -124,12 +119,12 @@ def _moved(images, angle, size, flip=None, shift=None):
     images: float (B, C, H, W). angle (B,): degrees, counter-clockwise. flip (B,): bool, or None.
     shift (B, 2): of the side, or None.
     """
-    where = _where(angle, images.shape[2:], size, flip, shift)
-    return _sampled(images, sent(where, images.device), size)
+    transforms = _transforms(angle, images.shape[2:], size, flip, shift)
+    return _sampled(images, sent(transforms, images.device), size)
 
 
-def _where(angle, shape, size, flip=None, shift=None):
-    """`_moved`'s affine transforms, (B, 2, 3), of pictures of this shape (height, width)."""
+def _transforms(angle, shape, size, flip=None, shift=None):
+    """`_moved`'s affine transforms for F.affine_grid, (B, 2, 3), of pictures of `shape` (height, width)."""
     radians = torch.deg2rad(angle)
     cosine, sine = radians.cos(), radians.sin()
     mirror = torch.ones_like(cosine) if flip is None else 1 - 2 * flip.to(cosine.dtype)
@@ -140,15 +135,15 @@ def _where(angle, shape, size, flip=None, shift=None):
     return torch.stack([across, down], 1)                                # 2 × (B, 3) → (B, 2, 3)
 
 
-def _sampled(images, where, size):
-    grid = F.affine_grid(where, (len(images), 1, *size), align_corners=False)
+def _sampled(images, transforms, size):
+    grid = F.affine_grid(transforms, (len(images), 1, *size), align_corners=False)
     return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
 
 def _move_motion(images, draws):
-    """Mirror and shift motion pictures (B, 3k, H, W).
+    """Mirror and shift motion pictures, float (B, 3k, H, W).
 
-    A mirrored u changes its sign; nothing moves outside.
+    A mirrored u changes its sign; what comes in from outside the picture shows no motion.
     """
     zero = images.new_tensor([MOTION_ZERO, MOTION_ZERO, 0]).repeat(images.shape[1] // 3)[:, None, None]
     moved = _moved(images - zero, torch.zeros_like(draws.angle), images.shape[2:], draws.flip, draws.shift)
@@ -157,7 +152,7 @@ def _move_motion(images, draws):
 
 
 def _mirror_order(images, flip, group):
-    """Reverse the order of the groups of `group` channels in the flipped samples; (B, C, H, W), flip (B,)."""
+    """images (B, C, H, W): groups of `group` channels, in reverse order in the samples where `flip` (B,)."""
     if images.shape[1] == group:
         return images
     groups = images.unflatten(1, (-1, group))                            # → (B, C/group, group, H, W)
@@ -166,16 +161,16 @@ def _mirror_order(images, flip, group):
 
 
 def _of_pictures(draws, images):
-    """Draws of each of the RGB pictures that are stacked along the channels, (B, 3k, H, W): n = B·k."""
+    """`draws` of the samples (B, 3k, H, W) repeated for each of their k RGB pictures: n = B·k."""
     count = images.shape[1] // 3
     return draws[torch.arange(len(images)).repeat_interleave(count)] if count > 1 else draws
 
 
 def jitter_colour(images, draws):
-    """Brightness, contrast, saturation and hue in each sample's own order; float (B, 3k, H, W) in [0, 1], RGB
-    pictures stacked along the channels.
+    """torchvision's ColorJitter, brightness, contrast, saturation and hue in each sample's own order.
 
-    torchvision's ColorJitter. On a CPU one picture after the other: it stays in the cache.
+    images: float (B, 3k, H, W) in [0, 1], k RGB pictures stacked along the channels. Returns: as images.
+    On a CPU one picture after the other, so that it stays in the cache.
     """
     pictures, draws = images.reshape(-1, 3, *images.shape[2:]), _of_pictures(draws, images)
     if images.device.type == "cuda":
@@ -191,20 +186,20 @@ def jitter_colour(images, draws):
 
 
 def _gains_from_a_compiler(device, size):
-    """Whether `_changed_at_once` is to be had and saves more time than its compiler takes."""
+    """Whether `_changed_at_once` can be compiled and saves more time than compiling takes."""
     deterministic = torch.are_deterministic_algorithms_enabled()
     return device.type == "cuda" and min(size) >= COMPILED_SIDE and not deterministic and can_compile()
 
 
 def _changed_at_once(images, kind, draws, size):
-    """`train_batch`'s changes of grey views or RGB pictures, compiled: few kernels, less traffic."""
-    where = _where(draws.angle, size, size, draws.flip)
+    """`train_batch`'s changes of grey views or RGB pictures, compiled: few kernels, less memory traffic."""
+    transforms = _transforms(draws.angle, size, size, draws.flip)
     if kind == "views":
-        change, numbers = _greys_at_once, [_grey_turns(draws)]
+        change, numbers = _greys_at_once, [_grey_rounds(draws)]
     else:
         each = _of_pictures(draws, images)
         change, numbers = _colours_at_once, [each.factors, each.order]
-    tensors = [images, *(sent(part, images.device) for part in (where, *numbers))]
+    tensors = [images, *(sent(part, images.device) for part in (transforms, *numbers))]
     for tensor in tensors:
         torch._dynamo.maybe_mark_dynamic(tensor, 0)
     with warnings.catch_warnings():
@@ -215,18 +210,21 @@ def _changed_at_once(images, kind, draws, size):
 _compiled = functools.cache(torch.compile)
 
 
-def _greys_at_once(images, where, turns, size):
-    return _in_turns(_sampled(_resized(images, size), where, size), turns)
+def _greys_at_once(images, transforms, rounds, size):
+    return _in_rounds(_sampled(_resized(images, size), transforms, size), rounds)
 
 
-def _colours_at_once(images, where, factors, order, size):
-    turned = _sampled(_resized(images, size), where, size)
+def _colours_at_once(images, transforms, factors, order, size):
+    turned = _sampled(_resized(images, size), transforms, size)
     return jitter_all(turned.view(-1, 3, *size), factors, order).view(turned.shape)
 
 
 def jitter_all(images, factors, order):
-    """`jitter_colour` for a GPU, where a compiler makes one kernel of a turn: each picture gets all four
-    changes in each turn and keeps its own. factors, order (n, 4): as in `Draws`, where the pictures are."""
+    """`jitter_colour` of n RGB pictures (n, 3, H, W) for a GPU: in each of four rounds all four changes are
+    computed and each picture keeps its own, which a compiler makes one kernel of.
+
+    factors, order (n, 4): as in `Draws`, on the pictures' device.
+    """
     for change in order.unbind(1):
         factor = factors.gather(1, change[:, None]).view(-1, 1, 1, 1)
         change = change.view(-1, 1, 1, 1)
@@ -244,7 +242,7 @@ def _grey(images):
 
 
 def _changed(images, change, factors):
-    """One of the four changes; images (b, 3, H, W), factors (b, 1, 1, 1)."""
+    """images (b, 3, H, W) after `change`, BRIGHTNESS to HUE, by factors (b, 1, 1, 1)."""
     if change == HUE:
         return _turn_hue(images, factors)
     if change == BRIGHTNESS:
@@ -276,26 +274,24 @@ def _turn_hue(images, turns):
 
 
 def _jitter_grey(images, draws):
-    """Brightness and contrast of grey pictures, (B, C, H, W): what jitter_colour does to each as R=G=B.
-
-    Saturation and hue leave a grey picture as it is.
-    """
-    return _in_turns(images, sent(_grey_turns(draws), images.device))
+    """What jitter_colour does to grey pictures (B, C, H, W) as R = G = B: brightness and contrast alone,
+    as saturation and hue leave grey as it is."""
+    return _in_rounds(images, sent(_grey_rounds(draws), images.device))
 
 
-def _grey_turns(draws):
-    """(n, 2 turns, 2): each turn's factor, and how much of the picture's mean comes to it."""
+def _grey_rounds(draws):
+    """(n, 2 rounds, 2): the factor on the picture, and the weight of its mean that is added."""
     place = draws.order.argsort(1)    # (n, 4): when each change comes
     first = place[:, CONTRAST] < place[:, BRIGHTNESS]
-    is_contrast = torch.stack([first, ~first], 1)                        # (n, 2): in which of the two turns
+    is_contrast = torch.stack([first, ~first], 1)                        # (n, 2): the change of each round
     factors = torch.where(is_contrast, draws.factors[:, CONTRAST, None], draws.factors[:, BRIGHTNESS, None])
     return torch.stack([factors, (1 - factors) * is_contrast], 2)        # brightness blends with black
 
 
-def _in_turns(images, turns):
-    """Grey pictures (B, C, H, W) after `_grey_turns`' changes."""
-    for turn in turns.unbind(1):
-        factor, pull = turn.view(-1, 2, 1, 1, 1).unbind(1)               # (B, 1, 1, 1)
+def _in_rounds(images, rounds):
+    """Grey pictures (B, C, H, W) after the two changes of `_grey_rounds`."""
+    for one in rounds.unbind(1):
+        factor, pull = one.view(-1, 2, 1, 1, 1).unbind(1)               # (B, 1, 1, 1)
         means = images.mean((2, 3), keepdim=True)                        # of each picture: (B, C, 1, 1)
         images = torch.addcmul(pull * means, images, factor).clamp_(0, 1)
     return images

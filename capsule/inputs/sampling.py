@@ -5,7 +5,7 @@ import torch
 
 from common.errors import InputError
 
-NEIGHBOURS_OF_RAREST = 4    # apex −2, −1, +1, +2: all that there are
+NEIGHBOURS_OF_RAREST = 4    # frames that the rarest class brings: apex −2, −1, +1, +2, all that there are
 
 
 def data_split(clips, data_sub):
@@ -37,10 +37,10 @@ def apex_rows(frames, clip_rows):
 
 
 def neighbours_per_class(labels):
-    """dict class → k, how many neighbour frames a clip of the class brings to an epoch.
+    """dict class → k ≥ 0, the mean number of neighbour frames that a clip of the class brings to an epoch.
 
-    4 for the rarest class; 5·n_rarest/n_c − 1 for class c, not below 0. labels: of the training clips alone.
-    With all neighbours on disk each class then has about 5·n_rarest images.
+    labels (n,): of the training clips alone. Class c of n_c clips gets k = 5·n_rarest/n_c − 1, the rarest 4,
+    so that with its apex each has about 5·n_rarest images (more where n_c is above that).
     """
     classes, counts = np.unique(labels, return_counts=True)
     wanted = (NEIGHBOURS_OF_RAREST + 1) * counts.min() / counts - 1
@@ -50,10 +50,10 @@ def neighbours_per_class(labels):
 def sample_data(clips, frames, train_rows, generator):
     """Image rows of one epoch, int64 tensor, unshuffled: every training apex, then neighbours drawn afresh.
 
-    A clip of class c brings k_c neighbours (see `neighbours_per_class`; a fraction is the probability of one
-    more), without replacement. Where it has fewer on disk its apex is drawn again in their place, so that the
-    classes stay balanced. Labels of other clips than `train_rows` are not
-    read. generator: torch.Generator on the CPU; its state moves on by the same amount whatever is drawn.
+    A clip of class c brings k_c neighbours without replacement (`neighbours_per_class`; a fraction is the
+    probability of one more). Where fewer are on disk its apex takes their place, which keeps the classes
+    balanced. train_rows: int64, of the clip table; no other clip's label is read.
+    generator: torch.Generator on the CPU; its state moves on by the same amount whatever is drawn.
     """
     labels = clips.labels[train_rows]
     wanted = np.zeros(len(clips.table))
@@ -66,7 +66,7 @@ def sample_data(clips, frames, train_rows, generator):
     neighbours = np.flatnonzero(frames.offset != 0)
     neighbours = neighbours[np.lexsort((order[neighbours], frames.clip[neighbours]))]    # by clip; random
     owner = frames.clip[neighbours]
-    first = np.searchsorted(owner, owner)                       # where each one's clip begins
+    first = np.searchsorted(owner, owner)                       # of each neighbour: where its clip's begin
     drawn = neighbours[np.arange(len(owner)) - first < n_drawn[owner]]
     lacking = n_drawn - np.bincount(frames.clip[drawn], minlength=len(n_drawn))
     again = apex_rows(frames, np.repeat(train_rows, lacking[train_rows]))
