@@ -1,6 +1,6 @@
 """The options of the training scripts: a script's constants, overridden from the command line, checked here.
 
-Nothing is trained, written or read with an option that has not passed this gate.
+`Options` checks its values when it is made, before anything is read, trained or written.
 """
 
 import argparse
@@ -17,22 +17,22 @@ from common.console import Parser, run_main
 from common.errors import InputError
 from common.names import plain_name
 
-# A small network starts from random weights and sees few clips: more and larger steps, fewer epochs.
+# --quick's small network starts from random weights: more steps an epoch and larger ones, in fewer epochs.
 QUICK_TRAINING = {"epochs": 6, "batch_size": 8, "learning_rate": 5e-4, "lr_decay": 0.8}
 OF_A_SCRIPT = ("model", "freeze", "reconstructor", "paint", "views_root", "rasterizer", "logits", "streams",
                "motion")      # options that exist only in scripts that give a value for them
 
 
 def _option(default, text, choices=(), identity=True, between=()):
-    """A field that is also a command-line option. `identity`: a change of it changes the numbers, and nothing
-    else of an experiment's identity (clips, pictures, weights as found) tells of it."""
+    """A field that is also a command-line option. between: lowest and highest value. identity: is it part of
+    the experiment's? Not if the numbers do not depend on it, or if what it led to is recorded there."""
     return field(default=default, metadata={"help": text, "choices": choices, "identity": identity,
                                             "between": between})
 
 
 @dataclass(frozen=True)
 class Options:
-    """Everything a run is told. `script` names the program; the rest are options of the same name.
+    """Everything a run is told: `script`, the program's name; each other field is an option of that name.
 
     Raises: InputError for option values that no run could use.
     """
@@ -101,12 +101,12 @@ class Options:
 
     @property
     def identity(self):
-        """dict of the options whose change would change the numbers."""
+        """dict of the options that are part of the experiment's identity (see `_option`)."""
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.metadata["identity"]}
 
     @property
     def experiment_name(self):
-        """Name of the result folder: what tells this run from its siblings, the seed last."""
+        """Name of the result folder: --experiment, or what tells the run from its siblings, seed last."""
         parts = [self.script.removeprefix("train_"), self.model, self.streams.replace("+", "-"),
                  self.paint if self.paint != "shape_detail" else "",
                  "given-views" if self.views_root else "", self.dataset,
@@ -146,16 +146,16 @@ def parse(doc, argv=None, model_choices=(), **constants):
     given = parser.parse_args(argv)
     if given.quick:
         parser.set_defaults(**QUICK_TRAINING)
-    if database_name(given.dataset) == "synthetic":         # it has one clip list, whatever the script's
+    if database_name(given.dataset) == "synthetic":         # one clip list, whatever a script's PROTOCOL
         parser.set_defaults(protocol=Options.protocol)
     return Options(**{**constants, **vars(parser.parse_args(argv))})
 
 
 def run(main, script, model_choices=(), **more):
-    """Run a training script: parse, call `main(options)`, turn errors meant for a person into one line.
+    """Run a training script: parse the command line, call `main(options)`, print an InputError as one line.
 
-    script: its `globals()`: the docstring, and constants named as the options whose defaults they are (EPOCHS
-    as `epochs`). more: further such defaults.
+    script: its `globals()`, for the docstring and the constants, each the default of the option of that name
+    (EPOCHS of --epochs). more: defaults of options that have no constant, by name.
     Exit codes: 0 done; 1 some folds failed (main returned 1); 2 unusable input; 130 interrupted.
     """
     constants = {option.name: script[option.name.upper()] for option in dataclasses.fields(Options)

@@ -1,4 +1,4 @@
-"""The folder of one experiment: its identity, its fold files, the lock of each fold."""
+"""The result folder of one experiment: its configuration, its fold files, a lock for each fold."""
 
 import contextlib
 import datetime
@@ -18,16 +18,18 @@ from common.files import read_json, sweep, write_json
 from common.tensors import save_tensors
 
 CLIP_COLUMNS = ["data", "subject", "clip", "data_sub", "label"]
-PLACES = ("protocol", "motion", "views_root", "frames", "skip_missing")     # where the pictures came from
+# Options on where clips and pictures lie: kept to find them again, no part of the identity.
+PLACES = ("protocol", "motion", "views_root", "frames", "skip_missing")
 
 
 class Experiment:
-    """`<result_root>/<experiment>/` of one configuration.
+    """`<result_root>/<experiment>/` of one configuration; nothing is written before `start`.
 
-    options: capsule.config.Options. clips: the clip table. streams: list of FrameImages. weights: what the
-    networks start from, as found. precision: "fp32" or "bf16". said: remarks on the network. `folds`: every
-    held-out unit (data_sub) in table order. Nothing is written before `start`. Raises: InputError when the
-    clip list has one subject or --folds is empty.
+    options: capsule.config.Options. clips: the clip table. streams: list of FrameImages. weights: what
+    training starts from (`Network.make`). precision: "fp32" or "bf16". said: remarks on the network.
+    Attributes: `folds`, every held-out subject (data_sub) in table order; `chosen`, those of --folds;
+    `identity`, the JSON by which two configurations are the same. Raises: InputError when the clip list has
+    fewer than two subjects or --folds chooses none.
     """
 
     def __init__(self, options, clips, streams, network, weights, precision, said=()):
@@ -46,8 +48,8 @@ class Experiment:
         self.said = [one for number, one in enumerate(said) if one not in said[:number]]     # each once
         self.reconstructor = next((s.rule["reconstructor"] for s in streams if "reconstructor" in s.rule),
                                   None)
-        # What changes the numbers: each a word or a digest that a person can compare.
-        # A list or folder of the user's counts by what is in it ("clip list": the list), not by its place.
+        # All that changes the numbers, each a word or a digest that a person can compare. A user's clip list
+        # or folder counts by its contents ("clip list" or a digest), not by its path.
         given = {name: stream.rule[name] for stream in streams for name in ("motion", "views_root")
                  if name in stream.rule}
         self.identity = json.loads(json.dumps({
@@ -57,16 +59,16 @@ class Experiment:
             "inputs": [{"kind": stream.kind, **stream.rule} for stream in streams]}))
 
     def start(self):
-        """Write experiment.json, or check that the one there is of this configuration."""
+        """Write experiment.json. Raises: InputError when the folder holds another configuration."""
         sweep(self.folder)
         with self.fold_lock("experiment", timeout=-1):
             path = self.folder / "experiment.json"
             if path.exists():
                 self._compare(read_json(path).get("config"), path)
-            write_json(path, self._description())    # anew: pictures and lists may have been moved
+            write_json(path, self._description())    # again: `places` may have changed
 
     def _description(self):
-        """The value of experiment.json: everything get_result_log.py needs besides the folds."""
+        """The value of experiment.json: all that get_result_log.py needs besides the folds' files."""
         return {"experiment": self.name, "script": self.options.script, "dataset": self.options.dataset,
                 "places": {name: getattr(self.options, name) for name in PLACES},
                 "synthetic": self.options.dataset == "synthetic", "classes": self.clips.n_classes,
@@ -88,15 +90,12 @@ class Experiment:
                              "--experiment name or remove the folder")
 
     def fold_path(self, data_sub):
-        """Where the result of a fold lies."""
+        """Path of a fold's result file."""
         return self.folder / "folds" / f"{data_sub}.json"
 
     def finished(self, data_sub, say=lambda line: None):
-        """The fold as capsule.results.Fold where its file is whole and of this experiment, and its model is
-        there if models are kept; else None.
-
-        A file that cannot be used is named to `say`, and the fold trained again.
-        """
+        """The fold as capsule.results.Fold; None where it is to be trained: there is no file, one that is
+        not whole or not of this experiment (`say` is told), or no model though --save-models asks for it."""
         path = self.fold_path(data_sub)
         if not path.exists():
             return None
@@ -109,10 +108,10 @@ class Experiment:
         return fold if model_path(self, data_sub).exists() or not self.options.save_models else None
 
     def save(self, data_sub, result, model, device):
-        """Write a finished fold: its model first where models are kept, then its JSON, each a whole file."""
+        """Write a finished fold: with --save-models its model, then its JSON, by which it counts as done."""
         if self.options.save_models:
             save_tensors(model_path(self, data_sub), model.state_dict())
-        with contextlib.suppress(OSError):      # none is there, or it may stay: the fold's own file counts
+        with contextlib.suppress(OSError):      # none is there, or a stale one stays: the fold counts
             self._failure(data_sub).unlink()
         write_json(self.fold_path(data_sub), {
             "experiment": self.name, "data_sub": data_sub, "seed": self.options.seed, "config": self.identity,
@@ -121,7 +120,7 @@ class Experiment:
             "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"), **result})
 
     def save_failure(self, data_sub, seed, reason):
-        """Note that a fold could not be trained; the next run tries it again."""
+        """Write down, under failed/, that a fold could not be trained; the next run tries it again."""
         write_json(self._failure(data_sub), {"data_sub": data_sub, "fold_seed": seed, "reason": reason})
 
     def _failure(self, data_sub):
@@ -129,10 +128,10 @@ class Experiment:
 
     @contextlib.contextmanager
     def fold_lock(self, data_sub, timeout=0):
-        """Context manager: True when this process may train the fold, False when another one is at it for
-        `timeout` seconds (-1: wait).
+        """Context manager: True with the fold's lock held, False when another process still holds it after
+        `timeout` seconds (-1: wait for ever).
 
-        The operating system drops the lock of a process that dies.
+        The operating system frees the lock of a process that dies. Raises: InputError for an unusable file.
         """
         lock = filelock.FileLock(self.folder / "locks" / f"{data_sub}.lock")
         try:
@@ -156,7 +155,7 @@ def model_path(run, data_sub):
 
 
 def environment(device):
-    """dict of what the numbers may depend on besides the configuration: versions, device, threads."""
+    """dict of what the numbers may depend on besides the configuration: versions, device, threads, commit."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine() + " CPU"
     return {"python": platform.python_version(), "torch": torch.__version__,
             "torchvision": torchvision.__version__, "device": name, "device_type": device.type,
@@ -166,7 +165,7 @@ def environment(device):
 
 
 def _git_commit():
-    """Commit of this checkout, with "+" when files differ from it; None outside one."""
+    """Commit of this checkout, 40 hex digits, with "+" when files differ from it; None outside one."""
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=40", "--exclude=*",
                "--dirty=+"]
     try:

@@ -1,4 +1,4 @@
-"""What a reader of the results should know of some clips: made, and put into words, in one way."""
+"""Remarks: what a reader of the results should know of some clips, as data and as printed lines."""
 
 import numpy as np
 
@@ -8,12 +8,12 @@ SHOWN = 10      # names that a line shows
 
 
 def remark(what, clips, count=None):
-    """[{"what", "count", "clips"}], or nothing when there is nothing to remark. count: default the clips'."""
+    """A list of one remark {"what", "count", "clips"}; empty if `clips` is. count: default len(clips)."""
     return [{"what": what, "count": len(clips) if count is None else count, "clips": clips}] if clips else []
 
 
 def said_of(clips, which):
-    """Print remarks on some clips of a table. which: {what to remark: bool (clips,)}. Returns: them."""
+    """Print remarks on clips of a table. which: {what: bool (clips,)}. Returns: the remarks, a tuple."""
     keys = np.array(clips.keys)
     said = tuple(one for what, those in which.items() for one in remark(what, keys[those].tolist()))
     say(said)
@@ -32,6 +32,6 @@ def say(remarks):
 
 
 def listed(names):
-    """The first of `names`, and how many more there are."""
+    """Text of the first SHOWN of `names`, and how many more there are."""
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return ", ".join(names[:SHOWN]) + more
