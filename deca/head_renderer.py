@@ -8,13 +8,7 @@ import torch
 from torch.nn import functional
 
 from deca.rasterizer import rasterize
-from deca.renderer import (
-    LIMIT_NORMAL_Z,
-    SHORTEST,
-    SurfaceRenderer,
-    project,
-    turn,
-)
+from deca.renderer import LIMIT_NORMAL_Z, SHORTEST, SurfaceRenderer, project, turn
 
 MODES = ("shape", "shape_detail", "texture")
 MARGIN_COLUMNS, MARGIN_ROWS = 2, 5         # rim of the UV grid mesh that has no cells

@@ -1,9 +1,9 @@
-"""Motion painted on the face: what it did from one picture to another, without the head (SPEC section 10).
+"""The face's own motion from one picture to another, the head's taken out (SPEC section 10).
 
-Both pictures are drawn frontal, on the first face's shape, by sampling each where its rigid pose puts that
-surface; the flow between the two drawings is the face's own. A pose from one picture is right to about half a
-pixel, and its error would look like motion of the whole face: the rigid part of the flow is fitted, robustly
-(what the expression moves does not count), and taken into the pose, a few times over.
+Both pictures are drawn on the first one's surface seen from the front, each sampled where its head pose puts
+that surface; the flow between the two drawings is the face's own. A pose is right to about half a pixel, and
+its error would look like motion of the whole face: so the rigid part of the flow is fitted, robustly, so that
+what the expression moves counts little, and added to the pose; a few times over.
 """
 
 import cv2
@@ -12,17 +12,17 @@ import torch
 
 from deca.renderer import VIEW_CAMERA
 
-REFINEMENTS = 3         # of the pose
+REFINEMENTS = 3         # how often the pose is corrected
 SHOWN = 0.5             # how well both pictures must show a point (`SurfaceRenderer.visibility`)
-RIM = 7                 # pixels: what is shown loses half of it all round, for there the flow is loose
+RIM = 7                 # pixels: half as many of what is shown are dropped at its rim, where flow is loose
 MARGIN = 8              # pixels round the face that the flow may look at
-GLARE = 250             # levels, 0 to 255: as light as this is a lamp, mirrored in lenses or in wet skin
-SPILL = 7               # pixels: how wide a pixel of glare is taken out
-FITS, STEP = 30, 3      # reweighted least-squares steps of one refinement; it looks at every third pixel
+GLARE = 250             # levels, 0 to 255: from here on it is a lamp, mirrored in lenses or in wet skin
+SPILL = 7               # pixels: side of the square that is filled in round each pixel of glare
+FITS, STEP = 30, 3      # reweighted least-squares steps of one refinement; it takes every third pixel
 
 
 class Canvas:
-    """The frontal drawing of one face, on which pictures of it are compared."""
+    """One face seen from the front, onto which pictures of it are drawn to be compared."""
 
     def __init__(self, renderer, surface, grey):
         """surface: `Surfaces` of one picture, which is `grey` (1, 1, H, W), 0 to 255."""
@@ -37,10 +37,10 @@ class Canvas:
         self._drawing, self._shown = self._draw(grey, surface.pose)
 
     def motion(self, grey, pose):
-        """u, v in pixels of the view and strain, (3, S, S) float32, to another picture of the face; CPU.
+        """Motion from the canvas's picture to another one: u, v in pixels of the view, and strain.
 
-        grey (1, 1, H, W), 0 to 255; pose (1, 3, 4): the head's in it, as in `Surfaces`. 0 where either
-        picture does not show the face.
+        grey: the other picture, (1, 1, H, W), 0 to 255. pose (1, 3, 4): of the head in it, as in `Surfaces`.
+        Returns: float32 (3, S, S) on the CPU, 0 where either picture does not show the face.
         """
         to_metres = np.array([2.0, -2.0]) / (VIEW_CAMERA[0] * self._renderer.image_size)
         for refinement in range(REFINEMENTS + 1):
@@ -58,11 +58,11 @@ class Canvas:
         return torch.from_numpy(maps)
 
     def _draw(self, grey, pose):
-        """The picture on the surface, frontal: levels (h, w), and which of its pixels the picture shows."""
+        """The picture on the surface, from the front: levels (h, w); and bool (h, w), where it shows that."""
         posed = self._surface.posed(pose)
-        light = self._renderer.visibility(posed)
-        drawn, light = self._renderer.sampled(self._seen, grey, posed, light)
-        drawn, shown = (values[self._window].cpu().numpy() for values in (drawn[0, 0], light[0] > SHOWN))
+        visible = self._renderer.visibility(posed)
+        drawn, visible = self._renderer.sampled(self._seen, grey, posed, visible)
+        drawn, shown = (values[self._window].cpu().numpy() for values in (drawn[0, 0], visible[0] > SHOWN))
         shown = cv2.morphologyEx(shown.astype(np.uint8), cv2.MORPH_CLOSE, np.ones((RIM, RIM), np.uint8))
         return drawn * self._hit, cv2.erode(shown, np.ones((RIM, RIM), np.uint8)) > 0
 
@@ -72,8 +72,8 @@ def flow(before, after):
 
     OpenCV's DIS (Kroeger, Timofte, Dai, Van Gool, ECCV 2016) down to single pixels, with small patches close
     together: on real faces warped by known amounts its error is .042 pixels where TV-L1's is .063, in a
-    twelfth of the time. Glare moves as lamps do in a mirror, not with the face: where either picture has
-    it, both are filled in from around it (cv2.inpaint).
+    twelfth of the time. Glare moves like a lamp in a mirror, not with the face: where either picture has it,
+    both are filled in from around it (cv2.inpaint).
 
     before, after: grey levels, float (H, W), 0 to 255.
     Returns: u (right), v (down): float32 (H, W, 2), pixels.
@@ -103,7 +103,7 @@ def strain(u, v):
 
 
 def rigid_part(points, moves):
-    """The small turn, scaling and shift that most of the moves share: (4, 4), for points in columns.
+    """The small turn, scaling and shift that most moves share, as a matrix (4, 4) on homogeneous columns.
 
     points (n, 3), metres; moves (n, 2), metres in x and y. The six numbers are fitted by robust least squares
     (Geman-McClure weights, half the median error for their width: brows and lips are outliers).

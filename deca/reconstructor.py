@@ -10,11 +10,11 @@ from deca.renderer import VIEW_CAMERA, YAWS
 
 PAINTS = ("shape_detail", "texture")
 MESHES = ("coarse", "detailed")
-GAP = 7                 # pixels: what a picture does not see over less than this keeps the colour beside it
+GAP = 7                 # pixels: hidden strips narrower than this are painted all the same
 
 
 class Surfaces(NamedTuple):
-    """The faces of n pictures: frontal surfaces, and where each picture shows them."""
+    """The faces in n pictures: their surfaces, turned to the front, and where each picture shows them."""
 
     vertices: torch.Tensor          # (n, V, 3) frontal, expression kept; metres, y up, z towards the viewer
     root: torch.Tensor              # (n, 3) the point that the views turn about
@@ -32,27 +32,27 @@ class Surfaces(NamedTuple):
 
 
 class Reconstructor:
-    """Pictures of one face in one square → `Surfaces`, views, motion.
+    """Pictures of one face, cut by the same square → `Surfaces`, views, motion.
 
-    `.name` "deca" or "mesh"; `.model` names and digests of the model files; `.renderer` draws its surfaces,
-    on `.device`. Whatever changes the pixels by more than rounding has another `.rule`. Subclasses give
-    `reconstruct`, `mesh` and `_shaded`, the grey views.
+    Attributes: `name`, "deca" or "mesh"; `version`, raised by each change of the pixels beyond rounding;
+    `model`, dict of the model files' names → digests; `renderer`, a SurfaceRenderer on `device`.
+    Subclasses implement `reconstruct`, `mesh` and `_shaded(images, surfaces, yaws)`, the grey views.
     """
 
     name, version = "", 0
 
     @property
     def rule(self):
-        """What makes the pixels: name, version and the views' angles and camera; JSON."""
+        """What the pixels depend on besides the model files; JSON types, part of a cache's key."""
         return {"rule": self.name, "version": self.version, "camera": list(VIEW_CAMERA), "yaws": list(YAWS)}
 
     def reconstruct(self, pictures):
-        """Crops of one clip, uint8 (n, 3, 224, 224) RGB, all of one square → `Surfaces` on this device."""
+        """Crops of one clip by one square, uint8 (n, 3, 224, 224) RGB → `Surfaces` on `self.device`."""
         raise NotImplementedError
 
     def mesh(self, surfaces, level):
-        """(`surfaces` with the vertices of the mesh that `level`, one of MESHES, names; its triangles (F, 3),
-        numpy): coarse, the model's own points; detailed, the finest surface that there is."""
+        """(`surfaces` with other vertices, their triangles (F, 3), numpy). level: "coarse", the model's own
+        points, or "detailed", the finest surface that the reconstructor has."""
         raise NotImplementedError
 
     @torch.no_grad()
@@ -60,8 +60,8 @@ class Reconstructor:
         """The faces turned to yaw -30, -25, ... 30 degrees (SPEC section 5).
 
         pictures: uint8 (n, 3, 224, 224) RGB crops of one clip.
-        paint: "shape_detail" (grey) or "texture" (the picture's colours; hidden and grazing parts dark,
-            but for gaps of a few pixels).
+        paint: "shape_detail" (grey) or "texture" (the picture's colours; what it hides or sees at a grazing
+            angle is dark, except for gaps of a few pixels).
         Returns: uint8 (n, 13, 224, 224), or (n, 13, 3, 224, 224) for texture; found (n,) bool; on the CPU.
         Raises: ValueError for another paint, shape or type.
         """
@@ -70,7 +70,7 @@ class Reconstructor:
 
     @torch.no_grad()
     def painted(self, surfaces, pictures, paint="shape_detail"):
-        """The pictures of `views`, of `Surfaces` that are there already. Raises: ValueError, see there."""
+        """`views` of ready `surfaces`, without `found`. Raises: ValueError, see there."""
         if paint not in PAINTS:
             raise ValueError(f"paint is one of {', '.join(PAINTS)}, not {paint!r}")
         draw = self._shaded if paint == "shape_detail" else self._carried
@@ -78,10 +78,10 @@ class Reconstructor:
 
     @torch.no_grad()
     def motion(self, onset, pictures, yaws=(0,)):
-        """What the face did from `onset` to each of `pictures`, without what the head did (SPEC section 10).
+        """The face's motion from `onset` to each of `pictures`, the head's taken out (SPEC section 10).
 
         onset: uint8 (3, 224, 224) RGB; pictures: uint8 (n, 3, 224, 224); crops of one clip, one square.
-        Both are drawn frontal on the onset's surface, each taken from where its own head pose puts it.
+        Both are drawn on the onset's surface seen from the front, each sampled where its head pose puts that.
         Returns: float32 (n, len(yaws), 3, 224, 224): u (right), v (down) in pixels of the frontal drawing and
         strain, on the surface turned to each yaw (degrees), 0 where either picture does not see it; and
         found (n,) bool, False where onset or picture shows no face. On the CPU.
@@ -103,15 +103,15 @@ class Reconstructor:
         if tuple(yaws) == (0,):
             return maps[None].cpu()
         frontal = self.renderer.project_views(surface.vertices)
-        drawn, light = self.renderer.carry(maps[None], frontal, surface.vertices, surface.root, yaws)
-        return (drawn * (light[:, :, None] > 0.5))[0].cpu()
+        drawn, visible = self.renderer.carry(maps[None], frontal, surface.vertices, surface.root, yaws)
+        return (drawn * (visible[:, :, None] > 0.5))[0].cpu()
 
     def _carried(self, images, faces, yaws):
-        drawn, light = self.renderer.carry(images, faces.posed(), faces.vertices, faces.root, yaws)
-        # Closed: or else the wings of every nose, grazing in a frontal picture, would have a black rim.
-        light = functional.max_pool2d(light, GAP, stride=1, padding=GAP // 2)
-        light = -functional.max_pool2d(-light, GAP, stride=1, padding=GAP // 2)
-        return drawn * light[:, :, None]                                    # (n, Y, 3, H, W)
+        drawn, visible = self.renderer.carry(images, faces.posed(), faces.vertices, faces.root, yaws)
+        # Morphological closing: the wings of a nose, grazing in a frontal picture, would get a black rim.
+        visible = functional.max_pool2d(visible, GAP, stride=1, padding=GAP // 2)
+        visible = -functional.max_pool2d(-visible, GAP, stride=1, padding=GAP // 2)
+        return drawn * visible[:, :, None]                                  # (n, Y, 3, H, W)
 
 
 def as_float(pictures, device):

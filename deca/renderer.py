@@ -9,16 +9,15 @@ from torch.nn import functional
 from deca.rasterizer import choose_rasterizer, rasterize, rasterize_turned
 
 YAWS = tuple(range(-30, 31, 5))            # degrees, SPEC section 5
-VIEW_CAMERA = (8.0, 0.0, 0.0)
-GREY = 180 / 255
-LIGHTS = ((-1, 1, 1), (1, 1, 1), (-1, -1, 1), (1, -1, 1), (0, 0, 1))
+VIEW_CAMERA = (8.0, 0.0, 0.0)              # scale (half the image per metre), tx, ty of `project`
+GREY = 180 / 255                           # albedo; this, lights and limit: SPEC section 4, Shape render
+LIGHTS = ((-1, 1, 1), (1, 1, 1), (-1, -1, 1), (1, -1, 1), (0, 0, 1))     # directions
 LIGHT_INTENSITY = 1.7
-LIMIT_NORMAL_Z = 0.15                      # a pixel is kept where the transformed normal's z is below
-HIDDEN = 0.12                              # image space: a vertex so far behind what is seen is hidden
-GRAZING = 0.2                              # colours fade where the normal's z in the picture is less
-SHORTEST = 1e-6                            # sums of cross products below this (metres²) stay short
-# Images rendered together: what bounds the memory.
-AT_ONCE = {"cpu": 13, "cuda": 208}
+LIMIT_NORMAL_Z = 0.15                      # a pixel is kept where the normal's z in image space is below
+HIDDEN = 0.12                              # image space: a vertex further behind what is seen there is hidden
+GRAZING = 0.2                              # colours fade out where the normal's −z in the picture is below
+SHORTEST = 1e-6                            # metres²: shorter sums of cross products give no unit normal
+AT_ONCE = {"cpu": 13, "cuda": 208}         # images rendered together: bounds the memory
 
 
 def project(vertices, cam):
@@ -74,14 +73,14 @@ class SurfaceRenderer:
 
     @staticmethod
     def _shade(normals, lights, keep):
-        """Normals (B, 3, H, W), lights' directions (B or 1, 5, 3), keep (B, H, W) → grey (B, H, W)."""
+        """Normals (B, 3, H, W), lights' directions (B or 1, 5, 3), keep (B, H, W) bool → grey (B, H, W)."""
         total = 0
         for light in lights[..., None, None].unbind(1):                                # (B or 1, 3, 1, 1)
             total = total + (light * normals).sum(1).clamp(0, 1)
         return total * (LIGHT_INTENSITY * GREY / len(LIGHTS)) * keep
 
     def _in_parts(self, draw, yaws_degrees, *tensors):
-        """Pictures (B, Y, ...) that `draw` makes of Y rotations and tensors (B, ...), some rows at a time."""
+        """What draw(rotations, *tensors) returns, each (B, Y, ...); tensors (B, ...), some rows a call."""
         rotations = yaw_rotations(yaws_degrees, self.faces.device)
         step = max(1, AT_ONCE[self.faces.device.type] // len(rotations))
         parts = [draw(rotations, *(values[first:first + step] for values in tensors))
@@ -94,8 +93,8 @@ class SurfaceRenderer:
         return project(vertices, vertices.new_tensor([VIEW_CAMERA]))
 
     def _turned_views(self, vertices, root, rotations):
-        """What the pixels of each turned view see, as Fragments of B*Y images, and which of them are kept,
-        (B*Y, H, W) bool: those that show the front of a surface (SPEC section 4, Shape render)."""
+        """What each pixel of B*Y turned views sees, `Turned` (pytorch3d: Fragments), and which pixels are
+        kept, (B*Y, H, W) bool: those that see the front of a surface (SPEC section 4, Shape render)."""
         axis = self.project_views(root[:, None])[:, 0, [0, 2]]                         # (B, 2)
         # Projection negates z, so that x' = cos x - sin z and z' = sin x + cos z.
         turns = rotations[:, [0, 2]][:, :, [0, 2]] * rotations.new_tensor([[1.0, -1.0], [-1.0, 1.0]])
@@ -111,14 +110,14 @@ class SurfaceRenderer:
         """Grey pictures of surfaces turned about the vertical axis (SPEC section 5).
 
         vertices (B, V, 3): frontal, metres. root (B, 3): the point that they turn about. yaws_degrees: Y
-        angles. detail: what is added to the shade, see `_views`.
+        angles. detail: tensors (B, ...) that the shade takes up; which, `_views` of the class says.
         Returns: (B, Y, H, W) in [0, 1], the grey channel (red = green = blue), background 0.
         """
         return self._in_parts(self._views, yaws_degrees, vertices, root, *detail)[0]
 
     def _views(self, rotations, vertices, root, *detail):
-        """Shaded at vertices. detail: pictures (B, 1, h, w), where they show the surfaces (B, V, 3), image
-        space, and each vertex's share (B, V)."""
+        """Shaded per vertex. detail, if any, is added: grey pictures (B, 1, h, w), the surfaces as posed in
+        them (B, V, 3), and how much of the picture each vertex takes (B, V), 0 to 1."""
         seen, keep = self._turned_views(vertices, root, rotations)
         lit = torch.einsum("bvc,ylc->byvl", self.vertex_normals(vertices), self._turned_lights(rotations))
         shade = lit.clamp(0, 1).mean(-1, keepdim=True).flatten(0, 1)                   # (B*Y, V, 1)
@@ -129,12 +128,13 @@ class SurfaceRenderer:
         return (shade * keep,)
 
     def _turned_lights(self, rotations):
-        """(Y, 5, 3). n' · l = (R n) · l = n · (Rᵀ l): the lights are turned back, not the normals forward."""
+        """Lights (Y, 5, 3) in the unturned axes: (R n) · l = n · (Rᵀ l), so no normal need be turned."""
         return turn(self.lights, rotations.transpose(1, 2)[:, None])
 
     def sampled(self, seen, images, posed, share):
-        """What b·Y images see of pictures (b, C, h, w) on surfaces posed in them (b, V, 3): (b·Y, C, H, W);
-        and the vertices' share (b, V) there, 0 off the picture: (b·Y, H, W)."""
+        """Pictures `images` (b, C, h, w) as the b·Y views `seen` show them, carried by surfaces posed in them
+        (b, V, 3): (b·Y, C, H, W); and the vertices' `share` (b, V) at each pixel, 0 where the surface lies
+        outside its picture: (b·Y, H, W)."""
         found = seen.at_pixels(self.faces, torch.cat([posed[..., :2], share[..., None]], 2))
         where = found[:, :2].permute(0, 2, 3, 1)                                       # (b·Y, H, W, 2)
         images = images.repeat_interleave(len(found) // len(images), 0)
@@ -150,22 +150,22 @@ class SurfaceRenderer:
         Returns: (B, Y, C, H, W), 0 where a view shows no surface; and how well the picture sees what the
         view shows, (B, Y, H, W): 1 seen, falling to 0 where the picture sees it grazing, 0 hidden.
         """
-        light = self.visibility(posed)
-        return self._in_parts(self._carry, yaws_degrees, vertices, root, images, posed, light)
+        visible = self.visibility(posed)
+        return self._in_parts(self._carry, yaws_degrees, vertices, root, images, posed, visible)
 
-    def _carry(self, rotations, vertices, root, images, posed, light):
+    def _carry(self, rotations, vertices, root, images, posed, visible):
         seen, keep = self._turned_views(vertices, root, rotations)
-        sampled, share = self.sampled(seen, images, posed, light)
+        sampled, share = self.sampled(seen, images, posed, visible)
         return sampled * keep[:, None], share * keep
 
     def frontal(self, vertices, root):
-        """What the pixels of the frontal view of surfaces (B, V, 3) see: `Fragments`."""
+        """What each pixel sees of surfaces (B, V, 3) from the front: see `_turned_views`."""
         return self._turned_views(vertices, root, yaw_rotations([0], vertices.device))[0]
 
     def visibility(self, posed):
-        """How well a picture sees the vertices of surfaces posed in it, (B, V, 3): (B, V) in [0, 1]."""
+        """How well pictures see the vertices of surfaces posed in them, (B, V, 3): (B, V), 0 hidden to 1."""
         seen = rasterize(posed, self.faces, self.image_size, self.image_size, self.backend)
         depth = torch.where(seen.depth.isfinite(), seen.depth, 10.0)[:, None]
         front = functional.grid_sample(depth, posed[:, :, None, :2], mode="nearest", align_corners=False)
-        open_ = posed[..., 2] < front[:, 0, :, 0] + HIDDEN
-        return (-self.vertex_normals(posed)[..., 2] / GRAZING).clamp(0, 1) * open_
+        unhidden = posed[..., 2] < front[:, 0, :, 0] + HIDDEN
+        return (-self.vertex_normals(posed)[..., 2] / GRAZING).clamp(0, 1) * unhidden
