@@ -1,9 +1,9 @@
 """Which triangle does each pixel see? A batched rasteriser in plain PyTorch, CPU and CUDA (SPEC section 4).
 
-Every triangle is cut into the segments that it has on the rows of pixels. A pixel keeps the smallest of the
-keys, depth in the high 32 bits and the number of the segment in the low 32, so the answer does not depend
-on the order of the work. A turn about the vertical axis leaves every point in its row: turned views share the
-cutting.
+Every triangle is cut along the centre lines of the pixel rows into segments, one per row that it crosses.
+Each pixel of a segment is offered a key, depth in the high 32 bits and the segment's number in the low 32,
+and keeps the smallest, so the answer does not depend on the order of the work. A turn about the vertical axis
+leaves every point in its row: turned views share the cutting.
 """
 
 import math
@@ -33,10 +33,10 @@ class Fragments(NamedTuple):
         return self.face_index >= 0
 
     def at_pixels(self, faces, values):
-        """Values (B, V, C) at vertices, interpolated: (B, C, H, W), 0 where nothing is seen.
+        """Values (b, V, C) at vertices, interpolated: (B, C, H, W), 0 where nothing is seen.
 
-        faces (F, 3): the triangles that were drawn, or the rows of `values` that their corners have. Fewer
-        values than images: each for as many images, one after another.
+        faces (F, 3): the triangles that were drawn, or other rows of `values` for their corners (UV points).
+        b divides B: mesh 0 is that of the first B/b images, mesh 1 of the next, and so on.
         """
         seen = self.hit
         values = values.repeat_interleave(len(seen) // len(values), 0)
@@ -50,10 +50,10 @@ class Fragments(NamedTuple):
 
 
 def choose_rasterizer(name):
-    """"auto", "torch" or "pytorch3d" → the backend.
+    """"auto", "torch" or "pytorch3d" → the backend: "torch" or "pytorch3d".
 
-    auto: the faster one, which is this file's on a GPU too (docs/costs.md). Raises: InputError for another
-    name, or for pytorch3d where it cannot be imported.
+    auto: the faster one, which is torch, this file's, on a GPU too (docs/costs.md). Raises: InputError for
+    another name, or for pytorch3d where it cannot be imported.
     """
     if name not in ("auto", *BACKENDS):
         raise InputError(f"rasterizer {name!r}: choose one of auto, {', '.join(BACKENDS)}")
@@ -94,7 +94,8 @@ def rasterize(vertices, faces, height, width, backend="torch"):
     seen = rasterize_turned(vertices, faces, still, vertices.new_zeros(len(vertices), 2), height, width)
     face_index = torch.full(seen.shape, -1, dtype=torch.int64, device=faces.device)
     face_index.view(-1)[seen.pixel] = seen.face()
-    own = torch.arange(faces.numel(), device=faces.device).reshape(-1, 3)       # a row for each corner
+    # The weights are the interpolated unit vectors of a triangle's corners, each a vertex of its own.
+    own = torch.arange(faces.numel(), device=faces.device).reshape(-1, 3)
     bary = seen.at_pixels(own, torch.eye(3, device=faces.device).repeat(len(faces), 1)[None])
     depth = seen.at_pixels(faces, vertices[..., 2:])[:, 0]
     return Fragments(face_index, bary.permute(0, 2, 3, 1), depth.masked_fill_(face_index < 0, torch.inf))
@@ -111,12 +112,12 @@ def _key(depth, face):
 def rasterize_turned(vertices, faces, turns, axis, height, width, backend="torch"):
     """`rasterize` for meshes turned about the vertical axis: a turn leaves every point in its row of pixels.
 
-    So the triangles are cut into the rows' segments once, and each view only asks which pixels of its row a
-    turned segment covers.
+    So the triangles are cut into segments once, and for each view only the pixels that a turned segment
+    covers in its row are looked for.
 
-    vertices, faces, height, width, backend: as for `rasterize`. turns: (Y, 2, 2) what turns (x, z) to each
-    view, about axis (B, 2): its x and z.
-    Returns: `Turned` (by pytorch3d `Fragments`) of B*Y images, mesh by mesh.
+    vertices, faces, height, width, backend: as for `rasterize`. turns: (Y, 2, 2), each view's matrix on
+    (x, z). axis: (B, 2), x and z of the axis. Not differentiable.
+    Returns: `Turned` (for pytorch3d `Fragments`) of B*Y images, mesh by mesh.
     """
     count, views = len(vertices), len(turns)
     points = vertices.float().permute(2, 0, 1)                                         # (3, B, V)
@@ -128,11 +129,12 @@ def rasterize_turned(vertices, faces, turns, axis, height, width, backend="torch
     x, z = _at_ends(edges, faces, points[::2])                                         # (2, N) each
     x, z = _turned(turns, x, z, axis.t()[:, None, edges.mesh])                         # (Y, 2, N) each
     x, z = x.add_(1).mul_(width).sub_(1).div_(2).unbind(1), z.unbind(1)                # 2 x (Y, N); x: pixels
+    # A cell is one segment in one view: Y·N of them, each a run of `number` pixels from column `first` on.
     first = torch.minimum(*x).ceil_().clamp_(min=0)
     number = torch.maximum(*x).floor_().clamp_(max=width - 1).sub_(first).add_(1).clamp_(min=0)
     slope = (x[1] - x[0]).reciprocal_().nan_to_num_(0, 0, 0)
     start, rise = (first - x[0]).mul_(slope), z[1] - z[0]
-    cell, place = _runs(number.nan_to_num_(0).int().flatten())                         # (M,) each
+    cell, place = _runs(number.nan_to_num_(0).int().flatten())          # (M,) each, of all pixels offered
     depth = _take(torch.addcmul(z[0], start, rise), cell)
     depth.addcmul_(place.float(), _take(rise.mul_(slope), cell))
     line = ((edges.mesh * (views * height) + row) * width).int()                       # (N,) of view 0
@@ -147,18 +149,18 @@ def rasterize_turned(vertices, faces, turns, axis, height, width, backend="torch
 
 
 def _turned(turns, x, z, axis):
-    """x and z, (m, n) each, turned by (Y, 2, 2) about axis (2, ...): x, z of the views, (Y, m, n)."""
+    """x and z, (m, n) each, turned by (Y, 2, 2) about the axis (2, ...): yields x, then z, (Y, m, n)."""
     x, z, turns = x - axis[0], z - axis[1], turns[..., None, None]
     return (torch.addcmul(axis[k], turns[:, k, 0], x).addcmul_(turns[:, k, 1], z) for k in range(2))
 
 
 def _take(table, index):
-    """table.flatten()[index], the fast way."""
+    """table.flatten()[index]; index_select is faster than indexing."""
     return table.flatten().index_select(0, index)
 
 
 def _runs(number):
-    """int32 counts (n,) → which of them each of their sum of things belongs to, and its place there; int32.
+    """int32 counts (n,) of sum M → owner (M,), i counts[i] times, and place (M,), 0 to counts[i] − 1.
 
     `repeat_interleave` takes several times as long where most counts are 0, 1 and 2.
     """
@@ -169,18 +171,16 @@ def _runs(number):
 
 
 class _Edges(NamedTuple):
-    """The edges on which the two ends of each of N segments lie."""
+    """On which edges of its triangle each of N segments has its two ends."""
 
-    mesh: torch.Tensor      # (N,)
-    corner: torch.Tensor    # (2, 2, N) an end's upper and lower corner, as places in faces.flatten()
-    share: torch.Tensor     # (2, N) how far down the edge the end is
+    mesh: torch.Tensor      # (N,) the mesh of the triangle
+    corner: torch.Tensor    # (2, 2, N) upper, lower × end: the edge's corners, as places in faces.flatten()
+    share: torch.Tensor     # (2, N) how far down its edge each end is, 0 to 1
 
 
 def _segments(points, faces, height):
-    """Triangles of meshes, points (3, B, V), cut at the centres of the pixel rows: rows (N,) and `_Edges`.
-
-    Neighbours cut their edge at the same point.
-    """
+    """Triangles of meshes, points (3, B, V), cut at the centres of the pixel rows: each of N segments' row
+    (N,), and `_Edges`. Neighbours cut their common edge at the same point."""
     corners = points[:, :, faces]                                                      # (3, B, F, 3)
     x, y = (corners[:2, ..., 1:] - corners[:2, ..., :1]).unbind(0)                     # (B, F, 2) each
     usable = (x[..., 0] * y[..., 1] != x[..., 1] * y[..., 0]) & corners.sum((0, 3)).isfinite()
@@ -191,7 +191,7 @@ def _segments(points, faces, height):
     cut, place = _runs(number.flatten())                                               # (N,) in B*F
     row = _take(first, cut).long() + place
     tall = tall.flatten(0, 1).index_select(0, cut).t()                                 # (3, N)
-    low = (row >= tall[1]).long()               # the second end lies on the upper or the lower short edge
+    low = (row >= tall[1]).long()               # is the second end on the lower of the two short edges?
     own = torch.stack([0 * low, low, 0 * low + 2, low + 1])                            # (4, N) of (3, N)
     above, below = tall.gather(0, own).unflatten(0, (2, 2))                            # (2, N) each
     share = torch.where(below == above, 0, (row - above) / (below - above))
@@ -207,15 +207,15 @@ def _at_ends(edges, faces, values):
 
 
 class Turned(NamedTuple):
-    """What each pixel of images of turned meshes sees; n pixels see something."""
+    """What each pixel of images of turned meshes sees; n pixels see something, the others are not listed."""
 
     shape: tuple            # (images, H, W)
-    pixel: torch.Tensor     # (n,) of all images' pixels
-    cell: torch.Tensor      # (n,) the segment it sees, of the (Y, N) segments in the views
-    place: torch.Tensor     # (n,) float, how many pixels from the segment's first
-    start: torch.Tensor     # (Y, N) how far along a segment its first pixel is, of the whole
-    slope: torch.Tensor     # (Y, N) and each further pixel; 0 where the segment is upright
-    edges: _Edges
+    pixel: torch.Tensor     # (n,) int64, place among the images' pixels, flattened
+    cell: torch.Tensor      # (n,) int64, the segment that it sees, place in (Y, N) flattened
+    place: torch.Tensor     # (n,) float, how many pixels it is from the segment's first
+    start: torch.Tensor     # (Y, N) how far along the segment, 0 to 1, its first pixel is
+    slope: torch.Tensor     # (Y, N) how much further each next pixel is; 0 where the segment is one point
+    edges: _Edges           # of the N segments
 
     @property
     def hit(self):
@@ -225,7 +225,7 @@ class Turned(NamedTuple):
         return hit
 
     def face(self):
-        """(n,) int64: the triangle that each of the pixels sees."""
+        """(n,) int64: the triangle that each listed pixel sees."""
         return _take(self.edges.corner[0, 0], self.cell % self.start.shape[1]).div(3, rounding_mode="floor")
 
     def at_pixels(self, faces, values):
@@ -242,9 +242,9 @@ class Turned(NamedTuple):
 
 
 def _rasterize_pytorch3d(vertices, faces, height, width):
-    """The same through pytorch3d, whose x runs left, y up, and whose z must be positive.
+    """`rasterize` by pytorch3d, whose x runs left, y up, and whose z must be positive.
 
-    It adds 1e-8 to a triangle's area, so that the weights in a small one do not sum to 1: set right here.
+    It adds 1e-8 to a triangle's area, so that the weights in a small one do not sum to 1: corrected here.
     """
     rasterize_meshes, Meshes = _pytorch3d()
     short = min(height, width)      # pytorch3d's [-1, 1] spans the shorter side
