@@ -1,10 +1,10 @@
-"""FaceMesh: the reconstructor `mesh`, a 3-D face for everyone, without licensed files (SPEC section 4).
+"""FaceMesh: the reconstructor `mesh`, a 3-D face without licensed files (SPEC section 4).
 
 MediaPipe's face mesh network (Kartynnik, Ablavatski, Grishchenko, Grundmann, "Real-time Facial Surface
 Geometry from Monocular Video on Mobile GPUs", 2019; Apache-2.0) gives 468 points. Pose and size are taken out
-by a similarity to the mean mesh on points that expression hardly moves; two Loop subdivisions make it smooth
-(`face_topology.npz`, from `make_face_topology.py`). The views show its shade and, but round the eyes, the
-picture's fine detail: 468 points have no creases.
+by a similarity to the mean mesh on points that expression hardly moves; two Loop subdivisions make the mesh
+smooth (`face_topology.npz`, from `make_face_topology.py`). 468 points have no creases, so the grey views add
+the picture's own fine detail to the shading, except round the eyes, where glasses are.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -23,14 +23,14 @@ from deca.reconstructor import Reconstructor, Surfaces, as_float
 from deca.renderer import GRAZING, VIEW_CAMERA, SurfaceRenderer
 
 MODEL = "modules/face_landmark/face_landmark.tflite"        # within the package mediapipe
-MODEL_DIGEST = "1055cb9d4a9ca8b8"
+MODEL_DIGEST = "1055cb9d4a9ca8b8"       # `file_digest` of the file in mediapipe 0.10.21
 INSTALL = "pip install --no-deps mediapipe==0.10.21"
 TOPOLOGY = Path(__file__).with_name("face_topology.npz")
-POINTS, INPUT = 468, 192
-FIRST, REGION = 1.35, 1.5       # sides of the squares looked at: of the picture; of the mesh's box
-DEPTH = 1.15                    # what the network's z is multiplied by: then heads of known yaw have that yaw
-PASSES = 2                      # how often the region is taken anew from its own result
-PRESENT = 5.0                   # presence logit of a face
+POINTS, INPUT = 468, 192        # points of the mesh; side of the network's input, pixels
+FIRST, REGION = 1.35, 1.5       # side of the square looked at: first, per picture's; then, per mesh's box
+DEPTH = 1.15                    # factor on the network's z, with which heads of known yaw get that yaw
+PASSES = 2                      # how often the network looks again, at the region round its last mesh
+PRESENT = 5.0                   # presence logit above which it is a face; real crops have 13 and more
 EYES = (33, 263)                # outer corners, left and right in the picture
 # Points that expression hardly moves. Upper face: forehead, temples, nose bridge, eye corners. And the sides
 # down to the corners of the jaw: by the upper ones alone, which glasses move together, a face would be tilted
@@ -43,8 +43,8 @@ RIGID = [*UPPER, 234, 454, 93, 323, 132, 361]
 GLASSES = [70, 63, 105, 66, 107, 336, 296, 334, 293, 300, 162, 127, 234, 389, 356, 454, 123, 50, 101, 352,
            280, 330]
 CLEAR, FADE = 0.008, 0.006
-FINE = 5.0                      # pixels: detail is what a picture's grey has beside its blur of this width
-CHIN_ROOM = 0.05                # of a view's side: so far above the middle the mean face lies; jaws drop
+FINE = 5.0                      # pixels: detail is grey minus its Gaussian blur of this sigma
+CHIN_ROOM = 0.05                # of a view's side: the mean face lies higher by it, as jaws drop
 BOX = (105, 334, 152, 234, 454)     # brows, chin, sides: what the crop rule's box of 68 landmarks spans
 CROP_RULE = 1.1 * 1.25              # side of a crop over that box (SPEC section 2)
 
@@ -52,14 +52,14 @@ CROP_RULE = 1.1 * 1.25              # side of a crop over that box (SPEC section
 class FaceNetwork:
     """The face mesh network: pictures → 468 points each, in pixels; usable from any thread.
 
-    It looks at several pictures at once, on as many threads as torch has: OpenCV's own, in which several look
-    at one, are set to one, for the whole process, as they gain nothing in so small a network.
+    Pictures are spread over as many threads as torch has. OpenCV's own threads, which would share one picture
+    and gain nothing in so small a network, are set to one, for the whole process.
     """
 
     def __init__(self, mirror=None):
-        """mirror (468,): each point's mirror image; with it the mirrored picture is asked too, and averaged.
+        """mirror (468,): each point's mirror image; if given, the mirrored picture's result is averaged in.
 
-        Raises: InputError, naming the remedy, when the model file is not installed or is another.
+        Raises: InputError, naming the remedy, when the model file is not installed or is another version's.
         """
         self.path = installed_file("mediapipe", MODEL, INSTALL)
         if file_digest(self.path) != MODEL_DIGEST:
@@ -71,9 +71,9 @@ class FaceNetwork:
         """Face crops, uint8 (n, H, W, 3) RGB → meshes (n, 468, 3) float64 and presence logits (n,).
 
         x right, y down, in pixels (the first one's centre is 0); z in the same unit, smaller is nearer.
-        Each picture is looked at in its own region, which goes with the head: one region for a clip leaves
-        less noise on a head that stands still (.19 mm for .23), but far more at once when it moves by half
-        a pixel (.49 for .28).
+        Each picture is looked at in a region of its own, which follows the head: with one region for a clip
+        there is less noise while the head is still (.19 mm, not .23), but far more as soon as it moves by
+        half a pixel (.49 mm, not .28).
         """
         height, width = pictures[0].shape[:2]
         whole = region_matrix(np.array([width - 1, height - 1]) / 2, FIRST * max(height, width), 0.0)
@@ -84,7 +84,7 @@ class FaceNetwork:
                                           borderMode=cv2.BORDER_REPLICATE)
                            for picture, region in zip(pictures, regions, strict=True)]
                 points, presence = self._ask(patches, threads)
-                meshes = [seen_through(region, mesh) for mesh, region in zip(points, regions, strict=True)]
+                meshes = [in_picture(region, mesh) for mesh, region in zip(points, regions, strict=True)]
                 regions = [own_region(mesh) for mesh in meshes]
         return np.stack(meshes), presence
 
@@ -98,11 +98,11 @@ class FaceNetwork:
             presence = np.mean(np.split(presence, 2), axis=0)
         return points, presence
 
-    def _predict(self, patch):
+    def _predict(self, patch):      # a net serves one thread at a time: an idle one, or one more
         blob = np.ascontiguousarray(patch.transpose(2, 0, 1)[None], dtype=np.float32) / 255     # (1, 3, h, w)
         try:
             net = self._idle.pop()
-        except IndexError:          # all at work
+        except IndexError:
             net = cv2.dnn.readNetFromTFLite(str(self.path))
         net.setInput(blob)
         outputs = net.forward(net.getUnconnectedOutLayersNames())
@@ -112,13 +112,13 @@ class FaceNetwork:
 
 
 def region_matrix(center, side, angle):
-    """The matrix (2, 3) from picture pixels to the network's input: a square, turned by `angle` radians."""
+    """Matrix (2, 3) from picture pixels to the network's input, for a square turned by `angle` radians."""
     cosine, sine = np.cos(angle) * INPUT / side, np.sin(angle) * INPUT / side
     turn = np.array([[cosine, sine], [-sine, cosine]])
     return np.column_stack([turn, (INPUT - 1) / 2 - turn @ center])
 
 
-def seen_through(matrix, points):
+def in_picture(matrix, points):
     """Points (468, 3) in pixels of the patch that `matrix` (2, 3) cuts out → in pixels of the picture."""
     scale = np.hypot(matrix[0, 0], matrix[0, 1])
     flat = (points[:, :2] - matrix[:, 2]) @ matrix[:, :2] / scale**2        # the transpose turns back
@@ -126,14 +126,15 @@ def seen_through(matrix, points):
 
 
 def own_region(mesh):
-    """The region of SPEC section 4 round a mesh (468, 3), as `region_matrix`."""
+    """`region_matrix` of the region round a mesh (468, 3), pixels, with level eyes (SPEC section 4)."""
     low, high = mesh[:, :2].min(0), mesh[:, :2].max(0)
     across = mesh[EYES[1], :2] - mesh[EYES[0], :2]
     return region_matrix((low + high) / 2, REGION * (high - low).max(), np.arctan2(across[1], across[0]))
 
 
 def similarity(points, target):
-    """The similarities that lay `points` (n, k, 3) on `target` (k, 3): matrices (n, 3, 3), shifts (n, 3)."""
+    """Least-squares similarities of `points` (n, k, 3) to `target` (k, 3): scaled rotations (n, 3, 3) and
+    shifts (n, 3), target ≈ matrix @ point + shift (Umeyama, PAMI 1991)."""
     middle, goal = points.mean(1, keepdims=True), target.mean(0)
     left, sizes, right = np.linalg.svd(np.einsum("nki,kj->nji", points - middle, target - goal))
     sign = np.sign(np.linalg.det(left @ right))
@@ -145,13 +146,13 @@ def similarity(points, target):
 
 
 class FaceMesh(Reconstructor):
-    """Pictures → surfaces by the face mesh network; the interface is `Reconstructor`'s."""
+    """The `Reconstructor` by MediaPipe's face mesh network."""
 
     name = "mesh"
     version = 7
 
     def __init__(self, device="auto", rasterizer="auto"):
-        """Raises: InputError for no such device or rasteriser, or when the network is not installed."""
+        """Raises: InputError for an unusable device or rasteriser, or when the network is not installed."""
         self.device = choose_device(device)
         data = np.load(TOPOLOGY)
         self.mirror, self.faces = data["mirror"].astype(np.int64), data["fine_triangles"].astype(np.int64)
@@ -164,13 +165,13 @@ class FaceMesh(Reconstructor):
         hull = cv2.convexHull(self.mean[GLASSES, :2].astype(np.float32))
         away = [-cv2.pointPolygonTest(hull, point, True) for point in (self.fine @ self.mean)[:, :2].tolist()]
         self.bare = torch.tensor(np.clip((np.array(away) - CLEAR) / FADE, 0, 1), dtype=torch.float32,
-                                 device=self.device)                            # (V,)
+                                 device=self.device)                            # (V,) 0 at glasses, 1
         # Turned about this point, two thirds back to the ears, a face stays in the middle of the picture.
         self.root = np.array([0.0, 0.0, self.mean[[234, 454], 2].mean() * 2 / 3])
 
     def reconstruct(self, pictures):
-        """See `Reconstructor.reconstruct`. Without a face: the mean face, as a view's camera shows it."""
-        as_float(pictures[:1], "cpu")                       # shape and type
+        """See `Reconstructor.reconstruct`. Without a face: the mean face, where a view's camera shows it."""
+        as_float(pictures[:1], "cpu")                       # raises for another shape or type
         meshes, presence = self.network(np.ascontiguousarray(pictures.permute(0, 2, 3, 1).cpu().numpy()))
         size = pictures.shape[-1]
         square = (2 * meshes + [1, 1, 0]) / size - [1, 1, 0]                    # (n, 468, 3), image space
@@ -189,7 +190,7 @@ class FaceMesh(Reconstructor):
         return Surfaces(*tensors, torch.as_tensor(found, device=self.device))
 
     def _shaded(self, images, faces, yaws):
-        """The shade of the surface, and on it the picture's detail (creases, lips), but round the eyes."""
+        """The shaded surface, and on it the picture's detail (creases, lips), except round the eyes."""
         grey = images.mean(1).cpu().numpy()                                     # (n, H, W)
         detail = np.stack([picture - cv2.GaussianBlur(picture, (0, 0), FINE) for picture in grey])
         posed = faces.posed()
@@ -202,16 +203,17 @@ class FaceMesh(Reconstructor):
         """See `Reconstructor.mesh`. Coarse: the network's 468 points. Detailed: subdivided twice."""
         if level == "detailed":
             return surfaces, self.faces
+        # The 468 points back from their subdivision, by the normal equations of self.fine.
         fine = surfaces.vertices.cpu().numpy()                                  # (n, V, 3)
         square = (self.fine.T @ self.fine).toarray()                            # (468, 468)
-        points = np.linalg.solve(square, np.stack([self.fine.T @ mesh for mesh in fine]))      # as they were
+        points = np.linalg.solve(square, np.stack([self.fine.T @ mesh for mesh in fine]))
         return surfaces._replace(vertices=torch.as_tensor(points).to(surfaces.vertices)), self.coarse
 
 
 def framed(mean):
-    """The mean mesh (468, 3) in metres: for the views' camera as large as in a crop, near the middle."""
+    """The mean mesh (468, 3), in any unit, as metres: in a view it is as large as in a crop, and central."""
     box = mean[list(BOX), :2]
     low, high = box.min(0), box.max(0)
-    side = (high - low).mean() * CROP_RULE                  # spans the picture, [-1, 1]
+    side = (high - low).mean() * CROP_RULE                  # of a crop, which spans [-1, 1]
     middle = np.array([0, (mean[:, 1].min() + mean[:, 1].max()) / 2 - CHIN_ROOM * side, 0])
     return (mean - middle) * 2 / side / VIEW_CAMERA[0]
