@@ -5,9 +5,9 @@ from torch import nn
 
 
 class CoordAttention(nn.Module):
-    """Weighs a feature map by row and by column: x · a_h · a_w.
+    """Weighs a feature map by row and by column: x · a_h · a_w, weights in (0, 1).
 
-    forward: (B, in_channels, H, W) → (B, out_channels, H, W); the two are equal.
+    forward: (B, C, H, W) → the same shape; in_channels and out_channels are both C.
     """
 
     def __init__(self, in_channels, out_channels, reduction=32):

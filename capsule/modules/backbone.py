@@ -18,13 +18,13 @@ from common.errors import InputError
 IMAGENET = {"resnet": ResNet18_Weights.IMAGENET1K_V1, "vgg": VGG11_Weights.IMAGENET1K_V1}
 VGG11_PLAN = cfgs["A"]    # channels; M: max-pool
 FROZEN = {"resnet": ("conv1", "bn1", "layer1"), "vgg": ("0", "1", "2", "3")}     # module names under `model`
-DOWNLOAD_TIMEOUT = 20    # seconds without an answer
+DOWNLOAD_TIMEOUT = 20    # seconds without an answer, then training starts from random weights
 
 
 def scaled(channels, width):
-    """`channels` times `width`, rounded to a multiple of 16.
+    """`channels` times `width`, rounded to a multiple of 16, at least 16.
 
-    So that capsules of 8 numbers fit; and because torch 2.12's channels-last 1×1 convolution of 8 channels,
+    Of 8 would do for the capsules' 8 numbers, but torch 2.12's channels-last 1×1 convolution of 8 channels,
     stride 2, writes past its memory in the backward pass on CPUs with AVX-512.
     """
     return max(16, 16 * round(channels * width / 16))
@@ -75,7 +75,7 @@ def initialise(module):
 def imagenet_weights(name):
     """torchvision's ImageNet state dict of ResNet-18 ("resnet") or VGG-11 ("vgg"); None if not to be had.
 
-    Asked once a process; a failure is said in one line, once.
+    Cached: it is asked for, and a failure logged, once per process.
     """
     weights, before = IMAGENET[name], socket.getdefaulttimeout()
     try:
@@ -92,7 +92,7 @@ def imagenet_weights(name):
 
 
 def load_imagenet(model, name, prefix=""):
-    """Copy ImageNet weights into `model`'s layers; `prefix` is what torchvision's names carry before ours.
+    """Copy ImageNet weights into `model`; torchvision's names are ours with `prefix` before them.
 
     Layers that only torchvision's network has, or whose shape differs (a new last layer), are left out.
     Returns: whether weights were loaded.
@@ -112,8 +112,8 @@ def start_from(model, tensors):
 
 
 def inflated(conv, channels):
-    """A copy of `conv` (3 input channels) for `channels`: the kernel tiled over groups of 3 and divided by
-    their number.
+    """A copy of `conv` (3 input channels) for `channels`, a multiple of 3: the kernel repeated for each group
+    of 3 and divided by the number of groups.
 
     On a stack of equal pictures it computes what `conv` computes on one (Carreira and Zisserman, CVPR 2017).
     """
@@ -154,12 +154,12 @@ class Backbone(nn.Module):
 
     @property
     def first_layers(self):
-        """Names of the layers that freezing keeps as they are: never an inflated first convolution."""
+        """Names of the submodules that freezing takes; never an inflated first convolution, which is new."""
         names = FROZEN[self.name][1:] if self.in_channels > 3 else FROZEN[self.name]
         return [f"model.{name}" for name in names]
 
     def map_side(self, side):
-        """Side of the output map for an input of `side` pixels."""
+        """Side of the output map for a `side`-pixel input: ResNet's padding rounds up, VGG's pools down."""
         return -(-side // 8) if self.name == "resnet" else side // 8
 
     def forward(self, x):
@@ -175,7 +175,7 @@ class Backbone(nn.Module):
 
 
 def freeze(model, names):
-    """Take these children of `model` out of training; batch statistics still follow the data."""
+    """Stop the gradients of the submodules `names` of `model`; their batch-norm statistics still adapt."""
     for name in names:
         for parameter in model.get_submodule(name).parameters():
             parameter.requires_grad_(False)

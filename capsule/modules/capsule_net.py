@@ -30,7 +30,7 @@ class CapsuleHead(nn.Module):
         self.primarycaps = PrimaryCapsule(channels, channels, DIM_PRIMARY, KERNEL, STRIDE)
         n_primary = rows * columns * channels // DIM_PRIMARY
         self.digitcaps = MECapsule(n_primary, DIM_PRIMARY, classes, DIM_DIGIT, routings)
-        if width < 1:    # fewer capsules are summed: larger first weights start as the full network does
+        if width < 1:    # fewer capsules are summed: larger weights give the full network's initial lengths
             with torch.no_grad():
                 self.digitcaps.weight.mul_((FULL_PRIMARY / n_primary) ** 0.5)
 

@@ -1,6 +1,6 @@
-"""The one registry of networks: for the scripts, Grad-CAM, prediction and the benchmarks.
+"""The one registry of networks: scripts, Grad-CAM, prediction and benchmarks all build theirs here.
 
-A new network: its file in this folder, a line in NETWORKS.
+To add a network: a file in this folder, a line in NETWORKS.
 """
 
 from collections.abc import Callable
@@ -26,21 +26,18 @@ from common.tensors import load_tensors
 
 FULL_SIDE, QUICK_SIDE = 224, 152          # pixels of the input; 152 leaves 2×2 primary capsules
 FULL_WIDTH, QUICK_WIDTH = 1.0, 0.25       # share of the channels
-IMAGENET, NONE = "ImageNet", "none"
+IMAGENET, NONE = "ImageNet", "none"       # what training starts from, in result files
 
 
 @dataclass(frozen=True)
 class _Kind:
-    """How a network is made: build(channels of each stream, classes, side, **options) → nn.Module.
+    """How one network of the registry is built and trained."""
 
-    side: of its input where it has one size alone. logits: its outputs are no scores in [0, 1] yet.
-    """
-
-    build: Callable
-    streams: int = 1
+    build: Callable             # (channels of each stream, classes, side, **options) → nn.Module, or an SVM
+    streams: int = 1            # how many its forward takes
     loss: Callable = me_loss
-    side: int = 0
-    logits: bool = False
+    side: int = 0               # pixels, where its input has one size alone; 0: any
+    logits: bool = False        # whether it outputs logits, not scores in [0, 1]
 
 
 def _capsules(name):
@@ -53,11 +50,11 @@ def _dual(kind):
                                                            channels=channels, **options)
 
 
-def _plain(kind):
+def _baseline(kind):       # always one RGB picture, of any size
     return lambda channels, classes, side, **options: kind(classes, **options)
 
 
-def _small(kind):
+def _small(kind):       # of one size and width, never frozen, never pretrained: no options
     return lambda channels, classes, side, **options: kind(classes)
 
 
@@ -67,12 +64,12 @@ NETWORKS = {
     "vgg": _Kind(_capsules("vgg")),
     "MECapsuleNetDual": _Kind(_dual(MECapsuleNetDual), streams=2),
     "MECapsuleNetDualCA": _Kind(_dual(MECapsuleNetDualCA), streams=2),
-    "ResNet": _Kind(_plain(ResNet), loss=cross_entropy),
-    "VGG": _Kind(_plain(VGG), loss=cross_entropy),
+    "ResNet": _Kind(_baseline(ResNet), loss=cross_entropy),     # of probabilities, as the reference's
+    "VGG": _Kind(_baseline(VGG), loss=cross_entropy),
     "STSTNet": _Kind(_small(STSTNet), loss=cross_entropy, side=ststnet.SIDE, logits=True),
     "MotionCapsuleNet": _Kind(_small(MotionCapsuleNet), side=motion_capsule_net.SIDE),
     "SVM": _Kind(_small(SVM), side=ststnet.SIDE),
-    "ActionUnitSVM": _Kind(_small(SVM), side=ststnet.SIDE),   # its clips have action_units
+    "ActionUnitSVM": _Kind(_small(SVM), side=ststnet.SIDE),    # the same on a clip table with action_units
 }
 
 
@@ -80,11 +77,11 @@ NETWORKS = {
 class Network:
     """A network of the registry as an experiment trains it; `name`: a key of NETWORKS.
 
-    freeze: keep the backbone's first layers as they are, where they hold pretrained weights. logits: the
-    baselines' textbook form. quick: a quarter of the channels, 152-pixel input. pretrained: start from
-    ImageNet weights where they can be had (never with quick). weights: a state dict's file to start from,
-    by name; it is read once, here: `origin` is its name and digest, `tensors` what it holds. joined: the
-    streams' channels side by side, as one stream.
+    freeze: do not train the backbone's first layers, where they hold pretrained weights. logits: a baseline
+    outputs logits instead of probabilities. quick: a quarter of the channels, 152-pixel input. pretrained:
+    start from ImageNet weights where they can be had (never with quick). weights: file of a state dict to
+    start from, matched by name and shape; read once, into `tensors`; `origin` is its name and digest.
+    joined: give the network all streams as one, their channels concatenated.
     Raises: InputError for an unknown name or an unreadable weights file.
     """
 
@@ -113,7 +110,7 @@ class Network:
 
     @property
     def is_small(self):
-        """Whether it gains nothing from bf16, channels-last or a second thread."""
+        """Whether it is one of the 28-pixel networks: they gain nothing from bf16 or a second thread."""
         return NETWORKS[self.name].side > 0
 
     @property
@@ -122,10 +119,10 @@ class Network:
         return NETWORKS[self.name].loss
 
     def prepared(self, inputs):
-        """Network inputs from float pictures (B, C, H, W) in [0, 1], one tensor a stream; channels-last."""
-        if self.joined:    # grey planes as R = G = B
+        """The arguments of the network, from pictures (B, C, H, W) in [0, 1], a float tensor per stream."""
+        if self.joined:    # a grey view as R = G = B, so that all channels come in threes
             inputs = [torch.cat([x.repeat_interleave(3, 1) if x.shape[1] % 3 else x for x in inputs], 1)]
-        if self.name == "STSTNet":    # u, v, strain in [0, 1] → strain, v, u from 0 to 255
+        if self.name == "STSTNet":    # u, v, strain in [0, 1] → its own order: strain, v, u, 0 to 255
             return [255 * x.flip(1) for x in inputs]
         return [images.contiguous(memory_format=torch.channels_last) for images in inputs]
 
@@ -141,9 +138,10 @@ class Network:
         return IMAGENET if self.pretrained and not self.quick else NONE
 
     def make(self, channels=(3,)):
-        """(a fresh nn.Module for streams of these channels, what it starts from as text).
+        """(a new nn.Module for streams of these channels, or SVM; what it starts from, as text).
 
-        Raises: InputError for streams that do not go with the network, or weights of another one.
+        Raises: InputError for a number of streams that the network does not take, or when no tensor of
+        `weights` fits it.
         """
         kind = NETWORKS[self.name]
         channels = (sum(channels),) if self.joined else channels
@@ -169,7 +167,7 @@ class Network:
         return model, f"{self.asked}, {len(matched)} of {len(model.state_dict())} tensors"
 
     def remarks(self, model):
-        """What of --weights did not find its place in `model`, for `said`: tensors go by name and shape."""
+        """Remarks (capsule.data.remarks) on tensors that only one of `model` and the --weights file has."""
         if not self.weights:
             return []
         extra, lacking = unmatched(model, self.tensors)
@@ -178,11 +176,11 @@ class Network:
                 *remark(f"tensors of {name} that the network lacks, by name and shape", extra)]
 
 
-network = Network    # as the scripts call it
+network = Network    # lower case in the scripts, where it reads as a function
 
 
 def unmatched(model, tensors):
-    """(names of `tensors` that `model` has no place for, names of `model` that `tensors` lack), sorted."""
+    """(names that `model` lacks, names that `tensors` lack), sorted; another shape counts as lacking."""
     own = {name: value.shape for name, value in model.state_dict().items()}
     given = {name: getattr(value, "shape", None) for name, value in tensors.items()}
     return (sorted(name for name, shape in given.items() if own.get(name) != shape),

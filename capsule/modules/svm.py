@@ -19,13 +19,13 @@ CHANNEL_WEIGHTS = (1.0, 1.0, 0.5)      # of u, v, strain
 BLUR = 1.0                             # pixels of 28
 PATCH, STEP = 14, 7                    # pixels: side of a patch, way to the next one
 NOT_CODED = -1.0                       # an action unit in a state dict, whose tensors are finite
-GAMMA, C = 0.5, 3.0                    # of the kernel, over the median squared distance; of the SVM
+GAMMA, C = 0.5, 3.0                    # RBF width, per median squared distance; the SVM's penalty
 
 
 class KernelMachine:
-    """The classifier on a kernel alone: balanced classes; with action units also by how alike these are.
+    """An SVM on a ready kernel, classes balanced; with action units, their likeness is added to the kernel.
 
-    kernel: (n, n) of the training pictures. labels (n,). subjects, units: as `UnitScores`, or None.
+    kernel: (n, n) of the training pictures. labels (n,). c: penalty. subjects, units: `UnitScores`' or None.
     """
 
     def __init__(self, kernel, labels, c, subjects=None, units=None):
@@ -36,7 +36,7 @@ class KernelMachine:
         self.machine.fit(kernel, labels)
 
     def with_units(self, kernel):
-        """What the machine takes of other pictures, from their kernel with the training pictures (m, n)."""
+        """The kernel of m other pictures with the n training pictures, (m, n), plus that of action units."""
         return kernel + self.units.kernel(self.units.of(kernel)) if self.units else kernel
 
     def predict(self, kernel):
@@ -44,7 +44,7 @@ class KernelMachine:
         return self.machine.predict(self.with_units(kernel))
 
     def decision(self, kernel):
-        """(the classes that were there to learn from, their decision values (m, classes))."""
+        """(the classes that occurred in training, their decision values (m, classes))."""
         values = self.machine.decision_function(self.with_units(kernel))
         if len(self.machine.classes_) == 2:
             values = np.stack([-values, values], 1) / 2              # (m,) → (m, 2)
@@ -52,8 +52,8 @@ class KernelMachine:
 
 
 class SVM:
-    """RBF kernels of overlapping patches, each picture compared with the other and with its mirror image;
-    classes balanced. Deterministic."""
+    """An SVM whose kernel is the mean RBF kernel of overlapping patches, over a picture and its mirror image;
+    classes balanced. Deterministic. patch, blur: pixels; gamma: see GAMMA."""
 
     pretrained = False
 
@@ -75,11 +75,11 @@ class SVM:
         return self
 
     def state_dict(self):
-        """What it learnt from: a kernel machine is its pictures, and whoever has the file has them."""
+        """The training data as tensors, which a kernel machine needs: the file holds the pictures."""
         return self.learnt
 
     def load_state_dict(self, tensors):
-        """Learn from what `state_dict` gave; nothing from nothing. Raises: ValueError for other tensors."""
+        """Fit to what `state_dict` returned; if empty, do nothing. Raises: ValueError for other tensors."""
         if not tensors:
             return
         images, labels = (torch.as_tensor(tensors.get(name)).cpu().numpy() for name in ("images", "labels"))
@@ -114,7 +114,7 @@ class SVM:
         return self.alike(images)
 
     def alike(self, images):
-        """(n, known): how alike a picture is to a known one or its mirror image, the patches' mean."""
+        """The kernel (n, known), in (0, 1], with the training pictures: mean over patches and mirror."""
         total = 0
         for mirrored in (False, True):
             parts = self.patches(images, mirrored)
