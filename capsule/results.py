@@ -1,7 +1,7 @@
-"""What the runs left under `result/`, read once and checked once, and the tables that are written from it.
+"""Reads and checks what the runs left under `result/`; makes result_log, class_log and predictions of it.
 
-A file is used when it is JSON of this very experiment; anything else is named in a note and counts as
-missing. Only JSON is opened, and no name in it leads out of the folder.
+A fold's file counts only if it is whole and made with its experiment's configuration; any other is named in a
+note, and the fold is missing. Only JSON is opened, and no name in it can lead out of the folder.
 """
 
 import json
@@ -18,7 +18,7 @@ from common.errors import InputError
 from common.files import read_json
 from common.names import plain_name
 
-EVALUATIONS = ("strict", "paper")     # strict first: it is the default wherever one number is shown
+EVALUATIONS = ("strict", "paper")     # see README; strict comes first, as it is the one to quote
 LOG_COLUMNS = ["experiment", "dataset", "evaluation", "subject", "clips", "accuracy", "uf1", "uar"]
 PREDICTION_COLUMNS = ["experiment", "evaluation", "data", "subject", "clip", "y_true", "y_pred", "epoch"]
 CLASS_COLUMNS = ["experiment", "dataset", "evaluation", "class", "clips", "predicted", "precision", "recall",
@@ -36,27 +36,27 @@ class Fold:
     data_sub: str
     clips: tuple                  # n of (data, subject, clip)
     y_true: np.ndarray            # (n,) int64
-    predictions: dict             # evaluation -> (E, n) int64
+    predictions: dict             # evaluation -> (E, n) int64, of every epoch
     loss: np.ndarray              # (E,) mean training loss of each epoch
-    lengths: np.ndarray           # (n, C) capsule lengths or class probabilities; strict, last epoch
-    environment: dict             # what its numbers may depend on besides the configuration
+    lengths: np.ndarray           # (n, C) scores: capsule lengths or probabilities; strict, last epoch
+    environment: dict             # versions, device, threads: `capsule.experiment.environment`
 
 
 @dataclass(frozen=True)
 class Run:
-    """One experiment folder. `facts` is its experiment.json; `notes` are lines that a person should read."""
+    """One experiment folder, read."""
 
     name: str
     folder: Path
-    facts: dict
+    facts: dict                   # its experiment.json
     clips: pd.DataFrame           # data, subject, clip, data_sub, label: the whole clip list
     folds: tuple                  # every data_sub, in order
     finished: dict                # data_sub -> Fold, in the order of `folds`
     failed: dict                  # data_sub -> reason
-    notes: tuple
-    clip_list: str                # equal for runs that are judged on the same clips
+    notes: tuple                  # lines on the files: what was left out, what differs between folds
+    clip_list: str                # equal for runs on the same clips with the same labels
     family: str                   # equal for runs that differ in their seed alone
-    remarks: tuple                # what a reader of the numbers should know: (line, number of clips)
+    remarks: tuple                # what the run itself remarked on clips and weights: (line, how many)
 
     @property
     def classes(self):
@@ -70,7 +70,7 @@ class Run:
 
     @property
     def dataset(self):
-        """The dataset's name; invented data says so whatever its name."""
+        """The dataset's name, with SYNTHETIC after it where the data are and the name does not say so."""
         name = self.facts["dataset"]
         return f"{name} SYNTHETIC" if self.facts["synthetic"] and name != "synthetic" else name
 
@@ -110,9 +110,9 @@ def read_runs(root):
 
 
 def select(runs, broken, names):
-    """The runs called `names`; all when `names` is empty.
+    """The runs called `names`, in that order; all when `names` is empty.
 
-    Raises: InputError when one is not there, or is in `broken`.
+    Raises: InputError when one does not exist, or is in `broken` (see `read_runs`).
     """
     there = {run.name: run for run in runs}
     for name in names:
@@ -153,21 +153,21 @@ def read_run(root, name):
 
 
 def differences(folds):
-    """What of their environments (versions, device, threads) is not the same in all folds: names, sorted."""
+    """Sorted names of what differs between the environments (versions, device, threads) of these folds."""
     made = [fold.environment for fold in folds]
     return [one_line(key) for key in sorted(set().union(*made))
             if len({one_line(one.get(key)) for one in made}) > 1]
 
 
 def _files(folder):
-    """The JSON files of a folder by their stem, in order; leftovers of killed writers begin with a dot."""
+    """dict of stem → path of a folder's JSON files, sorted; a killed writer's leftovers begin with a dot."""
     return {path.stem: path for path in sorted(folder.glob("[!.]*.json"))}
 
 
 def check_facts(facts, path):
     """Check an experiment.json value. Returns: dict of Run's clips, clip_list, family and remarks.
 
-    Raises: InputError or one of OTHER_SHAPE when it is no such value.
+    Raises: InputError or one of OTHER_SHAPE when something is missing, malformed or contradictory.
     """
     _need(all(type(facts[name]) is list for name in ("class_names", "folds")), "has no lists of names")
     clips = pd.DataFrame(facts["clips"])[[*KEY, "data_sub", "label"]]
@@ -194,22 +194,22 @@ def _remarks(facts):
     told = [(one_line(note["what"]), int(note["count"])) for note in facts.get("notes") or ()]
     weights = facts.get("weights") or {}
     asked, found = weights.get("asked"), weights.get("found")
-    lost = found == "none" and asked != "none"         # a file's are counted in the notes
+    lost = found == "none" and asked != "none"         # of a weights file the notes say what was found
     return (*told, *([(one_line(f"weights: {asked} asked for, {found} found"), 0)] if lost else []))
 
 
 def _failure(path):
-    """The reason that a failed fold's file gives, as one line. Raises: InputError when it is not JSON."""
+    """The reason and seed in a failed fold's file, as one line. Raises: InputError when it is not JSON."""
     value = read_json(path)
     return f"{one_line(value.get('reason'))} (fold seed {one_line(value.get('fold_seed'))})"
 
 
 def read_fold(path, data_sub, facts, clips):
-    """The fold file `path` as a Fold of the experiment that `facts` and its clip table describe.
+    """The fold file `path` as a Fold, checked against the experiment that `facts` and `clips` describe.
 
-    facts: needs experiment, config (as JSON gives it) and classes. clips: DataFrame with data, subject, clip,
-    data_sub, label.
-    Raises: InputError, naming the file, for anything that is not a whole fold of this very experiment.
+    facts: dict with experiment, config (as JSON gives it) and classes. clips: DataFrame with data, subject,
+    clip, data_sub, label.
+    Raises: InputError, naming the file, when it is not a complete fold of exactly this experiment.
     """
     value = read_json(path)
     labels = clips[clips["data_sub"] == data_sub].set_index(KEY)["label"]
@@ -229,15 +229,15 @@ def read_fold(path, data_sub, facts, clips):
                          "the experiment again") from error
 
 
-def _need(holds, what):
+def _need(holds, complaint):
     if not holds:
-        raise ValueError(what)
+        raise ValueError(complaint)
 
 
 def _array(values, shape, what, classes=0):
-    """`values` of `shape`: int64 labels from 0 to classes − 1, or without `classes` finite float64 numbers.
+    """`values` as an array of `shape`: int64 labels below `classes`, or if that is 0 finite float64 numbers.
 
-    Raises: one of OTHER_SHAPE.
+    what: the values' name in the error. Raises: one of OTHER_SHAPE.
     """
     found, size = np.array(values), " × ".join(map(str, shape))
     if not classes:
@@ -255,15 +255,15 @@ def one_line(text):
 
 
 def _reason(error):
-    """What was wrong with a JSON value, from one of OTHER_SHAPE."""
+    """Text of one of OTHER_SHAPE; a KeyError's alone would be just the key."""
     return one_line(f"no {error}" if isinstance(error, KeyError) else error)
 
 
 def epoch_used(fold, evaluation, classes):
-    """1-based epoch whose predictions count: the last one; under `paper` the subject's best test UF1.
+    """1-based epoch whose predictions count: strict, the last one; paper, the one with the best test UF1.
 
-    Best means the highest mean F1 over all classes, the later one when equal (SPEC section 7). It leaks the
-    test fold.
+    Best: the highest mean F1 over all classes, the later epoch when equal (SPEC section 7). The choice leaks
+    the test fold.
     """
     rounds = fold.predictions[evaluation]
     if evaluation == "strict":
@@ -273,8 +273,8 @@ def epoch_used(fold, evaluation, classes):
 
 
 def predictions(run, evaluation):
-    """The pooled predictions of the finished folds: DataFrame with PREDICTION_COLUMNS and data_sub, one row
-    a clip, in the order of the folds; empty for an evaluation that the run lacks."""
+    """The finished folds' predictions: DataFrame with PREDICTION_COLUMNS and data_sub, one row per clip,
+    in the order of the folds; without rows for an evaluation that the run lacks."""
     rows = []
     for fold in run.finished.values():
         if evaluation in fold.predictions:
@@ -286,20 +286,20 @@ def predictions(run, evaluation):
 
 
 def parts(run, table):
-    """The totals of SPEC section 8: list of (name, rows of `table`); "ALL", then each database of a composite
-    that has a row."""
+    """What SPEC section 8 scores as totals: list of (name, rows of `table`), first ("ALL", all), then each
+    database of a composite that has rows."""
     databases = DATABASES["composite"] if run.facts["dataset"] == "composite" else ()
     own = [(name, table[table["data"] == name]) for name in databases]
     return [("ALL", table), *((name, rows) for name, rows in own if len(rows))]
 
 
 def meter(table, classes):
-    """The Meter of a table with y_true and y_pred."""
+    """A `Meter` filled from the columns y_true and y_pred of `table`."""
     return Meter(classes, table["y_true"].to_numpy(int), table["y_pred"].to_numpy(int))
 
 
 def _evaluated(runs):
-    """(run, evaluation, predictions) of each evaluation that has any."""
+    """Yield (run, evaluation, its `predictions`) where there are any."""
     for run in runs:
         for evaluation in EVALUATIONS:
             table = predictions(run, evaluation)
@@ -310,7 +310,7 @@ def _evaluated(runs):
 def result_log(runs):
     """SPEC section 8's result_log.csv: DataFrame with LOG_COLUMNS; each run's subjects, then its totals.
 
-    A subject's UF1 and UAR are over the classes that occur, those of the totals over all classes.
+    A subject's UF1 and UAR are means over the classes that occur in its fold, those of totals over all.
     """
     rows = []
     for run, evaluation, table in _evaluated(runs):
@@ -331,8 +331,8 @@ def prediction_log(runs):
 
 
 def class_log(runs):
-    """class_log.csv: DataFrame with CLASS_COLUMNS, one row a run, evaluation and class; `clips` are those of
-    the class, `predicted` those that were taken for it, both among the finished folds."""
+    """class_log.csv: DataFrame with CLASS_COLUMNS, a row per run, evaluation and class; `clips` counts those
+    of the class, `predicted` those predicted as it, both in the finished folds."""
     rows = []
     for run, evaluation, table in _evaluated(runs):
         pooled = meter(table, run.classes)
@@ -344,5 +344,5 @@ def class_log(runs):
 
 
 def stem(run):
-    """The run's name without its seed, or seeds where runs are fused."""
+    """The run's name without the seed at its end (seed9; seed9+seed10 where runs are fused)."""
     return re.sub(r"[-_]?seed\d+(\+seed\d+)*$", "", run.name)

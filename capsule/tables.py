@@ -12,12 +12,12 @@ from capsule.data.remarks import listed
 from capsule.metrics import bootstrap_uf1
 from capsule.results import differences, meter, one_line, parts, predictions, stem
 
-SHOWN = {"strict": "strict (last epoch)", "paper": "best test epoch*"}    # as rows name the evaluations
+SHOWN = {"strict": "strict (last epoch)", "paper": "best test epoch*"}    # evaluation → its name in a row
 BOTH = {"casme": "CASME II\nUF1 / UAR", "smic": "SMIC\nUF1 / UAR", "samm": "SAMM\nUF1 / UAR"}
 COLUMNS = ["result", "seed", "folds", "evaluation", "UF1", "UAR", "accuracy", *BOTH.values(), "notes"]
 NOTHING = "-"
-WIDEST_NAME = 90       # of a run, in a line of the printed table: those of fused runs are longer
-MEGC_CLIPS = 435       # of the challenge's composite
+WIDEST_NAME = 90       # characters of a run's name in a printed line; those of fused runs are longer
+MEGC_CLIPS = 435       # in the challenge's composite
 FEWEST_SUBJECTS = 3    # for a bootstrap interval over subjects
 LEAK = "*: chosen for each subject on its own test clips, which leaks the test fold"
 LEGEND = ("strict: pictures as they are, the last epoch; quote this one.",
@@ -38,8 +38,8 @@ PUBLISHED_NOTES = (
 
 @dataclass(frozen=True)
 class Table:
-    """A DataFrame of text cells, a title above, notes below. A line break in a column's name is one in a
-    terminal alone."""
+    """A DataFrame of text cells with a title above and notes below. A line break in a column's name is kept
+    in a terminal and becomes a space elsewhere."""
 
     title: str
     cells: pd.DataFrame
@@ -47,9 +47,9 @@ class Table:
 
 
 def report(runs, problems=()):
-    """The list of Table for `runs`: two for each clip list, one of scores and one of classes.
+    """List of Table: for each clip list one of the runs' scores and one of their classes.
 
-    `problems`: lines about folders that could not be read; they become notes of the last table.
+    runs: at least one Run. problems: lines about unreadable folders, which become the last table's notes.
     """
     tables = []
     for members in _grouped(runs, "clip_list"):
@@ -59,7 +59,7 @@ def report(runs, problems=()):
 
 
 def _grouped(runs, name):
-    """Lists of the runs whose attribute `name` is the same, in order."""
+    """The runs in lists of equal attribute `name`, by first appearance."""
     groups = {}
     for run in runs:
         groups.setdefault(getattr(run, name), []).append(run)
@@ -96,7 +96,7 @@ def class_names(run):
 
 
 def _score_table(families):
-    """The Table of the runs on one clip list, with guessing and the published numbers about it."""
+    """The Table of the runs on one clip list; below them guessing and, for MEGC 2019, published numbers."""
     runs, rows = [], []
     for family in families:
         runs += family
@@ -112,7 +112,7 @@ def _score_table(families):
 
 
 def _title(run):
-    """What the clip list is: dataset, protocol, counts."""
+    """The title of a run's clip list: dataset, protocol, counts."""
     config, counts = run.facts["config"], run.clips["label"].value_counts()
     kind = ", ".join(cut(one_line(config[name]), 60) for name in ("protocol", "subset")
                      if config.get(name) and not run.facts["synthetic"])
@@ -123,7 +123,7 @@ def _title(run):
 
 
 def _scores(run, table):
-    """dict of part → (UF1, UAR, accuracy) over all classes, of a table with y_true and y_pred."""
+    """dict of name of `parts` → (UF1, UAR, accuracy) over all classes; table: with y_true and y_pred."""
     pooled = {part: meter(own, run.classes) for part, own in parts(run, table)}
     return {part: (one.uf1, one.uar, one.accuracy) for part, one in pooled.items()}
 
@@ -136,7 +136,7 @@ def _cells(scores):
 
 
 def _rows(run):
-    """One run's rows, an evaluation each, UF1 with its 95 % bootstrap interval over subjects."""
+    """One run's rows, one per evaluation, UF1 with its 95 % bootstrap interval over subjects."""
     done, count = len(run.finished), len(run.folds)
     start = {"result": _marked(run.name, run), "seed": str(run.facts["seed"]),
              "folds": f"{done}/{count}" + (f" ({count - done} missing)" if run.missing else ""),
@@ -154,12 +154,12 @@ def _rows(run):
 
 
 def _seeds(family):
-    """The complete runs of a family, one a seed."""
+    """The complete runs of a family, one per seed."""
     return list({run.facts["seed"]: run for run in family if not run.missing}.values())
 
 
 def _mixed(family):
-    """A line where runs whose mean is shown were made by differing versions, devices or threads."""
+    """A note, in a list, if the runs whose mean is shown differ in versions, device or threads; else []."""
     runs = _seeds(family)
     found = differences([fold for run in runs for fold in run.finished.values()]) if len(runs) > 1 else []
     return [f"{stem(runs[0])}: its seeds were made with differing {', '.join(found)} (said in their folds)"
@@ -167,7 +167,7 @@ def _mixed(family):
 
 
 def _mean_rows(family):
-    """Mean ± standard deviation (n - 1) over the complete runs of two or more seeds, an evaluation each."""
+    """Rows of mean ± standard deviation (n - 1) over two or more seeds' complete runs, one per evaluation."""
     runs = _seeds(family)
     if len(runs) < 2:
         return []
@@ -221,7 +221,7 @@ def random_uf1(y_true, chances):
 
 
 def _class_table(runs):
-    """The Table of each class's strict scores, one row a run."""
+    """The Table of each class's strict scores, one row per run."""
     counts = runs[0].clips["label"].value_counts()
     columns = ["result", *(f"{name}\n{counts.get(label, 0)} clips"
                            for label, name in enumerate(class_names(runs[0])))]
@@ -235,7 +235,7 @@ def _class_table(runs):
 
 
 def _marked(name, run, words=("SYNTHETIC", "quick")):
-    """`name` with the words that must stand beside it."""
+    """`name` followed by those of the run's labels (SYNTHETIC, quick) that are among `words`."""
     marks = [word for word in run.labels if word in words]
     return f"{name} [{', '.join(marks)}]" if marks else name
 
@@ -248,7 +248,7 @@ def _is_megc(run):
 
 
 def _remarks(runs):
-    """What the runs noted while they were made, each line once with the runs that it is about."""
+    """The remarks that the runs made on clips and weights, each line once with the runs that made it."""
     told = {}
     for run in runs:
         for remark in run.remarks:
