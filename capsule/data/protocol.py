@@ -1,4 +1,4 @@
-"""The clips of an experiment: from the owners' sheets or a list to one checked table (SPEC section 1)."""
+"""The clip table of an experiment, from the owners' sheets or a list, checked (SPEC section 1)."""
 
 import os
 import re
@@ -35,7 +35,7 @@ PROTOCOLS = ("dsnca", "megc2019")
 SUBSETS = ("all", "glasses")
 PATHS = [f"{name}_path" for name in FRAMES]
 COLUMNS = ["data", "subject", "clip", "label", *FRAMES, *PATHS, "data_sub", "emotion"]
-# What SPEC section 1 gives for a clip list: clips, subjects, clips per class.
+# (dataset, classes, protocol, subset) → published clips, subjects, clips per class (SPEC section 1).
 EXPECTED = {
     ("casme", 3, "dsnca", "all"): (150, 24, (90, 32, 28)),
     ("casme", 5, "dsnca", "all"): (249, 26, (63, 32, 28, 27, 99)),
@@ -52,10 +52,10 @@ EXPECTED = {
 class Clips:
     """The clips of one experiment, in the order of the sheets or the list.
 
-    table: one row a clip, columns `COLUMNS`; frame paths are relative to `data_root`, "" where not on disk.
-    notes: JSON types: name (of its files), protocol, subset, check, sheets, frames ({database: {folder: clips
-    taken from it}}), missing (one line on apex frames that are not on disk, or ""), and said: [{"what",
-    "count", "clips"}], what a reader of the results should know.
+    table: one row per clip, columns `COLUMNS`; frame paths are relative to `data_root`, "" if not on disk.
+    notes: dict of JSON types: name (of the files written), protocol, subset, check (the counts against the
+    published ones, in words), sheets (the files read), frames ({database: {folder: clips taken from it}}),
+    missing (a line on apex frames that are not on disk, or ""), said (remarks, see capsule.data.remarks).
     """
 
     table: pd.DataFrame
@@ -90,7 +90,7 @@ class Clips:
 
     @property
     def apex_on_disk(self):
-        """bool (number of clips,): is the apex frame there?"""
+        """bool (number of clips,): is the apex frame on disk?"""
         return (self.table["apex_frame_path"] != "").to_numpy(bool)
 
     @property
@@ -104,15 +104,15 @@ class Clips:
 
 def load_clips(dataset, data_root="data", classes=3, protocol="dsnca", subset="all", skip_missing=False,
                frames=""):
-    """The clips of one experiment; the counts, whether they are the protocol's, and remarks are printed.
+    """The `Clips` of one experiment; prints their `summary`.
 
     dataset: a database or the composite, as people write it. data_root: folder of the databases. classes:
     3, or 5 for CASME II. protocol: dsnca, megc2019, or a CSV file of clips (there, or in `annotations/`) with
     the first seven of `COLUMNS`; frame numbers that it lacks are the sheets'. subset: all or glasses.
     skip_missing: drop clips without an apex frame, coded and on disk. frames: part of the name of the folder
     to take pictures from, where there are several; None: no frames are needed, so none are looked for.
-    A sheet with as many rows as the owners' must give the published counts; another's differences are said.
-    The pictures may be missing. A synthetic database that is not there yet is made.
+    A sheet with as many rows as the owners' must give the published counts; of any other, and of a list, the
+    differences are only printed. Frames may be missing. The synthetic database is made where it is not there.
     Raises: InputError for a wrong option, an unusable sheet or list, or counts that contradict the protocol.
     """
     dataset, root = database_name(dataset), Path(data_root)
@@ -149,7 +149,7 @@ def load_clips(dataset, data_root="data", classes=3, protocol="dsnca", subset="a
 
 
 def check_list(dataset, classes, protocol, subset):
-    """Raise InputError for options that no clip list has. dataset: as `database_name` returns it."""
+    """Raise InputError for a combination of options without a clip list. dataset: a key of DATABASES."""
     for name, value, choices in (("classes", classes, (3, 5)), ("subset", subset, SUBSETS)):
         if value not in choices:
             raise InputError(f"--{name} {value}: no such {name}; choose from {', '.join(map(str, choices))}")
@@ -165,7 +165,7 @@ def check_list(dataset, classes, protocol, subset):
 
 
 def protocol_name(protocol):
-    """`protocol` as a part of a file's name: that of a list is its own file's, made plain."""
+    """`protocol` as part of a file name; for a list, its file's stem without special characters."""
     return re.sub(r"[^\w-]+", "-", Path(protocol).stem).strip("-")[:60]
 
 

@@ -48,7 +48,7 @@ def find_sheet(data, root):
 
 
 def _edition(path, begins):
-    """Sorts sheets: what can be read, then editions (no `_old`, no `copy`), then the newest."""
+    """Sort key, the best last: readable before .xls; editions before `_old` or `copy`; the newest; .xlsx."""
     suffix, edition = path.suffix.lower(), re.fullmatch(r"v?([0-9]*)", squeeze(path.stem)[len(begins):])
     number = -1 if edition is None else int(edition[1] or 0)
     return suffix != ".xls", number, -SUFFIXES.index(suffix)
@@ -66,9 +66,9 @@ def owners_sheet(data, root):
 
 def read_sheet(data, root):
     """The clips of database `data` as its owners coded them, CASME II's one missing apex filled in, and
-    SMIC's as they were spotted.
+    SMIC's apexes as smic_processing.py spotted them.
 
-    Returns: (DataFrame, list of the clips with a second, identical row, names of the files read, the sheet's
+    Returns: (DataFrame, keys of the clips with a second, identical row, names of the files read, the sheet's
     first). Columns: subject (as SPEC section 1 writes it), clip, `FRAMES` (int; -1 where there is no apex),
     emotion (lower case); the index is the line in the sheet.
     Raises: InputError, naming sheet and row or column, when the sheet is not there or not usable.
