@@ -1,8 +1,8 @@
-"""A network and its optimiser on a device, which learn batch by batch, fold by fold.
+"""A network and its Adam optimiser on a device, trained batch by batch.
 
-On a GPU the training step is compiled and recorded once, as a CUDA graph, and played back for every full
-batch of every fold: some 500 small kernels take the CPU longer to launch than the GPU to run. A new fold's
-weights are copied into the same network.
+On a GPU the training step is recorded once, as a CUDA graph (at full size compiled before), and replayed for
+every full batch of every fold: its some 500 small kernels take the CPU longer to launch than the GPU to run.
+So a new fold's weights are copied into the same network.
 """
 
 import contextlib
@@ -12,19 +12,19 @@ import torch
 
 from capsule.device import autocast_for, can_compile, tune_convolutions
 
-COMPILER = {"max_autotune_pointwise": True}    # its first guess at the batch norms' sums is a slow one
-WARM_UP = 3    # steps before recording: kernels are compiled, chosen, and their memory is taken
+COMPILER = {"max_autotune_pointwise": True}    # untuned, its kernels for the batch norms' sums are slow
+WARM_UP = 3    # steps before recording, in which kernels are compiled and chosen and memory is allocated
 
 
 def is_compiled(training, device):
-    """Whether a step is compiled too, which takes about a minute: at full size, on a GPU that can."""
+    """Whether the step is compiled before it is recorded, a matter of a minute: at full size on a GPU."""
     network = training.network
     wanted = device.type == "cuda" and not (network.quick or network.is_small or training.deterministic)
     return wanted and can_compile()
 
 
 def forward(model, inputs, labels, network, precision):
-    """(outputs (B, classes), loss) of a batch: float (B, C, H, W) in [0, 1] a stream, and its labels (B,)."""
+    """(outputs (B, classes), loss ()), both float32. inputs: a float (B, C, H, W) in [0, 1] per stream."""
     with autocast_for(labels.device, precision):
         outputs = model(*network.prepared(inputs))
     outputs = outputs.float()
@@ -49,12 +49,12 @@ class Learner:
         self.how = "eager"    # how it takes a full batch's step: eager, recorded, or compiled and recorded
 
     def set_rate(self, rate):
-        """Learn at this rate from now on."""
+        """Set Adam's learning rate, on a GPU in place, where the recorded step reads it."""
         self.rate, group = rate, self.optimiser.param_groups[0]
         group["lr"] = group["lr"].fill_(rate) if self.on_gpu else rate
 
     def restart(self, model):
-        """Begin anew from the weights of `model`, a network of the same kind."""
+        """Start a new fold: the weights of `model`, a network of the same kind; Adam's state as at first."""
         fresh = model.state_dict()
         for name, own in self.model.state_dict().items():
             own.copy_(fresh[name])
@@ -71,10 +71,10 @@ class Learner:
         return outputs.detach(), loss.detach()
 
     def learn(self, inputs, labels):
-        """Train by one batch, a float (B, C, H, W) a stream and class numbers (B,).
+        """Train on one batch: a float (B, C, H, W) per stream, and class numbers (B,).
 
-        Returns: (outputs (B, classes), loss), detached, on the device (reading them there would wait for the
-        GPU); the next batch overwrites them.
+        Returns: (outputs (B, classes), loss ()), detached, still on the device, as copying them to the CPU
+        would wait for the GPU. The next batch may overwrite them.
         """
         full = len(labels) == self.training.batch_size
         tune_convolutions(full)
@@ -88,7 +88,7 @@ class Learner:
         return self.outputs, self.loss
 
     def _record(self, inputs, labels):
-        """Record a step on a batch like this one; the network and the optimiser stay as they are."""
+        """Record the step for batches of this shape; weights, optimiser and random state stay as they are."""
         self.inputs, self.labels = [stream.clone() for stream in inputs], labels.clone()
         kept, draws = [tensor.clone() for tensor in self._state()], torch.cuda.get_rng_state(labels.device)
         way, self.how = forward, "recorded"
@@ -102,7 +102,7 @@ class Learner:
         torch.cuda.set_rng_state(draws, labels.device)
 
     def _graph_of(self, way):
-        """(graph of a step whose way `forward` this is, its outputs, its loss)."""
+        """(CUDA graph of a step with this forward function, its outputs, its loss)."""
         with warnings.catch_warnings(), _beside(self.labels.device):
             warnings.simplefilter("ignore")    # the compiler's remarks on its own choices
             for _ in range(WARM_UP):
@@ -120,7 +120,7 @@ class Learner:
 
 @contextlib.contextmanager
 def _beside(device):
-    """On a stream beside the current one, as what will be recorded has to run before."""
+    """Context manager: work runs on a side stream, where CUDA graphs want a step warmed up."""
     stream, current = torch.cuda.Stream(device), torch.cuda.current_stream(device)
     stream.wait_stream(current)
     with torch.cuda.stream(stream):
@@ -129,7 +129,7 @@ def _beside(device):
 
 
 def _laid_out(model):
-    """Convolutions channels-last on a GPU; on a CPU they would be rearranged again and again."""
+    """`model`, its convolutions channels-last on a GPU; a CPU would rearrange them in every call."""
     for layer in model.modules():
         if isinstance(layer, torch.nn.Conv2d) and layer.weight.is_cuda:
             layer.to(memory_format=torch.channels_last)
