@@ -124,6 +124,16 @@ def test_what_a_user_gives_counts_by_its_contents_not_by_its_place(option, named
         at("there", "b").start()
 
 
+def test_of_two_model_files_the_exchanged_one_is_named(data, tmp_path):
+    for digest in "ab":
+        model = {**{f"long_name_{k}.npy": 16 * "0" for k in range(9)}, "uv_face_eye_mask.png": digest}
+        run = make(data, tmp_path, streams=[replace(data[1][0], rule={"rule": "views", "model": model})])
+        if digest == "a":
+            run.start()
+    with pytest.raises(InputError, match=r"tion \(inputs 0 model uv_face_eye_mask.png: .a. there, .b. now\)"):
+        run.start()
+
+
 def test_a_renamed_folder_keeps_its_folds(data, tmp_path):
     first = make(data, tmp_path, experiment="one")
     first.start()
