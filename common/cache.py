@@ -36,10 +36,10 @@ def file_digest(path):
         raise InputError(f"{path}: cannot be read ({reason}); copy it anew") from error
 
 
-def read_entry(folder, key):
+def read_entry(folder, key, names=(), facts=()):
     """(dict of file name → uint8 picture (H, W) or (H, W, 3) RGB, info) of an entry.
 
-    None unless whole and of `key`.
+    None unless whole, of `key`, and with these `names` of files and `facts` of the info.
     """
     try:
         stored = json.loads((Path(folder) / "key.json").read_text(encoding="utf-8"))
@@ -51,7 +51,8 @@ def read_entry(folder, key):
             if hashlib.sha256(data).hexdigest() != checksum:
                 return None
             pictures[name] = _decoded(data)
-        return pictures, dict(stored["info"])
+        info = dict(stored["info"])
+        return (pictures, info) if set(names) <= set(pictures) and set(facts) <= set(info) else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, cv2.error):
         return None
 

@@ -134,7 +134,8 @@ def _clip_crops(root, name, row):
     paths |= {row.apex_frame: apex}
     folder = root / "crops" / name
     key = digest(RULE, reference, [[n, file_digest(paths[n])] for n in sorted(paths)])
-    pictures, info = read_entry(folder, key) or _cut(folder, key, paths, reference)
+    entry = read_entry(folder, key, [f"{n}.png" for n in paths], ["square"])
+    pictures, info = entry or _cut(folder, key, paths, reference)
     offsets = [o for o in NEIGHBOURS if row.apex_frame + o in paths]
     images = np.stack([pictures[f"{row.apex_frame + o}.png"] for o in offsets])
     return offsets, images, None if onset is None else pictures[f"{onset}.png"], info["square"]

@@ -32,7 +32,7 @@ def cached_pictures(crops, maker, place, rule, render, suffix, yaws):
         numbers = [crops.names[i].rsplit("/", 1)[1] for i in frames]
         folder, key = root / keys[row], digest(rule, numbers, own.numpy().data, onset.numpy().data)
         names = [f"{number}/{yaw}{suffix}" for number in numbers for yaw in yaws]
-        entry = read_entry(folder, key)
+        entry = read_entry(folder, key, names, ["found"])
         if entry is None:
             pictures, found = map(np.asarray, render(row, own))
             flat = pictures.reshape(-1, *pictures.shape[2:])                        # (n·Y, [3,] H, W)

@@ -16,6 +16,7 @@ from capsule.inputs import views as module
 from capsule.inputs.motion import as_levels, face_motion
 from capsule.inputs.views import single_pictures, thirteen_views
 from common.errors import InputError
+from common.files import read_json, write_json
 from common.images import write_image
 from deca import make_reconstructor
 from deca.landmarks import LandmarkDetector, crop_square, warp_square
@@ -71,6 +72,16 @@ def test_damaged_entries_and_other_rules_are_rendered_again(crops, tmp_path, mon
     thirteen_views(crops, "mesh", device="cpu")
     keys = [path for path in before if path.name == "key.json"]
     assert all(contents(tmp_path)[path] != before[path] for path in keys)
+
+
+@pytest.mark.parametrize("lacking", ["sha256", "info"])
+def test_a_key_that_tells_less_than_it_must_is_no_key(lacking, crops, tmp_path):
+    first = thirteen_views(crops, "mesh", device="cpu")
+    path = tmp_path / "views/mesh/shape_detail/synthetic/sub00/EP00/key.json"
+    whole = read_json(path)
+    write_json(path, {**whole, lacking: {}})
+    assert torch.equal(thirteen_views(crops, "mesh", device="cpu").images, first.images)
+    assert read_json(path) == whole
 
 
 def test_texture_has_the_photographs_colours(crops):
