@@ -46,8 +46,8 @@ class Experiment:
             raise InputError(f"--folds {options.folds}: selects no fold; there are {len(self.folds)}, from 0")
         said = [*clips.notes.get("said", ()), *(one for stream in streams for one in stream.said), *said]
         self.said = [one for number, one in enumerate(said) if one not in said[:number]]     # each once
-        self.reconstructor = next((s.rule["reconstructor"] for s in streams if "reconstructor" in s.rule),
-                                  None)
+        made = next((stream.rule for stream in streams if "reconstructor" in stream.rule), {})
+        self.reconstructor, self.model_files = made.get("reconstructor"), made.get("model", {})
         # All that changes the numbers, each a word or a digest that a person can compare. A user's clip list
         # or folder counts by its contents ("clip list" or a digest), not by its path.
         given = {name: stream.rule[name] for stream in streams for name in ("motion", "views_root")

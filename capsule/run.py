@@ -118,6 +118,9 @@ class Log:
         frozen = sum(not parameter.requires_grad for parameter in getattr(model, "parameters", list)())
         self.say(f"{experiment.name}: {len(experiment.clips.table)} clips, {len(experiment.folds)} subjects, "
                  f"on {device}; weights {experiment.weights}, {frozen} parameters frozen")
+        if experiment.reconstructor:
+            files = ", ".join(f"{name} {digest}" for name, digest in experiment.model_files.items())
+            self.say(f"  3-D faces by {experiment.reconstructor}: {files}")
         lacking = sum(remark["count"] for remark in experiment.said if remark["what"] == NO_NEIGHBOURS)
         trains = isinstance(model, torch.nn.Module)
         if lacking and trains and experiment.options.streams != "pictures":     # there views fill the gap

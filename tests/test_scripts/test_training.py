@@ -55,6 +55,7 @@ def test_whole(script, data_root, tmp_path, monkeypatch, capsys):
     for words in ("fold 1/2 casme_sub01  epoch 2/2  loss ", "train UF1", "strict UF1",
                   "pooled over 2 folds (strict): UF1"):
         assert words in log
+    assert ("3-D faces by mesh: face_landmark.tflite 1055cb9d" in log) == bool(value["reconstructor"])
     assert before == {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/folds/*.json")}
 
 
