@@ -22,7 +22,7 @@ from capsule.inputs import face_crops, thirteen_views
 from capsule.inputs.motion import face_motion, normalised, ready_motion
 from capsule.inputs.sampling import apex_rows
 from capsule.modules import SVM, MECapsuleNet, MECapsuleNetDual, MotionCapsuleNet, ResNet, STSTNet
-from capsule.trained import READY, load_trained
+from capsule.trained import READY, check_maker, load_trained
 from common.errors import InputError
 
 
@@ -104,6 +104,8 @@ def pictures_of_clips(clips, trained, device, motion="", views_root=""):
         else:
             stacks[kind] = thirteen_views(crops, trained.reconstructor, trained.paint, device,
                                           views_root=views_root)
+        if stacks[kind].rule.get("model"):
+            check_maker(trained, stacks[kind].rule)
     if "normalised" in trained.motion:
         stacks["motion"] = normalised(stacks["motion"])
     return crops, stacks

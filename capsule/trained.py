@@ -1,6 +1,7 @@
 """A trained network read back, and the pictures that it wants of any photograph:
 for predict.py and Grad-CAM."""
 
+import json
 import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -33,7 +34,8 @@ class Trained:
     """A network with its weights, in eval mode on its device, and what it sees: kinds as in FrameImages.
 
     title: its experiment and what it must not be taken for, or its file's name. motion: the rule of the
-    motion that it sees (`FrameImages.rule`), if it does.
+    motion that it sees (`FrameImages.rule`), if it does. views: the same of its views, or of motion on the
+    3-D face; {} where nothing tells.
     """
 
     model: torch.nn.Module
@@ -44,6 +46,7 @@ class Trained:
     class_names: tuple
     title: str
     motion: dict = field(default_factory=dict)
+    views: dict = field(default_factory=dict)
 
     @property
     def frontal(self):
@@ -116,9 +119,10 @@ def _of_experiment(facts, path):
         if config["paint"] not in KINDS:
             raise ValueError(f"paint {config['paint']}")
         motion = next((stream for stream in config["inputs"] if stream["kind"] == "motion"), {})
+        views = next((stream for stream in config["inputs"] if stream["kind"] != "crop"), {})
         return Trained(None, network, kinds, facts["reconstructor"] or "auto", config["paint"],
                        tuple(facts["class_names"]),
-                       " · ".join([one_line(facts["experiment"]), *labels_of(facts)]), motion)
+                       " · ".join([one_line(facts["experiment"]), *labels_of(facts)]), motion, views)
     except (*OTHER_SHAPE, InputError) as error:
         raise InputError(f"{path}: does not say which network was trained ({error}); "
                          "train it again") from error
@@ -167,8 +171,24 @@ def maker_of(trained, device):
     if trained.motion and not trained.frontal:
         raise InputError("the network sees thirteen views of motion, which a single picture does not have; "
                          "give an experiment of clips: python grad_cam_visual.py --experiment NAME")
-    views = set(trained.kinds) - {"crop", "motion"}
-    return make_reconstructor(trained.reconstructor, str(device)) if views else None
+    if not set(trained.kinds) - {"crop", "motion"}:
+        return None
+    maker = make_reconstructor(trained.reconstructor, str(device))
+    check_maker(trained, {"model": maker.model, "made by": maker.rule})
+    return maker
+
+
+def check_maker(trained, rule):
+    """Raises: InputError where `rule`, of views or motion made now, tells of other model files, or of another
+    version, than the experiment's."""
+    rule = json.loads(json.dumps(rule))
+    for what in ("model", "made by"):
+        there, now = trained.views.get(what), rule.get(what)
+        names = sorted(name for name in {**(there or {}), **(now or {})}
+                       if there and now and there.get(name) != now.get(name))
+        if names:
+            raise InputError(f"{trained.title}: trained on 3-D faces by {trained.reconstructor} of another "
+                             f"{', '.join(names)}; put back what it was trained with, or train again")
 
 
 def pictures_of(path, trained, maker):

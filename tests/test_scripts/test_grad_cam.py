@@ -17,6 +17,7 @@ from matplotlib.text import Text
 import grad_cam_visual
 from capsule import gradcam
 from capsule.data import load_clips
+from capsule.experiment import model_path
 from capsule.figures import clip_figure, heading, mean_map_figure
 from capsule.modules import MECapsuleNetDualCA, network
 from capsule.results import read_run
@@ -24,6 +25,7 @@ from capsule.trained import READY, Trained, load_trained, maker_of
 from common.errors import InputError
 from common.images import read_image, write_image
 from common.tensors import load_tensors, save_tensors
+from deca import make_reconstructor
 from tests.fake_runs import change_json, write_run
 from tests.make_database import make_database
 from tests.scripts import folds
@@ -334,6 +336,24 @@ def test_motion_networks_without_their_experiment(tmp_path):
         save_tensors(tmp_path / "alone.pt", {"images": images, "labels": torch.tensor([0, 1])})
         with pytest.raises(InputError, match="not the state of an SVM"):
             load_trained(tmp_path / "alone.pt", CPU)
+
+
+@pytest.mark.parametrize(("of", "name"), [("model", "face_topology.npz"), ("made by", "version")])
+def test_other_files_or_rules_than_the_experiments_make_no_views(of, name, tmp_path):
+    run, maker = make_run(tmp_path, kinds=("views",)), make_reconstructor("mesh", "cpu")
+    path, clips = model_path(run, "casme_sub01"), gradcam.clips_of(run, tmp_path / "data")
+    for changed in ({}, {name: "another"}):
+        rule = {"kind": "views", "model": maker.model, "made by": maker.rule}
+        rule[of] = {**rule[of], **changed}
+        change_json(run.folder / "experiment.json", reconstructor="mesh",
+                    config={**run.facts["config"], "inputs": [rule]})
+        if not changed:
+            assert maker_of(load_trained(path, CPU), CPU).model == maker.model
+            next(gradcam.explain_clips(run, clips, CPU))
+    for ask in (lambda: maker_of(load_trained(path, CPU), CPU),
+                lambda: next(gradcam.explain_clips(run, clips, CPU))):
+        with pytest.raises(InputError, match=f"fake.*by mesh of another {name};"):
+            ask()
 
 
 def test_a_prediction_that_is_not_the_stored_one_is_said(tmp_path):
