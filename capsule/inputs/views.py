@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from capsule.data.remarks import listed, said_of
 from capsule.inputs.crops import with_images
-from capsule.inputs.motion import face_motion
+from capsule.inputs.motion import ZERO, face_motion
 from capsule.inputs.rendered import cached_pictures
 from common.cache import digest
 from common.errors import InputError
@@ -22,6 +22,7 @@ from deca.renderer import YAWS
 
 KINDS = {"shape_detail": "views", "texture": "texture", "motion": "motion"}     # paint → FrameImages.kind
 COLOURED = 2.0      # levels: where R, G and B deviate by more, on average, the picture is no grey JPEG
+STILL = 8           # levels: the median of a view of motion lies no farther from stillness (JPEG, rounding)
 RULE = {"rule": "views", "version": 1, "jpeg_quality": 95}
 
 
@@ -103,6 +104,9 @@ def _read_views(crops, root, paint):
         pictures = [read_image(files[yaw]) for yaw in YAWS]                                     # (H, W, 3)
         if channels == 1 and pictures[0].std(2).mean() > COLOURED:
             raise InputError(f"{folder}: coloured views; --paint texture or motion says what they show")
+        if channels == 3 and (paint == "motion") != _is_motion(pictures[0]):
+            shown = "no motion (128, 128, 0 where nothing moves)" if paint == "motion" else "motion"
+            raise InputError(f"{folder}: the views show {shown}; --paint says what they show")
         images += [picture.transpose(2, 0, 1)[:channels].copy() for picture in pictures]        # (C, H, W)
     if len({image.shape for image in images}) > 1:
         raise InputError(f"{root}: views of different sizes; render them all at one size")
@@ -111,3 +115,8 @@ def _read_views(crops, root, paint):
     rule = {"rule": "views of another program", "version": 1, "paint": paint,
             "views_root": digest(stack.numpy().data)}
     return with_images(crops, stack, KINDS[paint], rule)
+
+
+def _is_motion(picture):
+    """Whether a view, uint8 (H, W, 3), shows motion: most of it, the background too, is (128, 128, 0)."""
+    return bool((np.abs(np.median(picture, (0, 1)) - ZERO[:, 0, 0]) <= STILL).all())

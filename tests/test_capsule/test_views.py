@@ -84,6 +84,16 @@ def test_a_key_that_tells_less_than_it_must_is_no_key(lacking, crops, tmp_path):
     assert read_json(path) == whole
 
 
+def test_given_views_show_what_paint_says(crops, tmp_path):
+    for paint in ("shape_detail", "texture", "motion"):
+        made = thirteen_views(crops, "mesh", paint, device="cpu")
+        root = tmp_path / ("motion/mesh/views" if paint == "motion" else f"views/mesh/{paint}")
+        assert torch.equal(thirteen_views(crops, paint=paint, views_root=str(root)).images, made.images)
+        other = "texture" if paint == "motion" else "motion"
+        with pytest.raises(InputError, match="show no motion" if other == "motion" else "show motion"):
+            thirteen_views(crops, paint=other, views_root=str(root))
+
+
 def test_texture_has_the_photographs_colours(crops):
     views = thirteen_views(crops, "mesh", "texture", device="cpu")
     assert views.images.shape == (3, 39, 224, 224) and views.kind == "texture"
