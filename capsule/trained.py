@@ -174,6 +174,9 @@ def maker_of(trained, device):
     if not set(trained.kinds) - {"crop", "motion"}:
         return None
     maker = make_reconstructor(trained.reconstructor, str(device))
+    if trained.reconstructor == "auto":
+        print(f"{trained.title}: its views were made elsewhere, or nothing tells by what; here {maker.name} "
+              "makes them", flush=True)
     check_maker(trained, {"model": maker.model, "made by": maker.rule})
     return maker
 

@@ -338,6 +338,13 @@ def test_motion_networks_without_their_experiment(tmp_path):
             load_trained(tmp_path / "alone.pt", CPU)
 
 
+def test_views_by_another_program_than_in_training_are_said(tmp_path, capsys):
+    run = make_run(tmp_path, kinds=("views",))
+    change_json(run.folder / "experiment.json", reconstructor=None)
+    maker = maker_of(load_trained(model_path(run, "casme_sub01"), CPU), CPU)
+    assert f"nothing tells by what; here {maker.name} makes them" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(("of", "name"), [("model", "face_topology.npz"), ("made by", "version")])
 def test_other_files_or_rules_than_the_experiments_make_no_views(of, name, tmp_path):
     run, maker = make_run(tmp_path, kinds=("views",)), make_reconstructor("mesh", "cpu")
