@@ -227,7 +227,8 @@ def _print_check():
         print(f"  {row.status:8}{row.file:{width}}{note}")
     ready = all(row.status == "present" for row in rows if row.required)
     print("DECA can be used." if ready else
-          "DECA cannot be used while a required file is missing; auto then takes mesh, which needs none.")
+          "DECA cannot be used while a required file is missing or bad; auto takes mesh, which needs none, "
+          "where one is missing, and stops at a bad one.")
     return 0 if ready else 1
 
 
