@@ -13,6 +13,7 @@ Exit codes: 0 all went well, 1 some pictures failed (a line says why) or --check
 nothing could be done, 130 Ctrl-C.
 """
 
+import contextlib
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -25,7 +26,7 @@ from tqdm import tqdm
 
 from common.console import Parser, run_main
 from common.errors import InputError, printable
-from common.files import write_json
+from common.files import read_json, write_json
 from common.images import read_image, write_image
 from deca import RECONSTRUCTORS, make_reconstructor
 from deca.assets import ASSETS, check
@@ -52,6 +53,8 @@ from deca.sheet import contact_sheet, motion_sheet
 from deca.sources import find_sources
 
 LARGE = 478                 # pixels of the photograph on the sheet
+MORE = ("depth.png", "normals.png", "keypoints.json", "overlay.png", "motion.jpg",
+        *(f"mesh{level}.{kind}" for level in ("", "-coarse", "-detailed") for kind in ("obj", "mtl", "png")))
 PROFILE = 50                # degrees of yaw beyond which half of the face is guessed
 
 
@@ -137,16 +140,18 @@ def process(path, photo, folder, reconstructor, detector, options, onset=None):
     views = reconstructor.painted(surfaces, picture)[0].numpy()                     # (13, 224, 224)
     textured = reconstructor.painted(surfaces, picture, "texture")[0, 6].permute(1, 2, 0).numpy()
     yaw, pitch, roll = (float(angle) for angle in _angles(surfaces.pose[0].cpu().numpy()))
-    write_image(folder / "crop.png", crop)
-    write_image(folder / "textured.png", textured)
-    for angle, view in zip(YAWS, views, strict=True):
-        write_image(folder / "views" / f"{angle}.png", view)
-    write_json(folder / "parameters.json", {
+    facts = {
         "photo": path.name, "reconstructor": reconstructor.name, "model": reconstructor.model,
         "degrees": {"yaw": round(yaw, 2), "pitch": round(pitch, 2), "roll": round(roll, 2)},
         "faces_found": found.n_faces, "found_upsampled": found.upsampled,
         "crop": {"center": [round(float(v), 3) for v in center], "side": round(side, 3)},
-        "landmarks": np.round(found.points.astype(float), 2).tolist()})
+        "landmarks": np.round(found.points.astype(float), 2).tolist()}
+    _remove_others(folder, facts, crop)
+    write_image(folder / "crop.png", crop)
+    write_image(folder / "textured.png", textured)
+    for angle, view in zip(YAWS, views, strict=True):
+        write_image(folder / "views" / f"{angle}.png", view)
+    write_json(folder / "parameters.json", facts)
     _, normals, hit, _ = seen_pixels(reconstructor, surfaces, LARGE)
     half = portrait.cut(LARGE)
     half[:, LARGE // 2:] = overlaid(half, normals, hit)[:, LARGE // 2:]
@@ -157,6 +162,19 @@ def process(path, photo, folder, reconstructor, detector, options, onset=None):
     if options.motion:
         write_image(folder / "motion.jpg", _motion(reconstructor, portrait, onset, options.motion))
     return _remarks(portrait, yaw)
+
+
+def _remove_others(folder, facts, crop):
+    """Remove what an earlier call wrote, when asked, of another picture or by another reconstructor."""
+    if not (folder / "parameters.json").exists():
+        return
+    with contextlib.suppress(InputError):
+        if (read_json(folder / "parameters.json") == facts
+                and np.array_equal(read_image(folder / "crop.png"), crop)):
+            return
+    for name in MORE:
+        with contextlib.suppress(OSError):
+            (folder / name).unlink()
 
 
 def _write_more(folder, reconstructor, surfaces, portrait, options):

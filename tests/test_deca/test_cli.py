@@ -52,6 +52,18 @@ def test_one_photograph(done):
     assert np.abs(sides[0] - sides[2]).mean() > 5
 
 
+def test_results_of_another_picture_of_the_name_do_not_stay(face, tmp_path):
+    def call(picture, *options):
+        Image.fromarray(picture).save(tmp_path / "photo.png")
+        assert command.main([str(tmp_path / "photo.png"), "--out", str(tmp_path / "out"), "--device", "cpu",
+                             "--reconstructor", "mesh", *options]) == 0
+        return {path.name for path in (tmp_path / "out/photo").iterdir()} & set(command.MORE)
+
+    assert call(face, "--depth", "--obj") == {"depth.png", "mesh.obj", "mesh.mtl", "mesh.png"}
+    assert call(face, "--keypoints") == {"depth.png", "mesh.obj", "mesh.mtl", "mesh.png", "keypoints.json"}
+    assert call(face // 2, "--normals") == {"normals.png"}
+
+
 def test_the_sheet_shows_the_photograph_and_the_views(done):
     sheet = read_image(done[1] / "sheet.jpg").astype(float)
     assert sheet.shape[1] > 7 * 224 + 2 * 224
