@@ -18,7 +18,7 @@ from capsule import gradcam
 from capsule.figures import clip_figure, heading, mean_map_figure, save_figure
 from capsule.inputs.views import KINDS
 from capsule.results import read_runs, select
-from capsule.trained import load_trained, maker_of, pictures_of
+from capsule.trained import NO_FACE, load_trained, maker_of, pictures_of
 from common.console import Parser, run_main
 from common.device import choose_device
 from common.errors import InputError, printable
@@ -69,21 +69,25 @@ def draw_pictures(choice, device):
     trained = load_trained(choice.model, device, choice.paint)
     maker = maker_of(trained, device)
     paths = find_pictures(choice.pictures)
-    names, failed = set(), []
+    names, failed, faceless = set(), [], []
     for path in tqdm(paths, desc="figures", unit="picture", disable=None):
         try:
-            crop, pictures, _ = pictures_of(path, trained, maker)
+            crop, pictures, face = pictures_of(path, trained, maker)
         except InputError as error:
             failed.append(str(error))
             continue
-        clip = gradcam.explain(trained, printable(path.name), None, pictures, crop)
+        shown = printable(path.name)
+        if face == NO_FACE:
+            faceless.append(f"{printable(path)}: {face}")
+            shown += f" ({face})"
+        clip = gradcam.explain(trained, shown, None, pictures, crop)
         name = "_".join(part for part in path.with_suffix("").parts if part not in (path.anchor, ".."))
         name = os.fsdecode(os.fsencode(name)[-200:])        # a file's name has 255 bytes
         name += path.suffix.replace(".", "_") if name in names else ""     # a.png beside a.jpg
         names.add(name)
         figure = clip_figure(trained.title, trained.class_names, clip)
         save_figure(figure, Path("grad_cam") / name)
-    return [f"{len(paths) - len(failed)} of {len(paths)} pictures: grad_cam"], failed
+    return [f"{len(paths) - len(failed)} of {len(paths)} pictures: grad_cam", *faceless], failed
 
 
 def main():

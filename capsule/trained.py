@@ -26,6 +26,7 @@ from deca import make_reconstructor
 from deca.landmarks import LandmarkDetector, warp_square
 
 READY = {"rule": "ready motion"}
+NO_FACE = "no face found"
 FULL_CHANNELS = 64    # of a ResNet's first convolution; fewer in a --quick network
 
 
@@ -213,7 +214,7 @@ def pictures_of(path, trained, maker):
             views, faces = maker.views(stack, trained.paint)
             stack, found = views.reshape(1, -1, *views.shape[-2:]), found and bool(faces.all())
         stacks.append(stack)
-    return crop, stacks, "found" if found else "no face found"
+    return crop, stacks, "found" if found else NO_FACE
 
 
 def _motion_of(path, trained):

@@ -416,8 +416,10 @@ def test_any_picture_is_classified_and_explained(tmp_path):
     lines = (tmp_path / "predictions_of_pictures.csv").read_text().splitlines()
     assert len(lines) == 2 and lines[1].startswith("pictures/a.png,") and ",found," in lines[1]
     write_image(tmp_path / "pictures" / "a.jpg", skimage.data.astronaut()[:300, 60:400])
-    done = run_script(tmp_path, "pictures/a.png", "pictures/a.jpg", "--model", model)
+    write_image(tmp_path / "cat.png", skimage.data.cat())
+    done = run_script(tmp_path, "pictures/a.png", "pictures/a.jpg", "cat.png", "--model", model)
     assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("3 of 3 pictures: grad_cam\ncat.png: no face found\n")
     assert all((tmp_path / "grad_cam" / name).is_file() for name in ("pictures_a.png", "pictures_a_jpg.png"))
     odd = os.fsdecode(b"\xe9\x1b[31m.jpg")      # no UTF-8, and a word to the terminal
     shutil.copy(tmp_path / "pictures" / "a.jpg", tmp_path / odd)
