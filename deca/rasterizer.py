@@ -49,6 +49,49 @@ class Fragments(NamedTuple):
         return pixels.reshape(*seen.shape, -1).permute(0, 3, 1, 2)
 
 
+class _Edges(NamedTuple):
+    """On which edges of its triangle each of N segments has its two ends."""
+
+    mesh: torch.Tensor      # (N,) the mesh of the triangle
+    corner: torch.Tensor    # (2, 2, N) upper, lower × end: the edge's corners, as places in faces.flatten()
+    share: torch.Tensor     # (2, N) how far down its edge each end is, 0 to 1
+
+
+class Turned(NamedTuple):
+    """What each pixel of images of turned meshes sees; n pixels see something, the others are not listed."""
+
+    shape: tuple            # (images, H, W)
+    pixel: torch.Tensor     # (n,) int64, place among the images' pixels, flattened
+    cell: torch.Tensor      # (n,) int64, the segment that it sees, place in (Y, N) flattened
+    place: torch.Tensor     # (n,) float, how many pixels it is from the segment's first
+    start: torch.Tensor     # (Y, N) how far along the segment, 0 to 1, its first pixel is
+    slope: torch.Tensor     # (Y, N) how much further each next pixel is; 0 where the segment is one point
+    edges: _Edges           # of the N segments
+
+    @property
+    def hit(self):
+        """(images, H, W) bool: where something is seen."""
+        hit = torch.zeros(self.shape, dtype=torch.bool, device=self.pixel.device)
+        hit.view(-1)[self.pixel] = True
+        return hit
+
+    def face(self):
+        """(n,) int64: the triangle that each listed pixel sees."""
+        return _take(self.edges.corner[0, 0], self.cell % self.start.shape[1]).div(3, rounding_mode="floor")
+
+    def at_pixels(self, faces, values):
+        """See `Fragments.at_pixels`."""
+        meshes = self.shape[0] // len(self.start) if len(values) > 1 else 1
+        table = values.unflatten(0, (meshes, -1)).permute(1, 3, 0, 2)                  # (Y|1, C, B|1, V)
+        ends = _at_ends(self.edges, faces, table.flatten(0, 1)).unflatten(0, table.shape[:2])
+        pixels = values.new_zeros(values.shape[2], math.prod(self.shape))
+        for channel, (near, far) in zip(pixels, ends.permute(1, 2, 0, 3), strict=True):    # (Y|1, N) each
+            first = torch.lerp(near, far, self.start)
+            found = _take(first, self.cell).addcmul_(self.place, _take((far - near) * self.slope, self.cell))
+            channel.scatter_(0, self.pixel, found)
+        return pixels.unflatten(1, self.shape).transpose(0, 1)                         # (images, C, H, W)
+
+
 def choose_rasterizer(name):
     """"auto", "torch" or "pytorch3d" → the backend: "torch" or "pytorch3d".
 
@@ -101,13 +144,6 @@ def rasterize(vertices, faces, height, width, backend="torch"):
     return Fragments(face_index, bary.permute(0, 2, 3, 1), depth.masked_fill_(face_index < 0, torch.inf))
 
 
-def _key(depth, face):
-    """int64 keys in the order of (depth, face): a float's bits, read as an integer, keep its order."""
-    bits = (depth + 0.0).view(torch.int32)                      # + 0.0 makes -0.0 equal to 0.0
-    ordered = (bits >> 31).bitwise_and_(0x7FFFFFFF).bitwise_xor_(bits)      # negative: in reverse order
-    return ordered.long().bitwise_left_shift_(32).bitwise_or_(face)
-
-
 @torch.no_grad()
 def rasterize_turned(vertices, faces, turns, axis, height, width, backend="torch"):
     """`rasterize` for meshes turned about the vertical axis: a turn leaves every point in its row of pixels.
@@ -148,36 +184,6 @@ def rasterize_turned(vertices, faces, turns, axis, height, width, backend="torch
     return Turned((count * views, height, width), seen, cell, place, start, slope, edges)
 
 
-def _turned(turns, x, z, axis):
-    """x and z, (m, n) each, turned by (Y, 2, 2) about the axis (2, ...): yields x, then z, (Y, m, n)."""
-    x, z, turns = x - axis[0], z - axis[1], turns[..., None, None]
-    return (torch.addcmul(axis[k], turns[:, k, 0], x).addcmul_(turns[:, k, 1], z) for k in range(2))
-
-
-def _take(table, index):
-    """table.flatten()[index]; index_select is faster than indexing."""
-    return table.flatten().index_select(0, index)
-
-
-def _runs(number):
-    """int32 counts (n,) of sum M → owner (M,), i counts[i] times, and place (M,), 0 to counts[i] − 1.
-
-    `repeat_interleave` takes several times as long where most counts are 0, 1 and 2.
-    """
-    ends = number.cumsum(0, dtype=torch.int32)
-    starts, total = ends - number, int(ends[-1:].sum())
-    owner = torch.bincount(starts, minlength=total + 1)[:total].cumsum(0, dtype=torch.int32).sub_(1)
-    return owner, torch.arange(total, dtype=torch.int32, device=owner.device).sub_(_take(starts, owner))
-
-
-class _Edges(NamedTuple):
-    """On which edges of its triangle each of N segments has its two ends."""
-
-    mesh: torch.Tensor      # (N,) the mesh of the triangle
-    corner: torch.Tensor    # (2, 2, N) upper, lower × end: the edge's corners, as places in faces.flatten()
-    share: torch.Tensor     # (2, N) how far down its edge each end is, 0 to 1
-
-
 def _segments(points, faces, height):
     """Triangles of meshes, points (3, B, V), cut at the centres of the pixel rows: each of N segments' row
     (N,), and `_Edges`. Neighbours cut their common edge at the same point."""
@@ -206,39 +212,33 @@ def _at_ends(edges, faces, values):
     return torch.lerp(upper, lower, edges.share.flatten()).unflatten(1, (2, -1))
 
 
-class Turned(NamedTuple):
-    """What each pixel of images of turned meshes sees; n pixels see something, the others are not listed."""
+def _turned(turns, x, z, axis):
+    """x and z, (m, n) each, turned by (Y, 2, 2) about the axis (2, ...): yields x, then z, (Y, m, n)."""
+    x, z, turns = x - axis[0], z - axis[1], turns[..., None, None]
+    return (torch.addcmul(axis[k], turns[:, k, 0], x).addcmul_(turns[:, k, 1], z) for k in range(2))
 
-    shape: tuple            # (images, H, W)
-    pixel: torch.Tensor     # (n,) int64, place among the images' pixels, flattened
-    cell: torch.Tensor      # (n,) int64, the segment that it sees, place in (Y, N) flattened
-    place: torch.Tensor     # (n,) float, how many pixels it is from the segment's first
-    start: torch.Tensor     # (Y, N) how far along the segment, 0 to 1, its first pixel is
-    slope: torch.Tensor     # (Y, N) how much further each next pixel is; 0 where the segment is one point
-    edges: _Edges           # of the N segments
 
-    @property
-    def hit(self):
-        """(images, H, W) bool: where something is seen."""
-        hit = torch.zeros(self.shape, dtype=torch.bool, device=self.pixel.device)
-        hit.view(-1)[self.pixel] = True
-        return hit
+def _key(depth, face):
+    """int64 keys in the order of (depth, face): a float's bits, read as an integer, keep its order."""
+    bits = (depth + 0.0).view(torch.int32)                      # + 0.0 makes -0.0 equal to 0.0
+    ordered = (bits >> 31).bitwise_and_(0x7FFFFFFF).bitwise_xor_(bits)      # negative: in reverse order
+    return ordered.long().bitwise_left_shift_(32).bitwise_or_(face)
 
-    def face(self):
-        """(n,) int64: the triangle that each listed pixel sees."""
-        return _take(self.edges.corner[0, 0], self.cell % self.start.shape[1]).div(3, rounding_mode="floor")
 
-    def at_pixels(self, faces, values):
-        """See `Fragments.at_pixels`."""
-        meshes = self.shape[0] // len(self.start) if len(values) > 1 else 1
-        table = values.unflatten(0, (meshes, -1)).permute(1, 3, 0, 2)                  # (Y|1, C, B|1, V)
-        ends = _at_ends(self.edges, faces, table.flatten(0, 1)).unflatten(0, table.shape[:2])
-        pixels = values.new_zeros(values.shape[2], math.prod(self.shape))
-        for channel, (near, far) in zip(pixels, ends.permute(1, 2, 0, 3), strict=True):    # (Y|1, N) each
-            first = torch.lerp(near, far, self.start)
-            found = _take(first, self.cell).addcmul_(self.place, _take((far - near) * self.slope, self.cell))
-            channel.scatter_(0, self.pixel, found)
-        return pixels.unflatten(1, self.shape).transpose(0, 1)                         # (images, C, H, W)
+def _runs(number):
+    """int32 counts (n,) of sum M → owner (M,), i counts[i] times, and place (M,), 0 to counts[i] − 1.
+
+    `repeat_interleave` takes several times as long where most counts are 0, 1 and 2.
+    """
+    ends = number.cumsum(0, dtype=torch.int32)
+    starts, total = ends - number, int(ends[-1:].sum())
+    owner = torch.bincount(starts, minlength=total + 1)[:total].cumsum(0, dtype=torch.int32).sub_(1)
+    return owner, torch.arange(total, dtype=torch.int32, device=owner.device).sub_(_take(starts, owner))
+
+
+def _take(table, index):
+    """table.flatten()[index]; index_select is faster than indexing."""
+    return table.flatten().index_select(0, index)
 
 
 def _rasterize_pytorch3d(vertices, faces, height, width):
