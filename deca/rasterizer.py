@@ -1,9 +1,9 @@
 """Which triangle does each pixel see? A batched rasteriser in plain PyTorch, CPU and CUDA (SPEC section 4).
 
-Every triangle is cut along the centre lines of the pixel rows into segments, one per row that it crosses.
-Each pixel of a segment is offered a key, depth in the high 32 bits and the segment's number in the low 32,
-and keeps the smallest, so the answer does not depend on the order of the work. A turn about the vertical axis
-leaves every point in its row: turned views share the cutting.
+Every triangle is cut along the centre lines of the pixel rows into segments, one per row that it crosses
+(`_cut`). In each view a segment covers a span of its row's pixels (`_spans`); each pixel sees the nearest of
+those that cover it (`_nearest`). A turn about the vertical axis leaves every point in its row: turned views
+share the cutting. Below: N segments, Y views, M pixels of all spans.
 """
 
 import math
@@ -49,12 +49,19 @@ class Fragments(NamedTuple):
         return pixels.reshape(*seen.shape, -1).permute(0, 3, 1, 2)
 
 
-class _Edges(NamedTuple):
-    """On which edges of its triangle each of N segments has its two ends."""
+class _Segments(NamedTuple):
+    """N segments: where each is, and on which edges of its triangle its two ends are."""
 
-    mesh: torch.Tensor      # (N,) the mesh of the triangle
+    row: torch.Tensor       # (N,) int64, row of pixels
+    mesh: torch.Tensor      # (N,) int64, the mesh of the triangle
     corner: torch.Tensor    # (2, 2, N) upper, lower × end: the edge's corners, as places in faces.flatten()
     share: torch.Tensor     # (2, N) how far down its edge each end is, 0 to 1
+
+    def at_ends(self, faces, values):
+        """values (K, B or 1, V) at the vertices of `faces` → (K, 2, N) at the ends."""
+        index = faces.flatten()[self.corner] + self.mesh * (values.shape[2] if values.shape[1] > 1 else 0)
+        upper, lower = (values.flatten(1).index_select(1, part.flatten()) for part in index)
+        return torch.lerp(upper, lower, self.share.flatten()).unflatten(1, (2, -1))
 
 
 class Turned(NamedTuple):
@@ -62,11 +69,11 @@ class Turned(NamedTuple):
 
     shape: tuple            # (images, H, W)
     pixel: torch.Tensor     # (n,) int64, place among the images' pixels, flattened
-    cell: torch.Tensor      # (n,) int64, the segment that it sees, place in (Y, N) flattened
-    place: torch.Tensor     # (n,) float, how many pixels it is from the segment's first
+    span: torch.Tensor      # (n,) int64, the segment that it sees, place in (Y, N) flattened
+    place: torch.Tensor     # (n,) float32, how many pixels it is from the first of the span
     start: torch.Tensor     # (Y, N) how far along the segment, 0 to 1, its first pixel is
-    slope: torch.Tensor     # (Y, N) how much further each next pixel is; 0 where the segment is one point
-    edges: _Edges           # of the N segments
+    step: torch.Tensor      # (Y, N) how much further each next pixel is; 0 where the segment is one point
+    segments: _Segments
 
     @property
     def hit(self):
@@ -77,18 +84,18 @@ class Turned(NamedTuple):
 
     def face(self):
         """(n,) int64: the triangle that each listed pixel sees."""
-        return _take(self.edges.corner[0, 0], self.cell % self.start.shape[1]).div(3, rounding_mode="floor")
+        corner = self.segments.corner[0, 0]
+        return _take(corner, self.span % len(corner)).div(3, rounding_mode="floor")
 
     def at_pixels(self, faces, values):
         """See `Fragments.at_pixels`."""
         meshes = self.shape[0] // len(self.start) if len(values) > 1 else 1
         table = values.unflatten(0, (meshes, -1)).permute(1, 3, 0, 2)                  # (Y|1, C, B|1, V)
-        ends = _at_ends(self.edges, faces, table.flatten(0, 1)).unflatten(0, table.shape[:2])
+        ends = self.segments.at_ends(faces, table.flatten(0, 1)).unflatten(0, table.shape[:2])
         pixels = values.new_zeros(values.shape[2], math.prod(self.shape))
         for channel, (near, far) in zip(pixels, ends.permute(1, 2, 0, 3), strict=True):    # (Y|1, N) each
-            first = torch.lerp(near, far, self.start)
-            found = _take(first, self.cell).addcmul_(self.place, _take((far - near) * self.slope, self.cell))
-            channel.scatter_(0, self.pixel, found)
+            first, rise = torch.lerp(near, far, self.start), (far - near) * self.step
+            channel.scatter_(0, self.pixel, _along(self.span, self.place, first, rise))
         return pixels.unflatten(1, self.shape).transpose(0, 1)                         # (images, C, H, W)
 
 
@@ -102,8 +109,7 @@ def choose_rasterizer(name):
         raise InputError(f"rasterizer {name!r}: choose one of auto, {', '.join(BACKENDS)}")
     if name == "pytorch3d":
         _pytorch3d()
-        return name
-    return "torch"
+    return "torch" if name == "auto" else name
 
 
 @torch.no_grad()
@@ -152,64 +158,83 @@ def rasterize_turned(vertices, faces, turns, axis, height, width, backend="torch
     covers in its row are looked for.
 
     vertices, faces, height, width, backend: as for `rasterize`. turns: (Y, 2, 2), each view's matrix on
-    (x, z). axis: (B, 2), x and z of the axis. Not differentiable.
+    (x, z). axis: (B, 2), x and z of the axis, image space. Not differentiable.
     Returns: `Turned` (for pytorch3d `Fragments`) of B*Y images, mesh by mesh.
+    Raises: for pytorch3d, as `rasterize`.
     """
-    count, views = len(vertices), len(turns)
-    points = vertices.float().permute(2, 0, 1)                                         # (3, B, V)
+    views, points = len(turns), vertices.float().permute(2, 0, 1)                      # (3, B, V)
     if backend != "torch":
         x, z = _turned(turns, points[0], points[2], axis.t()[..., None])               # (Y, B, V) each
         points = torch.stack([x, points[1].expand_as(x), z], 3).transpose(0, 1)        # (B, Y, V, 3)
         return rasterize(points.flatten(0, 1), faces, height, width, backend)
-    row, edges = _segments(points, faces, height)
-    x, z = _at_ends(edges, faces, points[::2])                                         # (2, N) each
-    x, z = _turned(turns, x, z, axis.t()[:, None, edges.mesh])                         # (Y, 2, N) each
-    x, z = x.add_(1).mul_(width).sub_(1).div_(2).unbind(1), z.unbind(1)                # 2 x (Y, N); x: pixels
-    # A cell is one segment in one view: Y·N of them, each a run of `number` pixels from column `first` on.
-    first = torch.minimum(*x).ceil_().clamp_(min=0)
-    number = torch.maximum(*x).floor_().clamp_(max=width - 1).sub_(first).add_(1).clamp_(min=0)
-    slope = (x[1] - x[0]).reciprocal_().nan_to_num_(0, 0, 0)
-    start, rise = (first - x[0]).mul_(slope), z[1] - z[0]
-    cell, place = _runs(number.nan_to_num_(0).int().flatten())          # (M,) each, of all pixels offered
-    depth = _take(torch.addcmul(z[0], start, rise), cell)
-    depth.addcmul_(place.float(), _take(rise.mul_(slope), cell))
-    line = ((edges.mesh * (views * height) + row) * width).int()                       # (N,) of view 0
+    segments = _cut(points, faces, height)
+    x, z = segments.at_ends(faces, points[::2])                                        # (2, N) each
+    x, z = _turned(turns, x, z, axis.t()[:, None, segments.mesh])                      # (Y, 2, N) each
+    column, number, start, step = _spans(x.add_(1).mul_(width).sub_(1).div_(2), width)     # (Y, N) each
+    line = ((segments.mesh * (views * height) + segments.row) * width).int()           # (N,) of view 0
     view = torch.arange(views, dtype=torch.int32, device=line.device)[:, None]
-    pixel = (view * (height * width) + line).add_(first.int())                         # (Y, N) the first ones
-    keys = torch.full((count * views * height * width,), NOTHING, dtype=torch.int64, device=cell.device)
-    keys.scatter_reduce_(0, _take(pixel, cell).add_(place).long(), _key(depth, cell), "amin")
-    seen = (keys != NOTHING).nonzero()[:, 0]
-    cell = _take(keys, seen) & 0xFFFFFFFF
-    place = (seen - _take(pixel, cell)).float()
-    return Turned((count * views, height, width), seen, cell, place, start, slope, edges)
+    first = (view * (height * width) + line).add_(column)                              # (Y, N) first pixels
+    span, place = _listed(number.flatten())                             # (M,) each, of all pixels offered
+    rise = z[:, 1] - z[:, 0]
+    depth = _along(span, place.float(), torch.addcmul(z[:, 0], start, rise), rise.mul_(step))
+    shape = (len(vertices) * views, height, width)
+    pixel, span = _nearest(_take(first, span).add_(place), depth, span, math.prod(shape))
+    return Turned(shape, pixel, span, (pixel - _take(first, span)).float(), start, step, segments)
 
 
-def _segments(points, faces, height):
-    """Triangles of meshes, points (3, B, V), cut at the centres of the pixel rows: each of N segments' row
-    (N,), and `_Edges`. Neighbours cut their common edge at the same point."""
+def _cut(points, faces, height):
+    """`_Segments` of triangles, points (3, B, V), cut at the centres of the pixel rows; neighbours cut their
+    common edge at the same point."""
     corners = points[:, :, faces]                                                      # (3, B, F, 3)
     x, y = (corners[:2, ..., 1:] - corners[:2, ..., :1]).unbind(0)                     # (B, F, 2) each
     usable = (x[..., 0] * y[..., 1] != x[..., 1] * y[..., 0]) & corners.sum((0, 3)).isfinite()
-    tall, order = (((corners[1] + 1) * height - 1) / 2).sort(dim=2)                  # (B, F, 3) top to bottom
-    first = tall[..., 0].ceil().clamp(min=0)
-    last = tall[..., 2].floor().clamp(max=height - 1)
-    number = torch.where(usable, (last - first + 1).clamp(min=0), 0).int()
-    cut, place = _runs(number.flatten())                                               # (N,) in B*F
-    row = _take(first, cut).long() + place
-    tall = tall.flatten(0, 1).index_select(0, cut).t()                                 # (3, N)
-    low = (row >= tall[1]).long()               # is the second end on the lower of the two short edges?
-    own = torch.stack([0 * low, low, 0 * low + 2, low + 1])                            # (4, N) of (3, N)
-    above, below = tall.gather(0, own).unflatten(0, (2, 2))                            # (2, N) each
+    level, order = (((corners[1] + 1) * height - 1) / 2).sort(dim=2)       # (B, F, 3) rows, from the top down
+    top = level[..., 0].ceil().clamp(min=0)
+    bottom = level[..., 2].floor().clamp(max=height - 1)
+    number = torch.where(usable, (bottom - top + 1).clamp(min=0), 0).int()
+    triangle, place = _listed(number.flatten())                                        # (N,) in B*F
+    row = _take(top, triangle).long() + place
+    level, order = (rows.flatten(0, 1).index_select(0, triangle).t() for rows in (level, order))   # (3, N)
+    # Corners 0, 1, 2 from the top: one end is on the edge 0-2, the other on 0-1 or, lower, on 1-2.
+    low = (row >= level[1]).long()
+    edges = torch.stack([0 * low, low, 0 * low + 2, low + 1])              # (4, N) both upper, both lower
+    above, below = level.gather(0, edges).unflatten(0, (2, 2))                         # (2, N) each
     share = torch.where(below == above, 0, (row - above) / (below - above))
-    corner = order.flatten(0, 1).index_select(0, cut).t().gather(0, own) + cut % len(faces) * 3
-    return row, _Edges(cut.div(len(faces), rounding_mode="floor"), corner.unflatten(0, (2, 2)), share)
+    corner = order.gather(0, edges) + triangle % len(faces) * 3
+    return _Segments(row, triangle.div(len(faces), rounding_mode="floor"), corner.unflatten(0, (2, 2)), share)
 
 
-def _at_ends(edges, faces, values):
-    """values (K, B or 1, V) at the vertices of `faces` → (K, 2, N) at the ends of segments."""
-    index = faces.flatten()[edges.corner] + edges.mesh * (values.shape[2] if values.shape[1] > 1 else 0)
-    upper, lower = (values.flatten(1).index_select(1, part.flatten()) for part in index)
-    return torch.lerp(upper, lower, edges.share.flatten()).unflatten(1, (2, -1))
+def _spans(x, width):
+    """What segments, with ends x (Y, 2, N), in pixels, cover: the first pixel's column, how many, int32; how
+    far along the segment, 0 to 1, the first one is, and how much further each next one: (Y, N) each."""
+    one, other = x.unbind(1)
+    first = torch.minimum(one, other).ceil_().clamp_(min=0)
+    number = torch.maximum(one, other).floor_().clamp_(max=width - 1).sub_(first).add_(1).clamp_(min=0)
+    step = (other - one).reciprocal_().nan_to_num_(0, 0, 0)
+    return first.int(), number.nan_to_num_(0).int(), (first - one).mul_(step), step
+
+
+def _along(span, place, first, rise):
+    """Values (m,) at pixels `place` of spans: `first` (Y, N) at the first one, `rise` more at each next."""
+    return _take(first, span).addcmul_(place, _take(rise, span))
+
+
+def _nearest(pixel, depth, span, total):
+    """Which of `total` pixels spans (M,) cover, (n,), and the nearest span at each, (n,).
+
+    The smallest key is kept, depth in the high 32 bits, so the order of the work does not matter.
+    """
+    keys = torch.full((total,), NOTHING, dtype=torch.int64, device=pixel.device)
+    keys.scatter_reduce_(0, pixel.long(), _key(depth, span), "amin")
+    seen = (keys != NOTHING).nonzero()[:, 0]
+    return seen, _take(keys, seen) & 0xFFFFFFFF
+
+
+def _key(depth, number):
+    """int64 keys in the order of (depth, number): a float's bits, read as an integer, keep its order."""
+    bits = (depth + 0.0).view(torch.int32)                      # + 0.0 makes -0.0 equal to 0.0
+    ordered = (bits >> 31).bitwise_and_(0x7FFFFFFF).bitwise_xor_(bits)      # negative: in reverse order
+    return ordered.long().bitwise_left_shift_(32).bitwise_or_(number)
 
 
 def _turned(turns, x, z, axis):
@@ -218,15 +243,8 @@ def _turned(turns, x, z, axis):
     return (torch.addcmul(axis[k], turns[:, k, 0], x).addcmul_(turns[:, k, 1], z) for k in range(2))
 
 
-def _key(depth, face):
-    """int64 keys in the order of (depth, face): a float's bits, read as an integer, keep its order."""
-    bits = (depth + 0.0).view(torch.int32)                      # + 0.0 makes -0.0 equal to 0.0
-    ordered = (bits >> 31).bitwise_and_(0x7FFFFFFF).bitwise_xor_(bits)      # negative: in reverse order
-    return ordered.long().bitwise_left_shift_(32).bitwise_or_(face)
-
-
-def _runs(number):
-    """int32 counts (n,) of sum M → owner (M,), i counts[i] times, and place (M,), 0 to counts[i] − 1.
+def _listed(number):
+    """int32 counts (n,) of sum M → owner (M,), i number[i] times, and place (M,), 0 to number[i] − 1.
 
     `repeat_interleave` takes several times as long where most counts are 0, 1 and 2.
     """
