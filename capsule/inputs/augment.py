@@ -67,12 +67,8 @@ def train_batch(streams, kinds, draws, size):
         images = _mirror_order(images, draws.flip, 1 if kind == "views" else 3)
         if kind == "motion":
             batch.append(_move_motion(_resized(images, size), draws))
-        elif _gains_from_a_compiler(images.device, size):
-            batch.append(_changed_at_once(images, kind, draws, size))
         else:
-            turned = _moved(_resized(images, size), draws.angle, size, draws.flip)
-            change = _jitter_grey if kind == "views" else jitter_colour
-            batch.append(change(turned, draws))
+            batch.append(_changed(images, kind, draws, size))
     return batch
 
 
@@ -160,46 +156,17 @@ def _mirror_order(images, flip, group):
     return torch.where(flip, groups.flip(1), groups).flatten(1, 2)       # → (B, C, H, W)
 
 
-def _of_pictures(draws, images):
-    """`draws` of the samples (B, 3k, H, W) repeated for each of their k RGB pictures: n = B·k."""
-    count = images.shape[1] // 3
-    return draws[torch.arange(len(images)).repeat_interleave(count)] if count > 1 else draws
-
-
-def jitter_colour(images, draws):
-    """torchvision's ColorJitter, brightness, contrast, saturation and hue in each sample's own order.
-
-    images: float (B, 3k, H, W) in [0, 1], k RGB pictures stacked along the channels. Returns: as images.
-    On a CPU one picture after the other, so that it stays in the cache.
-    """
-    pictures, draws = images.reshape(-1, 3, *images.shape[2:]), _of_pictures(draws, images)
-    if images.device.type == "cuda":
-        numbers = (sent(part, images.device) for part in (draws.factors, draws.order))
-        return jitter_all(pictures, *numbers).view(images.shape)
-    changed = torch.empty_like(pictures)
-    for place, order in enumerate(draws.order.tolist()):
-        picture = pictures[place:place + 1]
-        for change in order:
-            picture = _changed(picture, change, draws.factors[place, change].view(1, 1, 1, 1))
-        changed[place] = picture[0]
-    return changed.view(images.shape)
-
-
-def _gains_from_a_compiler(device, size):
-    """Whether `_changed_at_once` can be compiled and saves more time than compiling takes."""
-    deterministic = torch.are_deterministic_algorithms_enabled()
-    return device.type == "cuda" and min(size) >= COMPILED_SIDE and not deterministic and can_compile()
-
-
-def _changed_at_once(images, kind, draws, size):
-    """`train_batch`'s changes of grey views or RGB pictures, compiled: few kernels, less memory traffic."""
-    transforms = _transforms(draws.angle, size, size, draws.flip)
+def _changed(images, kind, draws, size):
+    """`train_batch`'s changes of grey views or RGB pictures, uint8 (B, C, H, W): float (B, C, *size)."""
+    transforms, factors, order = _transforms(draws.angle, size, size, draws.flip), draws.factors, draws.order
     if kind == "views":
-        change, numbers = _greys_at_once, [_grey_rounds(draws)]
+        change, numbers = _change_greys, [_grey_rounds(factors, order)]
     else:
-        each = _of_pictures(draws, images)
-        change, numbers = _colours_at_once, [each.factors, each.order]
+        count = images.shape[1] // 3
+        change, numbers = _change_colours, [part.repeat_interleave(count, 0) for part in (factors, order)]
     tensors = [images, *(sent(part, images.device) for part in (transforms, *numbers))]
+    if not _gains_from_a_compiler(images.device, size):
+        return change(*tensors, size)
     for tensor in tensors:
         torch._dynamo.maybe_mark_dynamic(tensor, 0)
     with warnings.catch_warnings():
@@ -207,24 +174,59 @@ def _changed_at_once(images, kind, draws, size):
         return _compiled(change)(*tensors, size)
 
 
+def _gains_from_a_compiler(device, size):
+    """Whether `_changed` can be compiled, to few kernels, and saves more time than compiling takes."""
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    return device.type == "cuda" and min(size) >= COMPILED_SIDE and not deterministic and can_compile()
+
+
 _compiled = functools.cache(torch.compile)
 
 
-def _greys_at_once(images, transforms, rounds, size):
-    return _in_rounds(_sampled(_resized(images, size), transforms, size), rounds)
+def _change_greys(images, transforms, rounds, size):
+    """Turned, and changed as jitter_colour would change them as R = G = B: brightness and contrast alone, as
+    saturation and hue leave grey as it is. rounds: `_grey_rounds`."""
+    images = _sampled(_resized(images, size), transforms, size)
+    for one in rounds.unbind(1):
+        factor, pull = one.view(-1, 2, 1, 1, 1).unbind(1)               # (B, 1, 1, 1)
+        means = images.mean((2, 3), keepdim=True)                        # of each picture: (B, C, 1, 1)
+        images = torch.addcmul(pull * means, images, factor).clamp_(0, 1)
+    return images
 
 
-def _colours_at_once(images, transforms, factors, order, size):
+def _grey_rounds(factors, order):
+    """(n, 2 rounds, 2): the factor on the picture, and the weight of its mean that is added."""
+    place = order.argsort(1)    # (n, 4): when each change comes
+    first = place[:, CONTRAST] < place[:, BRIGHTNESS]
+    is_contrast = torch.stack([first, ~first], 1)                        # (n, 2): the change of each round
+    factors = torch.where(is_contrast, factors[:, CONTRAST, None], factors[:, BRIGHTNESS, None])
+    return torch.stack([factors, (1 - factors) * is_contrast], 2)        # brightness blends with black
+
+
+def _change_colours(images, transforms, factors, order, size):
     turned = _sampled(_resized(images, size), transforms, size)
-    return jitter_all(turned.view(-1, 3, *size), factors, order).view(turned.shape)
+    change = jitter_all if images.device.type == "cuda" else jitter_colour
+    return change(turned.reshape(-1, 3, *size), factors, order).view(turned.shape)
+
+
+def jitter_colour(images, factors, order):
+    """torchvision's ColorJitter, brightness, contrast, saturation and hue in each picture's own order.
+
+    images: float (n, 3, H, W) in [0, 1]. factors, order (n, 4): as in `Draws`. Returns: as images.
+    One picture after the other, so that it stays in a CPU's cache.
+    """
+    changed = torch.empty_like(images)
+    for place, changes in enumerate(order.tolist()):
+        picture = images[place:place + 1]
+        for change in changes:
+            picture = _jittered(picture, change, factors[place, change])
+        changed[place] = picture[0]
+    return changed
 
 
 def jitter_all(images, factors, order):
-    """`jitter_colour` of n RGB pictures (n, 3, H, W) for a GPU: in each of four rounds all four changes are
-    computed and each picture keeps its own, which a compiler makes one kernel of.
-
-    factors, order (n, 4): as in `Draws`, on the pictures' device.
-    """
+    """`jitter_colour` for a GPU: in each of four rounds all four changes are computed and each picture keeps
+    its own, which a compiler makes one kernel of. factors, order: on the pictures' device."""
     for change in order.unbind(1):
         factor = factors.gather(1, change[:, None]).view(-1, 1, 1, 1)
         change = change.view(-1, 1, 1, 1)
@@ -241,16 +243,16 @@ def _grey(images):
     return red * images[:, 0:1] + green * images[:, 1:2] + blue * images[:, 2:3]       # (b, 1, H, W)
 
 
-def _changed(images, change, factors):
-    """images (b, 3, H, W) after `change`, BRIGHTNESS to HUE, by factors (b, 1, 1, 1)."""
+def _jittered(images, change, factor):
+    """images (b, 3, H, W) after `change`, BRIGHTNESS to HUE, by `factor`, ()."""
     if change == HUE:
-        return _turn_hue(images, factors)
+        return _turn_hue(images, factor)
     if change == BRIGHTNESS:
-        return (images * factors).clamp_(0, 1)
+        return (images * factor).clamp_(0, 1)
     grey = _grey(images)
     if change == CONTRAST:
         grey = grey.mean((2, 3), keepdim=True)
-    return torch.lerp(grey, images, factors).clamp_(0, 1)
+    return torch.lerp(grey, images, factor).clamp_(0, 1)
 
 
 def _turn_hue(images, turns):
@@ -271,27 +273,3 @@ def _turn_hue(images, turns):
     k = k - 6 * (k / 6).floor_()                                         # k mod 6
     share = torch.minimum(k, 4 - k).clamp_(0, 1)
     return value.unsqueeze(1) - chroma.unsqueeze(1) * share
-
-
-def _jitter_grey(images, draws):
-    """What jitter_colour does to grey pictures (B, C, H, W) as R = G = B: brightness and contrast alone,
-    as saturation and hue leave grey as it is."""
-    return _in_rounds(images, sent(_grey_rounds(draws), images.device))
-
-
-def _grey_rounds(draws):
-    """(n, 2 rounds, 2): the factor on the picture, and the weight of its mean that is added."""
-    place = draws.order.argsort(1)    # (n, 4): when each change comes
-    first = place[:, CONTRAST] < place[:, BRIGHTNESS]
-    is_contrast = torch.stack([first, ~first], 1)                        # (n, 2): the change of each round
-    factors = torch.where(is_contrast, draws.factors[:, CONTRAST, None], draws.factors[:, BRIGHTNESS, None])
-    return torch.stack([factors, (1 - factors) * is_contrast], 2)        # brightness blends with black
-
-
-def _in_rounds(images, rounds):
-    """Grey pictures (B, C, H, W) after the two changes of `_grey_rounds`."""
-    for one in rounds.unbind(1):
-        factor, pull = one.view(-1, 2, 1, 1, 1).unbind(1)               # (B, 1, 1, 1)
-        means = images.mean((2, 3), keepdim=True)                        # of each picture: (B, C, 1, 1)
-        images = torch.addcmul(pull * means, images, factor).clamp_(0, 1)
-    return images
