@@ -27,7 +27,7 @@ def generated(clips_of, channels=(3,), size=224):
             for s, count in enumerate(clips_of) for c in range(count)]
     clips = Clips(pd.DataFrame(rows), "synthetic", NAMES, Path("data"), {"said": []})
     names = [f"{key}/{10 + offset}" for key in clips.keys for offset in OFFSETS]
-    index = np.repeat(np.arange(len(rows)), len(OFFSETS)), np.tile(OFFSETS, len(rows)), names
+    index = np.repeat(np.arange(len(rows)), len(OFFSETS)), np.tile(np.equal(OFFSETS, 0), len(rows)), names
     draws = torch.Generator().manual_seed(9)
     streams = []
     for count in channels:

@@ -34,7 +34,7 @@ def apexes(crops):
     """The apex frames of `crops` alone, as FrameImages, in the order of the clips."""
     rows = apex_rows(crops, np.arange(len(crops.clips.table))).numpy()
     return replace(crops, images=crops.images[torch.from_numpy(rows)], clip=crops.clip[rows],
-                   offset=crops.offset[rows], names=[crops.names[row] for row in rows])
+                   is_apex=crops.is_apex[rows], names=[crops.names[row] for row in rows])
 
 
 def plain_flow(crops):

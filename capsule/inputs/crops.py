@@ -33,7 +33,7 @@ class FrameImages:
     clips: Clips                            # the clip table
     images: torch.Tensor                    # uint8 (N, C, H, W)
     clip: np.ndarray                        # int64 (N,), the row in the clip table
-    offset: np.ndarray                      # int64 (N,), frame number − the apex's; 0: the apex
+    is_apex: np.ndarray                     # bool (N,), one picture of each clip: by it the clip is judged
     names: list                             # N of "<data>/<subject>/<clip>/<frame>"
     kind: str
     rule: dict                              # what makes the pixels, JSON types; part of the run's identity
@@ -84,7 +84,7 @@ def face_crops(clips):
         "no square inside the picture holds the face, the whole picture is the crop": squares == "whole",
         "the onset frame is not on disk, the apex gives the crop": ~has_onset,
         NO_NEIGHBOURS: counts < len(NEIGHBOURS)})
-    return FrameImages(clips, _planes(images), clip, offset, names, "crop", RULE, said,
+    return FrameImages(clips, _planes(images), clip, offset == 0, names, "crop", RULE, said,
                        digest(images.data, onsets.data), _planes(onsets), has_onset)
 
 

@@ -56,7 +56,7 @@ def ready_motion(clips, folder, skip_missing=False, say=say):
     frames = [f"{key}/{apex}" for key, apex in zip(kept.keys, table["apex_frame"], strict=True)]
     rule = {"rule": "ready motion", "version": 1, "motion": digest(frames, images.numpy().data)}
     rows = np.arange(len(table), dtype=np.int64)
-    return kept, FrameImages(kept, images, rows, np.zeros_like(rows), frames, "motion", rule, tuple(said))
+    return kept, FrameImages(kept, images, rows, rows >= 0, frames, "motion", rule, tuple(said))
 
 
 def _by_name(folder):

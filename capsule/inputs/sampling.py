@@ -23,9 +23,9 @@ def data_split(clips, data_sub):
 def apex_rows(frames, clip_rows):
     """Image rows of these clips' apex frames, int64 tensor in the order of `clip_rows`.
 
-    frames: FrameImages; its `clip` and `offset` are read. Raises: InputError when a clip has no apex image.
+    frames: FrameImages; its `clip` and `is_apex` are read. Raises: InputError when a clip has no apex image.
     """
-    apexes = np.flatnonzero(frames.offset == 0)
+    apexes = np.flatnonzero(frames.is_apex)
     row_of = np.full(max(frames.clip.max(initial=-1), np.max(clip_rows, initial=-1)) + 1, -1)
     row_of[frames.clip[apexes]] = apexes
     rows = row_of[clip_rows]
@@ -63,7 +63,7 @@ def sample_data(clips, frames, train_rows, generator):
     n_drawn = np.floor(wanted + chance).astype(np.int64)        # k, or one more with probability frac(k)
 
     order = torch.rand(len(frames.clip), generator=generator).numpy()
-    neighbours = np.flatnonzero(frames.offset != 0)
+    neighbours = np.flatnonzero(~frames.is_apex)
     neighbours = neighbours[np.lexsort((order[neighbours], frames.clip[neighbours]))]    # by clip; random
     owner = frames.clip[neighbours]
     first = np.searchsorted(owner, owner)                       # of each neighbour: where its clip's begin

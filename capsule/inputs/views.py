@@ -71,10 +71,9 @@ def single_pictures(crops, views):
     each = views.images.view(shape).expand(-1, -1, 3, -1, -1)                       # (N, 13, 3, H, W)
     images = torch.cat([crops.images[:, None], each], 1).flatten(0, 1)              # → (14·N, 3, H, W)
     place = np.arange(len(YAWS) + 1)
-    # A view's offset: never 0, the apex's, and another for each view of each frame (which are −2 to 2).
-    offset = np.where(place == 0, crops.offset[:, None], 1000 * (10 + crops.offset[:, None]) + place).ravel()
+    is_apex = (crops.is_apex[:, None] & (place == 0)).ravel()                       # (N, 14) → (14·N,)
     names = [name if i == 0 else f"{name}/{YAWS[i - 1]}" for name in crops.names for i in place]
-    return replace(crops, images=images, clip=crops.clip.repeat(len(place)), offset=offset, names=names,
+    return replace(crops, images=images, clip=crops.clip.repeat(len(place)), is_apex=is_apex, names=names,
                    rule={**views.rule, "single pictures": {"version": 1}}, said=views.said)
 
 

@@ -125,7 +125,7 @@ def test_the_held_out_subjects_units_reach_no_prediction():
         now = table.drop(columns="action_units") if change is None else table.assign(
             action_units=[change.get(i, text) for i, text in enumerate(texts)])
         now = replace(clips, table=now)
-        stream = FrameImages(now, torch.from_numpy(images), rows, 0 * rows, ["x"] * len(rows), "motion", {})
+        stream = FrameImages(now, torch.from_numpy(images), rows, rows >= 0, ["x"] * len(rows), "motion", {})
         net = network("ActionUnitSVM", 3)
         pictures = Pictures(now, [stream], net, torch.device("cpu"))
         result, _ = train_fold(pictures, "casme_sub00", Training(net, 1, 32, 1e-3, 1.0, 9))

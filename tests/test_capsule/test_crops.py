@@ -49,7 +49,7 @@ def test_crops_of_every_frame_in_order(database):
     clips = load(database)
     crops = face_crops(clips)
     assert crops.images.shape == (30, 3, 224, 224) and crops.images.dtype == torch.uint8
-    assert crops.offset.tolist() == [-2, -1, 0, 1, 2] * 6
+    assert crops.is_apex.tolist() == [False, False, True, False, False] * 6
     assert crops.clip.tolist() == np.repeat(range(6), 5).tolist()
     assert crops.names[:2] == ["casme/sub01/EP01_01f/12", "casme/sub01/EP01_01f/13"]
     assert crops.kind == "crop" and crops.channels == 3 and len(crops) == 30
@@ -84,7 +84,7 @@ def test_missing_neighbours_are_counted_and_missing_apexes_listed(database):
     apex.with_name("img16.jpg").unlink()
     crops = face_crops(load(database))
     assert said(crops)["neighbours of the apex are not on disk"] == clips.keys[:1]
-    assert crops.offset[:3].tolist() == [-2, 0, 1]
+    assert crops.is_apex[:3].tolist() == [False, True, False]
     apex.unlink()
     with pytest.raises(InputError, match=r"1 of 6 clips have no apex frame.*EP01_01f.*--skip-missing"):
         face_crops(load(database))

@@ -46,7 +46,7 @@ def test_pictures_are_found_by_name_however_spelt(clips, tmp_path, names):
     assert motion.images.shape == (3, 3, 28, 28) and motion.images.dtype == torch.uint8
     assert (motion.images[2].permute(1, 2, 0).numpy() == last).all()       # red, green, blue: u, v, strain
     assert motion.names[2] == "samm/006/006_1_2/30"
-    assert list(motion.clip) == [0, 1, 2] and not motion.offset.any()
+    assert list(motion.clip) == [0, 1, 2] and motion.is_apex.all()
 
 
 def test_neighbouring_numbers_are_not_confused(clips, tmp_path):
@@ -179,7 +179,7 @@ def test_ststnet_gets_what_its_published_weights_expect():
 def test_normalised_pictures_have_no_common_motion_and_one_spread(tmp_path):
     random = np.random.default_rng(0)
     images = torch.from_numpy(random.normal(150, 10, (4, 3, 28, 28)).clip(0, 255).astype(np.uint8))
-    frames = FrameImages(None, images, np.arange(4), np.zeros(4), list("abcd"), "motion", {})
+    frames = FrameImages(None, images, np.arange(4), np.ones(4, bool), list("abcd"), "motion", {})
     found = normalised(frames)
     assert found.images.dtype == torch.uint8 and torch.equal(frames.images,
                                                              images) and found.rule != frames.rule

@@ -22,7 +22,8 @@ def table_of(labels, subjects):
 def frames_of(offsets):
     """A stand-in for FrameImages: `offsets` lists each clip's frames."""
     clip = np.repeat(np.arange(len(offsets)), [len(of_clip) for of_clip in offsets])
-    return SimpleNamespace(clip=clip, offset=np.concatenate([np.array(o, np.int64) for o in offsets]))
+    offset = np.concatenate([np.array(o, np.int64) for o in offsets])
+    return SimpleNamespace(clip=clip, offset=offset, is_apex=offset == 0)
 
 
 ALL = [-2, -1, 0, 1, 2]

@@ -37,7 +37,8 @@ def crops(photograph, tmp_path):
     clips, (stream,) = generated([1, 1], size=8)
     clips = replace(clips, data_root=tmp_path)
     images = torch.stack([photograph[0], photograph[1], torch.full((3, 224, 224), 90, dtype=torch.uint8)])
-    return replace(stream, clips=clips, images=images, clip=np.array([0, 0, 1]), offset=np.array([0, 1, 0]),
+    return replace(stream, clips=clips, images=images, clip=np.array([0, 0, 1]),
+                   is_apex=np.array([True, False, True]),
                    names=["synthetic/sub00/EP00/10", "synthetic/sub00/EP00/11", "synthetic/sub01/EP00/10"],
                    onsets=torch.stack([photograph[2], images[2]]), has_onset=np.array([True, False]))
 
@@ -135,7 +136,8 @@ def test_views_of_another_program_are_used_and_missing_ones_named(crops, tmp_pat
 def test_single_pictures_are_crops_and_views_of_their_clip(crops):
     pictures = single_pictures(crops, thirteen_views(crops, "mesh", device="cpu"))
     assert pictures.images.shape == (42, 3, 224, 224) and len(set(pictures.names)) == 42
-    assert torch.equal(pictures.images[0], crops.images[0]) and (pictures.offset == 0).sum() == 2
+    assert torch.equal(pictures.images[0], crops.images[0])
+    assert pictures.is_apex.nonzero()[0].tolist() == [0, 28]
     assert pictures.clip.tolist() == [0] * 28 + [1] * 14
 
 
