@@ -150,7 +150,7 @@ def train_fold(pictures, data_sub, training, report=lambda epoch: None):
     paper_generator = torch.Generator().manual_seed(record.seed + 1)     # the paper evaluation's rotations
 
     model, weights = training.network.make(pictures.channels)
-    if not isinstance(model, torch.nn.Module):
+    if training.network.loss is None:
         return _fit_fold(model, pictures, record, report)
     learner = pictures.learner(model, training)
     model = learner.model

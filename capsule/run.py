@@ -4,7 +4,6 @@ import contextlib
 import sys
 import time
 
-import torch
 from tqdm import tqdm
 
 from capsule.data.remarks import line
@@ -37,7 +36,7 @@ def run_loso(options, clips, streams, network):
         remarks = network.remarks(model)
         experiment = Experiment(options, clips, streams, network, weights, precision, remarks)
         experiment.start()
-        log = Log(experiment, training.epochs if isinstance(model, torch.nn.Module) else 1)
+        log = Log(experiment, training.epochs if network.loss else 1)
         log.begin(f"Ray, {options.workers} workers" if cluster else device, model)
         for remark in remarks:
             log.say(line(remark))
@@ -122,8 +121,8 @@ class Log:
             files = ", ".join(f"{name} {digest}" for name, digest in experiment.model_files.items())
             self.say(f"  3-D faces by {experiment.reconstructor}: {files}")
         lacking = sum(remark["count"] for remark in experiment.said if remark["what"] == NO_NEIGHBOURS)
-        trains = isinstance(model, torch.nn.Module)
-        if lacking and trains and experiment.options.streams != "pictures":     # there views fill the gap
+        draws_again = experiment.options.streams != "pictures" and experiment.network.loss  # an SVM has none
+        if lacking and draws_again:    # of single pictures, views take the neighbours' place
             self.say(f"  {lacking} clips lack neighbours of their apex; to balance the classes an epoch "
                      "draws their apex again in their place")
 

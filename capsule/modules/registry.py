@@ -35,7 +35,7 @@ class _Kind:
 
     build: Callable             # (channels of each stream, classes, side, **options) → nn.Module, or an SVM
     streams: int = 1            # how many its forward takes
-    loss: Callable = me_loss
+    loss: Callable | None = me_loss    # None: fitted once, without epochs
     side: int = 0               # pixels, where its input has one size alone; 0: any
     logits: bool = False        # whether it outputs logits, not scores in [0, 1]
 
@@ -68,8 +68,8 @@ NETWORKS = {
     "VGG": _Kind(_baseline(VGG), loss=cross_entropy),
     "STSTNet": _Kind(_small(STSTNet), loss=cross_entropy, side=ststnet.SIDE, logits=True),
     "MotionCapsuleNet": _Kind(_small(MotionCapsuleNet), side=motion_capsule_net.SIDE),
-    "SVM": _Kind(_small(SVM), side=ststnet.SIDE),
-    "ActionUnitSVM": _Kind(_small(SVM), side=ststnet.SIDE),    # the same on a clip table with action_units
+    "SVM": _Kind(_small(SVM), loss=None, side=ststnet.SIDE),
+    "ActionUnitSVM": _Kind(_small(SVM), loss=None, side=ststnet.SIDE),    # of clips with action_units
 }
 
 
@@ -115,7 +115,7 @@ class Network:
 
     @property
     def loss(self):
-        """loss(outputs (B, classes), labels (B,)) → scalar."""
+        """loss(outputs (B, classes), labels (B,)) → scalar; None for an SVM, which has no epochs."""
         return NETWORKS[self.name].loss
 
     def prepared(self, inputs):
