@@ -16,6 +16,7 @@ from capsule.fusion import fuse
 from capsule.results import class_log, prediction_log, read_runs, result_log, select
 from capsule.tables import render, report
 from common.console import Parser, run_main
+from common.errors import InputError
 from common.files import write_csv
 
 RESULT_ROOT = "result"    # where the training scripts wrote
@@ -47,6 +48,10 @@ def main():
     runs, broken = read_runs(root)
     chosen = select(runs, broken, choice.experiment)
     fused = [fuse(select(runs, broken, names)) for names in choice.fuse]
+    names = [run.name for run in [*runs, *fused]]
+    if again := [name for name in names if names.count(name) > 1]:
+        raise InputError(f"--fuse: two rows would be called {again[0]}; give each fusion once, or another "
+                         "name to the experiment that is called so")
     for name, log in (("result_log", result_log), ("class_log", class_log), ("predictions", prediction_log)):
         write_csv(root / f"{name}.csv", log([*runs, *fused]))
     print(render(report([*chosen, *fused], broken.values()), choice.form), flush=True)

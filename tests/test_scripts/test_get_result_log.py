@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.fake_runs import change_json, write_run
 
 ROOT = Path(__file__).parents[2]
@@ -99,6 +101,16 @@ def test_fuses_experiments_as_one_more_row_everywhere(tmp_path):
         assert not any(line.startswith("A+B,") and "paper" in line for line in lines)
     done = run_script("--result-root", tmp_path, "--fuse", "A", "partial")
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "1 of 4 folds of partial" in done.stderr
+
+
+@pytest.mark.parametrize("again", [("--fuse", "A", "B"), ()])
+def test_two_rows_of_one_name_are_refused(tmp_path, again):
+    """predictions.csv would have each clip twice under that name."""
+    for name in ("A", "B", *(() if again else ("A+B",))):
+        write_run(tmp_path, name, config={"model": name})
+    done = run_script("--result-root", tmp_path, "--no-figures", "--fuse", "A", "B", *again)
+    assert done.returncode == 2 and "two rows would be called A+B" in done.stderr
+    assert not (tmp_path / "predictions.csv").exists()
 
 
 def test_a_long_name_does_not_widen_the_printed_table(tmp_path):
