@@ -85,8 +85,6 @@ def _read(paths):
     images = []
     for path in paths:
         image = read_motion(path)
-        if image.shape[1] != image.shape[2]:
-            raise InputError(f"{path}: {image.shape[2]}x{image.shape[1]} pixels; motion pictures are square")
         if images and image.shape != images[0].shape:
             raise InputError(f"{path}: {image.shape[2]}x{image.shape[1]} pixels, but {paths[0].name} has "
                              f"{images[0].shape[2]}x{images[0].shape[1]}; make all of one size")
@@ -95,8 +93,11 @@ def _read(paths):
 
 
 def read_motion(path):
-    """A ready motion picture, uint8 (3, H, W). Raises: InputError for an unreadable or grey picture."""
+    """A ready motion picture, uint8 (3, S, S). Raises: InputError for an unreadable or grey picture, and for
+    one that is not square."""
     image = read_image(path)
+    if image.shape[0] != image.shape[1]:
+        raise InputError(f"{path}: {image.shape[1]}x{image.shape[0]} pixels; motion pictures are square")
     if (image == image[..., :1]).all():
         raise InputError(f"{path}: a grey picture; motion is red u, green v, blue strain")
     return np.ascontiguousarray(image.transpose(2, 0, 1))

@@ -10,7 +10,7 @@ import torch
 
 from capsule.data.protocol import Clips
 from capsule.inputs.crops import FrameImages
-from capsule.inputs.motion import normalised, normalised_levels, ready_motion
+from capsule.inputs.motion import normalised, normalised_levels, read_motion, ready_motion
 from capsule.modules import STSTNet
 from capsule.modules import network as registered
 from capsule.modules.svm import SVM
@@ -88,6 +88,8 @@ def test_unusable_pictures_are_named(clips, tmp_path):
     write_image(tmp_path / f"{names[0]}.png", np.random.default_rng(0).integers(0, 9, (28, 40, 3), np.uint8))
     with pytest.raises(InputError, match=r"sub01_EP02_01f.png: 40x28 pixels; motion pictures are square"):
         ready_motion(clips, tmp_path)
+    with pytest.raises(InputError, match="motion pictures are square"):      # as predict.py reads it
+        read_motion(tmp_path / f"{names[0]}.png")
     write(tmp_path, *names)
     write_image(tmp_path / f"{names[1]}.png", np.arange(784, dtype=np.uint8).reshape(28, 28))
     with pytest.raises(InputError, match=r"s02_s02_ne_01.png: a grey picture"):
