@@ -144,6 +144,9 @@ def _of_tensors(tensors, path, paint):
         raise InputError(f"{path}: the tensors of no network of this project")
     classes = max(shape("digitcaps.weight")[0], shape("model.fc.weight")[0],
                   shape("model.classifier.6.weight")[0], shape("fc.weight")[0])
+    if first == "images":       # an SVM: its training clips' labels tell
+        labels = torch.as_tensor(tensors.get("labels", 0))
+        classes = 5 if labels.dtype == torch.int64 and (labels > 2).any() else 3
     stack, joined = (shape(first)[1] == channels for channels in (39, 42))
     dual = first.startswith("first_conv")
     if classes > MAX_CLASSES:

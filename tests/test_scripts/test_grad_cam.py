@@ -336,6 +336,10 @@ def test_motion_networks_without_their_experiment(tmp_path):
         save_tensors(tmp_path / "alone.pt", {"images": images, "labels": torch.tensor([0, 1])})
         with pytest.raises(InputError, match="not the state of an SVM"):
             load_trained(tmp_path / "alone.pt", CPU)
+    images = torch.arange(5 * 3 * 28 * 28).view(5, 3, 28, 28).mul(7).to(torch.uint8)
+    for classes in (3, 5):
+        save_tensors(tmp_path / "alone.pt", {"images": images, "labels": torch.arange(5) % classes})
+        assert len(load_trained(tmp_path / "alone.pt", CPU).class_names) == classes
 
 
 def test_views_by_another_program_than_in_training_are_said(tmp_path, capsys):
