@@ -10,10 +10,12 @@ from capsule.data.remarks import remark, say
 from capsule.data.sheets import owners_sheet, read_columns, subject_names
 from common.errors import InputError
 
+FEWEST = 10     # training clips that show a unit, or nothing is learnt from it
+
 
 def with_action_units(clips):
     """`clips` with one more column of the table, `action_units`: as the owners' sheets code them ("4+L10"),
-    None where they do not (SMIC's does not at all): said.
+    None where they do not (SMIC's does not at all): said, as are folds in which all units are too rare.
 
     Raises: InputError when a sheet is not there or not usable, or no clip is coded.
     """
@@ -30,7 +32,11 @@ def with_action_units(clips):
     if len(lacking) == len(texts):
         raise InputError(f"{clips.dataset}: no clip has action units coded; CASME II and SAMM have them, and "
                          "the composite")
-    said = remark("action units not coded", lacking)
+    own = clips.table["data_sub"].to_numpy()
+    units = np.nan_to_num(unit_matrix(texts))                                       # (clips, units)
+    bare = [name for name in clips.subjects if units[own != name].sum(0).max(initial=0) < FEWEST]
+    said = [*remark("action units not coded", lacking),
+            *remark(f"folds that learn from no action unit: {FEWEST} training clips show none", bare)]
     say(said)
     notes = {**clips.notes, "said": [*clips.notes.get("said", ()), *said]}
     return replace(clips, table=clips.table.assign(action_units=texts), notes=notes)

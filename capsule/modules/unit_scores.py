@@ -8,8 +8,9 @@ that the second kernel is linear in the scores was, of two forms tried.
 
 import numpy as np
 
+from capsule.data.action_units import FEWEST
+
 RIDGE = 1.0         # of the regression, in units of a kernel whose diagonal is about 1
-FEWEST = 10         # training clips that show a unit, or it is left out
 
 
 class UnitScores:

@@ -45,11 +45,21 @@ def test_units_are_read_as_the_owners_write_them(root, capsys):
     coded = with_action_units(clips)
     assert coded.table["action_units"].to_list() == ["4+L10", None, "L12A or 25", None]
     assert "action units not coded (2): smic/2/s2_ne_01, samm/006/006_1_3" in capsys.readouterr().out
-    assert coded.notes["said"][-1]["count"] == 2 and "action_units" not in clips.table
+    assert [one["count"] for one in coded.notes["said"]] == [2, 3] and "action_units" not in clips.table
     assert coded.identity != clips.identity
     matrix = unit_matrix(coded.table["action_units"])
     assert unit_matrix(["R1A+AU2", "9" * 5000 + " 4"]).tolist() == [[1, 1, 0], [0, 0, 1]]
     np.testing.assert_array_equal(matrix, [[1, 1, 0, 0], [np.nan] * 4, [0, 0, 1, 1], [np.nan] * 4])
+
+
+@pytest.mark.parametrize(("clips_a_subject", "bare"), [(9, [1, 2]), (10, [])])
+def test_folds_that_learn_from_no_unit_are_said(root, clips_a_subject, bare):
+    """Ten training clips must show a unit, or the row is that of the SVM without units."""
+    rows = [("casme", f"sub0{subject}", f"EP{n}") for subject in (1, 2) for n in range(clips_a_subject)]
+    sheet = "".join(f"{subject[4:]},{clip},4,x\n" for _, subject, clip in rows)
+    (root / "CASME2-coding-20140508.csv").write_text(f"Subject,Filename,Action Units,Emotion\n{sheet}")
+    said = with_action_units(listed(root, rows)).notes.get("said")
+    assert [one["clips"] for one in said] == [[f"casme_sub0{subject}" for subject in bare]] * bool(bare)
 
 
 def test_databases_without_units_are_refused(root):
