@@ -3,6 +3,7 @@
 import os
 import re
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -117,33 +118,20 @@ def load_clips(dataset, data_root="data", classes=3, protocol="dsnca", subset="a
     """
     dataset, root = database_name(dataset), Path(data_root)
     check_list(dataset, classes, protocol, subset)
-    if not os.path.isdir(root):
-        raise InputError(f"--data-root {root}: no such folder; put the databases there as data/README.md "
-                         "says, or make it for --dataset synthetic")
-    if dataset == "synthetic" and find_sheet("synthetic", root) is None:
-        from synthetic.database import ensure  # only here: it needs the whole 3-D package
-
-        ensure(data_root)
+    _check_root(dataset, root)
     read = _from_sheets if protocol in PROTOCOLS else _from_list
     table, said, sheets, official = read(dataset, root, classes, protocol)
-    table = _of_subset(table, subset, sheets)
-    skip_missing = skip_missing and frames is not None
-    if frames is not None and not skip_missing:
-        _check_coded(table, sheets)
+    drop = skip_missing and frames is not None
+    table = _of_subset(table, subset, sheets, need_apex=frames is not None and not drop)
     table, places, missing = with_paths(table, root, frames)
     notes = {"name": _name(dataset, classes, protocol, subset), "protocol": str(protocol), "subset": subset,
              "sheets": sheets, "frames": places, "missing": missing}
     clips = Clips(table, dataset, FIVE if classes == 5 else THREE, root, notes)
     notes["check"] = _compared(clips, EXPECTED.get((dataset, classes, protocol, subset)), official)
-    notes["said"] = said + _remarks(clips, skip_missing)
-    if skip_missing and not clips.apex_on_disk.all():
-        if not clips.apex_on_disk.any():
-            raise InputError(f"{root}: no apex frame of any clip is on disk; {missing}; see "
-                             "data/README.md")
-        notes["check"] = f"before {(~clips.apex_on_disk).sum()} were dropped: {notes['check']}"
-        clips = replace(clips, table=table[clips.apex_on_disk].reset_index(drop=True))
+    notes["said"] = said + _remarks(clips, drop)
+    clips = _with_apex(clips) if drop and not clips.apex_on_disk.all() else clips
     empty = [name for name, n in zip(clips.class_names, clips.per_class, strict=True) if not n]
-    notes["said"] += remark("classes without a clip, whose F1 is 0", empty)
+    clips.notes["said"] += remark("classes without a clip, whose F1 is 0", empty)
     print(summary(clips), flush=True)
     return clips
 
@@ -204,16 +192,22 @@ def with_paths(table, data_root, frames=""):
     return pd.concat(parts).sort_index()[COLUMNS], places, "; ".join(lines)
 
 
+def _check_root(dataset, root):
+    """Raise InputError when there is no data root; make the synthetic database where it is not there."""
+    if not os.path.isdir(root):
+        raise InputError(f"--data-root {root}: no such folder; put the databases there as data/README.md "
+                         "says, or make it for --dataset synthetic")
+    if dataset == "synthetic" and find_sheet("synthetic", root) is None:
+        from synthetic.database import ensure  # only here: it needs the whole 3-D package
+
+        ensure(root)
+
+
 def _from_sheets(dataset, root, classes, protocol):
     """(table without paths, remarks, the sheets, whether they have all rows) by the owners' sheets."""
-    tables, said, sheets, official = [], [], [], True
-    for data in DATABASES[dataset]:
-        table, remarks, files, whole = _coded(data, root, classes, protocol)
-        tables.append(table)
-        said += remarks
-        sheets += files
-        official &= whole
-    return pd.concat(tables, ignore_index=True), said, sheets, official
+    parts = (_coded(data, root, classes, protocol) for data in DATABASES[dataset])
+    tables, said, sheets, whole = zip(*parts, strict=True)
+    return pd.concat(tables, ignore_index=True), [*chain(*said)], [*chain(*sheets)], all(whole)
 
 
 def _coded(data, root, classes, protocol):
@@ -299,22 +293,28 @@ def _with_frames(path, table, columns, root):
     return pd.concat(parts).sort_index(), sheets
 
 
-def _of_subset(table, subset, sheets):
-    """The rows of a subset. Raises: InputError when none is left."""
+def _of_subset(table, subset, sheets, need_apex):
+    """The rows of a subset. Raises: InputError when none is left, or with `need_apex` one has none."""
     if subset == "glasses":
         table = table[[subject_number(row.subject) in BLOCKS[row.data].glasses for row in table.itertuples()]]
     if table.empty:
         raise InputError(f"{sheets[0]}: no clip is left for --subset {subset}")
-    return table
-
-
-def _check_coded(table, sheets):
-    """Raises: InputError when a clip has no apex coded."""
     uncoded = table[table["apex_frame"] < 0]
-    if len(uncoded):
+    if need_apex and len(uncoded):
         raise InputError(f"{', '.join(sheets)}: no apex frame for {len(uncoded)} clips ("
                          f"{', '.join(uncoded['clip'][:5])}); {_remedy(set(uncoded['data']))}, or leave them "
                          "out (--skip-missing)")
+    return table
+
+
+def _with_apex(clips):
+    """The clips whose apex frame is on disk; the check says how many are not. Raises: InputError for none."""
+    there, notes = clips.apex_on_disk, clips.notes
+    if not there.any():
+        raise InputError(f"{clips.data_root}: no apex frame of any clip is on disk; {notes['missing']}; see "
+                         "data/README.md")
+    check = f"before {(~there).sum()} were dropped: {notes['check']}"
+    return replace(clips, table=clips.table[there].reset_index(drop=True), notes={**notes, "check": check})
 
 
 def _remedy(databases):
