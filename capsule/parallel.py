@@ -34,13 +34,13 @@ POLL = 0.5  # seconds between two looks at the workers
 
 
 class Cluster:
-    """Context manager: Ray on this machine, or the running cluster at --ray-address.
+    """Context manager: Ray on this machine, or the running cluster at --ray-address, started when needed.
 
     streams: the FrameImages that workers will share. Raises: InputError when Ray does not start or answer.
     """
 
     def __init__(self, options, streams):
-        self.options, self.streams = options, streams
+        self.options, self.streams, self.gpus = options, streams, None
         if ":" in options.device:
             raise InputError(f"--device {options.device} with Ray workers: Ray gives out the GPUs; "
                              "use --device cuda, "
@@ -49,6 +49,12 @@ class Cluster:
             choose_device(options.device)
 
     def __enter__(self):
+        return self
+
+    def _start(self):
+        """Start Ray, or connect to the cluster, unless that is done."""
+        if self.gpus is not None:
+            return
         address = self.options.ray_address
         size = sum(stream.images.numel() for stream in self.streams) + STORE_SLACK
         local = {"address": "local", "include_dashboard": False, "object_store_memory": size,
@@ -70,7 +76,6 @@ class Cluster:
         if self.options.device == "cuda" and not self.gpus:
             ray.shutdown()
             raise InputError("--device cuda: the cluster has no GPU; use --device auto")
-        return self
 
     def __exit__(self, *error):
         ray.shutdown()
@@ -79,6 +84,9 @@ class Cluster:
         """The arithmetic of --precision on the device where folds will run: "fp32" or "bf16"."""
         if self.options.precision == "fp32":
             return "fp32"
+        if not self.options.ray_address:
+            return choose_precision(choose_device(self.options.device), self.options.precision)
+        self._start()
         asked = ray.remote(choose_precision).options(num_cpus=1e-3, num_gpus=1e-3 if self.gpus else 0)
         try:
             return ray.get(asked.remote(torch.device("cuda" if self.gpus else "cpu"), self.options.precision))
@@ -98,6 +106,7 @@ class Cluster:
         of training in turn on the same device type (on a CPU with as many threads, which is why the workers
         do not divide the cores among themselves). Returns: dict of the folds that failed → reason.
         """
+        self._start()
         count = min(experiment.options.workers, len(todo))
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         mail = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})    # no other machine's loss

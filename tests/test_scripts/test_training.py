@@ -94,6 +94,9 @@ def test_workers_give_the_same_numbers(data_root, tmp_path, monkeypatch):
                       "--result-root", tmp_path / "parallel") == 0
     assert len(folds(tmp_path / "turn")) == 6
     assert folds(tmp_path / "turn") == folds(tmp_path / "parallel")
+    monkeypatch.setattr("ray.init", None)       # not started again where all is finished
+    assert run_script(monkeypatch, "train_me_loso.py", *options, "--workers", "2",
+                      "--result-root", tmp_path / "parallel") == 0
 
 
 @pytest.mark.parametrize("options", [("--paint", "motion"), ("--streams", "crop+views"),
