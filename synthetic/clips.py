@@ -49,8 +49,8 @@ class Settings:
     Raises: InputError for values that no database can have.
     """
 
-    people: int = 8
-    clips: int = 6
+    people: int = 6
+    clips: int = 8
     glasses: float = 0.4
     intensity: float = 10.0
     head_motion: float = 1.0

@@ -104,7 +104,7 @@ def test_the_strongest_landmark_moves_as_far_as_planned():
 def test_a_plan_of_several_people():
     apexes = set()
     for _, clips in plan_people(Settings(people=2)):
-        assert len({clip.name for clip in clips}) == 6
+        assert len({clip.name for clip in clips}) == 8
         for clip in clips:
             assert 9 <= clip.offset - clip.onset + 1 <= 15
             assert clip.onset + 2 < clip.apex < clip.offset - 2
