@@ -161,14 +161,17 @@ def read_columns(path, wanted, tab="", optional=()):
     table = {}
     for name, texts in accepted.items():
         shown = COLUMNS[name][0]
-        places = next((p for p in (head.columns[head.iloc[top] == text] for text in texts) if len(p)), ())
+        named = [head.columns[head.iloc[top] == text] for text in texts]
+        places = [place for columns in named for place in columns]
         if len(places) == 0 and name not in optional:
             has = ", ".join(filter(None, grid.iloc[top])) or "nothing"
             raise InputError(f"{path}: no column {shown!r} (row {top + 1} has: {has}); use the owners' sheet "
                              "as shipped, or rename the column")
         below = grid.iloc[top + 1:][list(places)]
         if (below.nunique(axis=1) > 1).any():
-            raise InputError(f"{path}: {len(places)} columns are called {shown!r} and differ; "
+            called = " or ".join(repr(text) for text, columns in zip(COLUMNS[name], named, strict=True)
+                                 if len(columns))
+            raise InputError(f"{path}: {len(places)} columns are called {called} and differ; "
                              "remove the wrong one")
         if len(places):
             table[name] = below[places[0]]

@@ -169,6 +169,9 @@ def test_a_column_twice(tmp_path):
     casme_sheet(tmp_path, [(1, "EP01", 1, 2, 1, 3, "disgust")], header)
     with pytest.raises(InputError, match="2 columns are called 'ApexFrame'"):
         load_clips("casme", tmp_path)
+    casme_sheet(tmp_path, [(1, "EP01", 1, 2, 1, 3, "disgust")], [*header[:4], "apex", *header[5:]])
+    with pytest.raises(InputError, match="2 columns are called 'ApexFrame' or 'apex' and differ"):
+        load_clips("casme", tmp_path)
 
 
 def test_repeated_rows(tmp_path):
