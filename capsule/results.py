@@ -222,8 +222,11 @@ def read_fold(path, data_sub, facts, clips):
         y_true = _array(value["y_true"], (n,), "y_true", classes)
         _need(y_true.tolist() == [labels[key] for key in keys], "its labels are not the experiment's")
         rounds = {name: _array(value[name], (epochs, n), name, classes) for name in EVALUATIONS}
-        return Fold(data_sub, keys, y_true, rounds, _array(value["loss"], (max(epochs, 1),), "loss"),
-                    _array(value["lengths"], (n, classes), "lengths"), dict(value["environment"]))
+        loss = _array(value["loss"], (max(epochs, 1),), "loss")
+        lengths = _array(value["lengths"], (n, classes), "lengths")
+        _need((lengths[np.arange(n), rounds["strict"][-1]] == lengths.max(1)).all(),
+              "its last strict predictions are not the largest of its lengths")
+        return Fold(data_sub, keys, y_true, rounds, loss, lengths, dict(value["environment"]))
     except OTHER_SHAPE as error:
         raise InputError(f"{path}: not a fold of {facts['experiment']} ({_reason(error)}); remove it or run "
                          "the experiment again") from error

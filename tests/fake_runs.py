@@ -52,14 +52,16 @@ def make_fold(description, data_sub, draws, epochs=3, skill=0.6):
         right = draws.random(len(true)) < skill + 0.2 * epoch / epochs
         return np.where(right, true, draws.integers(classes, size=len(true))).tolist()
 
+    strict = [guess(e) for e in range(epochs)]
+    lengths = (draws.random((len(true), classes)) + np.eye(classes)[strict[-1]]).round(4)
     return {"experiment": description["experiment"], "data_sub": data_sub, "seed": description["seed"],
             "fold_seed": 1, "config": description["config"], "environment": {}, "reconstructor": None,
             "pretrained": False, "clips": [{k: row[k] for k in ("data", "subject", "clip")} for row in rows],
             "y_true": true.tolist(), "loss": [round(0.9 / (e + 1) + 0.05 * draws.random(), 4)
                                               for e in range(epochs)],
             "train_uf1": [round(0.3 + 0.5 * e / epochs, 4) for e in range(epochs)],
-            "paper": [guess(e) for e in range(epochs)], "strict": [guess(e) for e in range(epochs)],
-            "lengths": draws.random((len(true), classes)).round(4).tolist(), "seconds": 1.0,
+            "paper": [guess(e) for e in range(epochs)], "strict": strict,
+            "lengths": lengths.tolist(), "seconds": 1.0,
             "images_per_second": 10.0, "date": "2026-01-01T00:00:00+00:00"}
 
 
@@ -67,3 +69,8 @@ def change_json(path, **changes):
     """Overwrite keys of the JSON object at `path`."""
     value = json.loads(path.read_text())
     path.write_text(json.dumps({**value, **changes}))
+
+
+def said_strictly(strict, classes=3):
+    """A fold file's strict predictions, a list an epoch, and the lengths that give the last one's."""
+    return {"strict": strict, "lengths": np.eye(classes)[strict[-1]].tolist()}

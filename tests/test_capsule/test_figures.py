@@ -9,7 +9,7 @@ from capsule.figures import clip_figure, confusion_figure, curve_figure, heading
 from capsule.gradcam import ClipMaps
 from capsule.results import read_run
 from common.images import read_image
-from tests.fake_runs import change_json, clip_list, write_run
+from tests.fake_runs import change_json, clip_list, said_strictly, write_run
 
 
 @pytest.fixture
@@ -45,8 +45,10 @@ def test_every_figure_says_synthetic_quick_and_incomplete(run):
 def test_curves_pool_the_folds_at_each_epoch_by_hand(tmp_path):
     folder = write_run(tmp_path, rows=clip_list(subjects=2, clips=3), epochs=2)
     # truth: s00 0 1 2, s01 1 2 0
-    change_json(folder / "folds/synthetic_s00.json", strict=[[0, 0, 0], [0, 1, 2]], loss=[0.9, 0.5])
-    change_json(folder / "folds/synthetic_s01.json", strict=[[0, 0, 0], [1, 2, 1]], loss=[0.7, 0.3])
+    change_json(folder / "folds/synthetic_s00.json", loss=[0.9, 0.5],
+                **said_strictly([[0, 0, 0], [0, 1, 2]]))
+    change_json(folder / "folds/synthetic_s01.json", loss=[0.7, 0.3],
+                **said_strictly([[0, 0, 0], [1, 2, 1]]))
     run = read_run(tmp_path, "fake")
     # epoch 1, all 0: F1 4/(4+4) = 1/2. epoch 2: F1 of 0 2/3, of 1 4/5, of 2 1
     assert pooled_uf1(run, "strict") == pytest.approx([1 / 6, (2 / 3 + 4 / 5 + 1) / 3])

@@ -7,7 +7,7 @@ from capsule.fusion import fuse, fused_name, shares
 from capsule.results import class_log, prediction_log, read_runs, result_log, stem
 from capsule.tables import render, report
 from common.errors import InputError
-from tests.fake_runs import change_json, clip_list, write_run
+from tests.fake_runs import change_json, clip_list, said_strictly, write_run
 
 
 def two_runs(root, first, second, reverse=False):
@@ -16,7 +16,8 @@ def two_runs(root, first, second, reverse=False):
     for name, lengths in (("A", first), ("B", second)):
         folder = write_run(root, name, rows, epochs=1, config={"model": name})
         for data_sub, row in zip(("synthetic_s00", "synthetic_s01"), lengths, strict=True):
-            change_json(folder / f"folds/{data_sub}.json", lengths=[row])
+            change_json(folder / f"folds/{data_sub}.json", lengths=[row],
+                        strict=[[row.index(max(row))]])
     return read_runs(root)[0]
 
 
@@ -41,10 +42,9 @@ def test_clips_are_joined_by_name_not_by_row(tmp_path):
     rows = clip_list(subjects=2, clips=3)
     for name in "AB":
         folder = write_run(tmp_path, name, rows, epochs=1, config={"model": name})
-        lengths = np.eye(3)[:, [0, 1, 2]].tolist()    # clip i is taken for class i
-        change_json(folder / "folds/synthetic_s00.json", lengths=lengths)
+        change_json(folder / "folds/synthetic_s00.json", **said_strictly([[0, 1, 2]]))    # clip i: class i
     fold = {"clips": [{"data": "synthetic", "subject": "s00", "clip": f"c{i}"} for i in (2, 1, 0)],
-            "y_true": [2, 1, 0], "lengths": lengths[::-1], "strict": [[2, 1, 0]], "paper": [[2, 1, 0]]}
+            "y_true": [2, 1, 0], "paper": [[2, 1, 0]], **said_strictly([[2, 1, 0]])}
     change_json(folder / "folds/synthetic_s00.json", **fold)
     fused = fuse(read_runs(tmp_path)[0]).finished["synthetic_s00"]
     assert [clip[2] for clip in fused.clips] == ["c0", "c1", "c2"]

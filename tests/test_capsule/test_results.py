@@ -26,7 +26,7 @@ from capsule.results import (
 )
 from capsule.tables import LEAK, random_uf1, render, report
 from common.errors import InputError
-from tests.fake_runs import change_json, clip_list, write_run
+from tests.fake_runs import change_json, clip_list, said_strictly, write_run
 
 REFERENCE = Path(__file__).parents[2] / "../shared/reference/capsulenet_predictions.csv"
 
@@ -36,9 +36,10 @@ def two_subjects(root):
     rows = [{"data": "synthetic", "subject": s, "clip": f"c{i}", "data_sub": f"synthetic_{s}", "label": label}
             for s, labels in (("A", (0, 0, 1)), ("B", (1, 2))) for i, label in enumerate(labels)]
     folder = write_run(root, "known", rows, epochs=2)
-    change_json(folder / "folds/synthetic_A.json", strict=[[1, 1, 0], [0, 1, 1]],
-                paper=[[0, 0, 1], [0, 0, 0]])
-    change_json(folder / "folds/synthetic_B.json", strict=[[1, 2], [0, 2]], paper=[[0, 1], [2, 0]])
+    change_json(folder / "folds/synthetic_A.json", paper=[[0, 0, 1], [0, 0, 0]],
+                **said_strictly([[1, 1, 0], [0, 1, 1]]))
+    change_json(folder / "folds/synthetic_B.json", paper=[[0, 1], [2, 0]],
+                **said_strictly([[1, 2], [0, 2]]))
     return folder
 
 
@@ -100,7 +101,7 @@ def test_published_scores_come_from_the_public_predictions(tmp_path):
     folder = write_run(tmp_path, "capsulenet", rows, dataset="composite", synthetic=False, epochs=1,
                        config={"protocol": "megc2019"})
     for data_sub, own in table.groupby(table["data"] + "_" + table["subject"]):
-        change_json(folder / f"folds/{data_sub}.json", strict=[own["y_pred"].astype(int).tolist()])
+        change_json(folder / f"folds/{data_sub}.json", **said_strictly([own["y_pred"].astype(int).tolist()]))
     run = read_run(tmp_path, "capsulenet")
     log = result_log([run])
     totals = log[log["evaluation"] == "strict"].set_index("subject").loc[["ALL", "smic", "casme", "samm"]]
@@ -124,6 +125,8 @@ def test_published_scores_come_from_the_public_predictions(tmp_path):
     ({"loss": [10**400] * 3}, "loss is not 3 finite numbers"),
     ({"loss": []}, "strict is not 0 × 5 labels"),
     ({"lengths": [[0.1, 0.2]] * 5}, "lengths is not 5 × 3 finite numbers"),
+    ({"lengths": [[0.2, 0.1, 0.1]] * 5}, "its last strict predictions are not the largest of its lengths"),
+    ({"strict": [[0] * 5, [1] * 5, [2] * 5]}, "its last strict predictions are not the largest"),
     ({"clips": []}, "its clips are not this subject's"),
     ({"clips": [{"data": "synthetic", "subject": "s09", "clip": "c0"}] * 5}, "its clips are not"),
     ({"clips": [["synthetic", "s00", "c0"]]}, "not a fold of fake"),
