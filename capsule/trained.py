@@ -180,7 +180,7 @@ def maker_of(trained, device):
     maker = make_reconstructor(trained.reconstructor, str(device))
     if trained.reconstructor == "auto":
         print(f"{trained.title}: its views were made elsewhere, or nothing tells by what; here {maker.name} "
-              "makes them", flush=True)
+              f"makes them, with --paint {trained.paint}", flush=True)
     check_maker(trained, {"model": maker.model, "made by": maker.rule})
     return maker
 

@@ -346,7 +346,7 @@ def test_views_by_another_program_than_in_training_are_said(tmp_path, capsys):
     run = make_run(tmp_path, kinds=("views",))
     change_json(run.folder / "experiment.json", reconstructor=None)
     maker = maker_of(load_trained(model_path(run, "casme_sub01"), CPU), CPU)
-    assert f"nothing tells by what; here {maker.name} makes them" in capsys.readouterr().out
+    assert f"here {maker.name} makes them, with --paint shape_detail\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("of", "name"), [("model", "face_topology.npz"), ("made by", "version")])
