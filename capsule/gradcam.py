@@ -104,8 +104,7 @@ def pictures_of_clips(clips, trained, device, motion="", views_root=""):
         else:
             stacks[kind] = thirteen_views(crops, trained.reconstructor, trained.paint, device,
                                           views_root=views_root)
-        if stacks[kind].rule.get("model"):
-            check_maker(trained, stacks[kind].rule)
+        check_maker(trained, stacks[kind].rule)
     if "normalised" in trained.motion:
         stacks["motion"] = normalised(stacks["motion"])
     return crops, stacks

@@ -1,7 +1,6 @@
 """A trained network read back, and the pictures that it wants of any photograph:
 for predict.py and Grad-CAM."""
 
-import json
 import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -34,9 +33,8 @@ FULL_CHANNELS = 64    # of a ResNet's first convolution; fewer in a --quick netw
 class Trained:
     """A network with its weights, in eval mode on its device, and what it sees: kinds as in FrameImages.
 
-    title: its experiment and what it must not be taken for, or its file's name. motion: the rule of the
-    motion that it sees (`FrameImages.rule`), if it does. views: the same of its views, or of motion on the
-    3-D face; {} where nothing tells.
+    title: its experiment and what it must not be taken for, or its file's name. rule: what made the pictures
+    that it sees besides the crop (`FrameImages.rule`); {} where nothing tells.
     """
 
     model: torch.nn.Module
@@ -46,8 +44,12 @@ class Trained:
     paint: str
     class_names: tuple
     title: str
-    motion: dict = field(default_factory=dict)
-    views: dict = field(default_factory=dict)
+    rule: dict = field(default_factory=dict)
+
+    @property
+    def motion(self):
+        """The rule of the motion that it sees; {} where it sees none."""
+        return self.rule if "motion" in self.kinds else {}
 
     @property
     def frontal(self):
@@ -119,11 +121,10 @@ def _of_experiment(facts, path):
                           pretrained=False, joined=config["streams"] == "crop+views")
         if config["paint"] not in KINDS:
             raise ValueError(f"paint {config['paint']}")
-        motion = next((stream for stream in config["inputs"] if stream["kind"] == "motion"), {})
-        views = next((stream for stream in config["inputs"] if stream["kind"] != "crop"), {})
+        rule = next((stream for stream in config["inputs"] if stream["kind"] != "crop"), {})
         return Trained(None, network, kinds, facts["reconstructor"] or "auto", config["paint"],
                        tuple(facts["class_names"]),
-                       " · ".join([one_line(facts["experiment"]), *labels_of(facts)]), motion, views)
+                       " · ".join([one_line(facts["experiment"]), *labels_of(facts)]), rule)
     except (*OTHER_SHAPE, InputError) as error:
         raise InputError(f"{path}: does not say which network was trained ({error}); "
                          "train it again") from error
@@ -153,18 +154,18 @@ def _of_tensors(tensors, path, paint):
         raise InputError(f"{path}: a network of {classes} classes; {MAX_CLASSES} are the most")
     network = Network(known[first], classes or 3, quick=0 < shape(first)[0] < FULL_CHANNELS,
                       pretrained=False, joined=joined)
-    views, motion = KINDS[paint], {}
+    views, rule = KINDS[paint], {}
     kinds = ("crop", views) if dual or joined else (views,) if stack else ("crop",)
     if network.is_small or (views == "motion" and kinds == ("crop",)):
-        kinds, motion = ("motion",), {**READY, "normalised": {}}
+        kinds, rule = ("motion",), {**READY, "normalised": {}}
         if network.name == "STSTNet":
-            motion = READY
+            rule = READY
             print(f"{path}: taken for published weights, whose motion pictures are not normalised; a network "
                   "trained here is known by the experiment.json of its folder", flush=True)
     elif "motion" in kinds:
-        motion = {"rule": "motion on the face"}
+        rule = {"rule": "motion on the face"}
     names = {3: THREE, 5: FIVE}.get(network.classes, tuple(f"class {n}" for n in range(network.classes)))
-    return Trained(None, network, kinds, "auto", paint, names, path.name, motion)
+    return Trained(None, network, kinds, "auto", paint, names, path.name, rule)
 
 
 def maker_of(trained, device):
@@ -188,12 +189,10 @@ def maker_of(trained, device):
 def check_maker(trained, rule):
     """Raises: InputError where `rule`, of views or motion made now, tells of other model files, or of another
     version, than the experiment's."""
-    rule = json.loads(json.dumps(rule))
     for what in ("model", "made by"):
-        there, now = trained.views.get(what), rule.get(what)
-        names = sorted(name for name in {**(there or {}), **(now or {})}
-                       if there and now and there.get(name) != now.get(name))
-        if names:
+        there, now = trained.rule.get(what), rule.get(what)
+        if there and now and there != now:
+            names = sorted(name for name in {**there, **now} if there.get(name) != now.get(name))
             raise InputError(f"{trained.title}: trained on 3-D faces by {trained.reconstructor} of another "
                              f"{', '.join(names)}; put back what it was trained with, or train again")
 
