@@ -18,11 +18,10 @@ from capsule import gradcam
 from capsule.figures import clip_figure, heading, mean_map_figure, save_figure
 from capsule.inputs.views import KINDS
 from capsule.results import read_runs, select
-from capsule.trained import NO_FACE, load_trained, maker_of, pictures_of
+from capsule.trained import NO_FACE, load_trained, look_at
 from common.console import Parser, run_main
 from common.device import choose_device
 from common.errors import InputError, printable
-from common.images import find_pictures
 
 RESULT_ROOT, DATA_ROOT, DEVICE = "result", "data", "auto"
 
@@ -67,15 +66,8 @@ def draw_run(choice, device):
 def draw_pictures(choice, device):
     """Explain what the network of --model says of any pictures."""
     trained = load_trained(choice.model, device, choice.paint)
-    maker = maker_of(trained, device)
-    paths = find_pictures(choice.pictures)
-    names, failed, faceless = set(), [], []
-    for path in tqdm(paths, desc="figures", unit="picture", disable=None):
-        try:
-            crop, pictures, face = pictures_of(path, trained, maker)
-        except InputError as error:
-            failed.append(str(error))
-            continue
+    names, failed, faceless = [], [], []
+    for path, crop, pictures, face in look_at(choice.pictures, trained, device, failed):
         shown = printable(path.name)
         if face == NO_FACE:
             faceless.append(f"{printable(path)}: {face}")
@@ -84,10 +76,10 @@ def draw_pictures(choice, device):
         name = "_".join(part for part in path.with_suffix("").parts if part not in (path.anchor, ".."))
         name = os.fsdecode(os.fsencode(name)[-200:])        # a file's name has 255 bytes
         name += path.suffix.replace(".", "_") if name in names else ""     # a.png beside a.jpg
-        names.add(name)
+        names.append(name)
         figure = clip_figure(trained.title, trained.class_names, clip)
         save_figure(figure, Path("grad_cam") / name)
-    return [f"{len(paths) - len(failed)} of {len(paths)} pictures: grad_cam", *faceless], failed
+    return [f"{len(names)} of {len(names) + len(failed)} pictures: grad_cam", *faceless], failed
 
 
 def main():

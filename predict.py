@@ -12,15 +12,13 @@ Expect    a second a picture. A face at rest has no micro-expression: the networ
 from pathlib import Path
 
 import pandas as pd
-from tqdm import tqdm
 
 from capsule.inputs.views import KINDS
-from capsule.trained import load_trained, maker_of, pictures_of
+from capsule.trained import load_trained, look_at
 from common.console import Parser, run_main
 from common.device import choose_device
-from common.errors import InputError, printable
+from common.errors import printable
 from common.files import write_csv
-from common.images import find_pictures
 
 OUT, DEVICE = "predictions_of_pictures.csv", "auto"
 
@@ -42,14 +40,8 @@ def main():
     choice = options()
     device = choose_device(choice.device)
     trained = load_trained(choice.model, device, choice.paint)
-    maker = maker_of(trained, device)
     rows, failed = [], []
-    for path in tqdm(find_pictures(choice.pictures), unit="picture", disable=None):
-        try:
-            _, pictures, face = pictures_of(path, trained, maker)
-        except InputError as error:
-            failed.append(str(error))
-            continue
+    for path, _, pictures, face in look_at(choice.pictures, trained, device, failed):
         lengths = trained.outputs(pictures)[0].tolist()
         rows.append({"picture": str(path), "class": trained.class_names[lengths.index(max(lengths))],
                      "face": face,

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 from capsule.data.databases import FIVE, THREE
 from capsule.inputs import augment
@@ -19,7 +20,7 @@ from capsule.modules.registry import unmatched
 from capsule.results import MAX_CLASSES, OTHER_SHAPE, check_facts, labels_of, one_line
 from common.errors import InputError
 from common.files import read_json
-from common.images import read_image
+from common.images import find_pictures, read_image
 from common.tensors import load_tensors
 from deca import make_reconstructor
 from deca.landmarks import LandmarkDetector, warp_square
@@ -195,6 +196,20 @@ def check_maker(trained, rule):
             names = sorted(name for name in {**there, **now} if there.get(name) != now.get(name))
             raise InputError(f"{trained.title}: trained on 3-D faces by {trained.reconstructor} of another "
                              f"{', '.join(names)}; put back what it was trained with, or train again")
+
+
+def look_at(paths, trained, device, failed):
+    """Yield each picture among `paths` (folders are searched), with a bar: (path, crop, stacks, face), the
+    last three as `pictures_of` has them. `failed`: a list that gets a line for each that cannot be used.
+
+    Raises: InputError as `find_pictures` and `maker_of` do.
+    """
+    maker = maker_of(trained, device)
+    for path in tqdm(find_pictures(paths), unit="picture", disable=None):
+        try:
+            yield path, *pictures_of(path, trained, maker)
+        except InputError as error:
+            failed.append(str(error))
 
 
 def pictures_of(path, trained, maker):
