@@ -83,7 +83,7 @@ class Experiment:
         """Raise InputError when `stored`, a configuration on disk, is not this run's."""
         stored = stored if isinstance(stored, dict) else {}
         found = [one for n in sorted(set(stored) | set(self.identity))
-                 for one in _differences(n, stored.get(n), self.identity.get(n))]
+                 for one in unlike(n, stored.get(n), self.identity.get(n))]
         if found:
             what = "; ".join(f"{name}: {one_line(json.dumps(there, sort_keys=True))} there, "
                              f"{one_line(json.dumps(now, sort_keys=True))} now" for name, there, now in found)
@@ -150,11 +150,11 @@ class Experiment:
             lock.release()
 
 
-def _differences(name, there, now):
+def unlike(name, there, now):
     """(name, there, now) of the innermost JSON values that differ between two of the same build."""
     pairs = [dict(enumerate(one)) if isinstance(one, list) else one for one in (there, now)]
     if all(isinstance(one, dict) for one in pairs) and pairs[0].keys() == pairs[1].keys():
-        return [one for key in pairs[0] for one in _differences(f"{name} {key}", *(p[key] for p in pairs))]
+        return [one for key in pairs[0] for one in unlike(f"{name} {key}", *(p[key] for p in pairs))]
     return [] if there == now else [(name, there, now)]
 
 

@@ -10,6 +10,7 @@ import torch
 from tqdm import tqdm
 
 from capsule.data.databases import FIVE, THREE
+from capsule.experiment import unlike
 from capsule.inputs import augment
 from capsule.inputs.crops import clip_square
 from capsule.inputs.motion import ZERO, normalised_levels, read_motion
@@ -190,12 +191,11 @@ def maker_of(trained, device):
 def check_maker(trained, rule):
     """Raises: InputError where `rule`, of views or motion made now, tells of other model files, or of another
     version, than the experiment's."""
-    for what in ("model", "made by"):
-        there, now = trained.rule.get(what), rule.get(what)
-        if there and now and there != now:
-            names = sorted(name for name in {**there, **now} if there.get(name) != now.get(name))
-            raise InputError(f"{trained.title}: trained on 3-D faces by {trained.reconstructor} of another "
-                             f"{', '.join(names)}; put back what it was trained with, or train again")
+    names = [name for what in ("model", "made by") if trained.rule.get(what) and rule.get(what)
+             for name, *_ in unlike(what, trained.rule[what], rule[what])]
+    if names:
+        raise InputError(f"{trained.title}: trained on 3-D faces by {trained.reconstructor} of another "
+                         f"{', '.join(names)}; put back what it was trained with, or train again")
 
 
 def look_at(paths, trained, device, failed):

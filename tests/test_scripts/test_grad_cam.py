@@ -363,8 +363,12 @@ def test_other_files_or_rules_than_the_experiments_make_no_views(of, name, tmp_p
             next(gradcam.explain_clips(run, clips, CPU))
     for ask in (lambda: maker_of(load_trained(path, CPU), CPU),
                 lambda: next(gradcam.explain_clips(run, clips, CPU))):
-        with pytest.raises(InputError, match=f"fake.*by mesh of another {name};"):
+        with pytest.raises(InputError, match=f"fake.*by mesh of another {of} {name};"):
             ask()
+    config = {**run.facts["config"], "inputs": [{**rule, of: "no object"}]}
+    change_json(run.folder / "experiment.json", config=config)
+    with pytest.raises(InputError, match=f"fake.*by mesh of another {of};"):
+        maker_of(load_trained(path, CPU), CPU)
 
 
 def test_a_prediction_that_is_not_the_stored_one_is_said(tmp_path):
