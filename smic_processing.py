@@ -5,8 +5,9 @@ Outputs   data/annotations/smic_apex.csv, which the training scripts read: clips
           other rows stay; a plot of each clip's feature curve in result/smic_apex/
 Command   python smic_processing.py
 Expect    a few minutes for the 157 clips; stopped and started again, it goes on where it was. Exit code 1
-          when a clip's frames or face could not be found. With --dataset casme, samm or
-          synthetic, whose apexes are known, it writes <dataset>_apex_spotted.csv and says how far off it is.
+          when a clip's frames or face could not be found. With --dataset casme, samm or synthetic, and
+          with a SMIC sheet that codes the apexes, it writes <dataset>_apex_spotted.csv, which nothing
+          reads, and says how far off it is.
 """
 
 import os
@@ -23,9 +24,11 @@ SHOWN = 20                  # problems that are printed
 
 def main():
     choice = options()
-    known = choice.dataset != "smic"
     root = Path(choice.data_root)
-    table = load_clips(choice.dataset, root, frames=choice.frames if known else None).table
+    clips = load_clips(choice.dataset, root, frames=None if choice.dataset == "smic" else choice.frames)
+    table = clips.table
+    by_owners = len(clips.notes["sheets"]) == 1 and bool((table["apex_frame"] >= 0).all())
+    known = choice.dataset != "smic" or by_owners
     plots = Path(choice.result_root) / "smic_apex"
     apexes, problems = spot_clips(table, root, plots, choice.workers, choice.frames)
     path = root / "annotations" / f"{choice.dataset}_apex{'_spotted' if known else ''}.csv"

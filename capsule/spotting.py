@@ -14,9 +14,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
+from capsule.data.databases import BLOCKS
 from capsule.data.folders import ClipFolders
 from capsule.data.protocol import COLUMNS, with_paths
-from capsule.data.sheets import clip_pairs
+from capsule.data.sheets import clip_pairs, read_csv, subject_names
 from common.cache import digest
 from common.errors import InputError
 from common.files import read_json, whole_file, write_json
@@ -111,8 +112,8 @@ def spot_clips(table, data_root, folder, workers, frames=""):
     data = table["data"].iloc[0]
     folders = ClipFolders(data, zip(table["subject"], table["clip"], strict=True), data_root, frames)
     jobs = [_job(row, folders, Path(folder)) for row in table.itertuples()]
-    problems = [job["problem"] for job in jobs if job["problem"] and job["paths"]]
-    lost = [row for row, job in zip(table.itertuples(), jobs, strict=True) if not job["paths"]]
+    problems = [job["problem"] for job in jobs if job["problem"] and not job["lost"]]
+    lost = [row for row, job in zip(table.itertuples(), jobs, strict=True) if job["lost"]]
     if lost:
         problems.append(f"{data}: no frames of {len(lost)} of {len(jobs)} clips are on disk; "
                         f"{folders.explain(lost[0].subject, lost[0].clip, lost[0].onset_frame)}; see "
@@ -140,13 +141,16 @@ def _job(row, folders, folder):
     clip = f"{row.data}/{row.subject}/{row.clip}"
     problem = (f"{clip}: frame {' and '.join(missing)} (onset, offset) not on disk; "
                "lay all frames of the clip there") if missing else ""
+    if row.onset_frame > row.offset_frame:
+        problem = (f"{clip}: the sheet has onset {row.onset_frame} after offset {row.offset_frame}; correct "
+                   "it there")
     lacking = row.offset_frame - row.onset_frame + 1 - len(chosen)
     gaps = (f"{clip}: {lacking} frame(s) between onset and offset are not on disk, its apex was looked for "
             "among the others; lay all frames of the clip there") if lacking > 0 else ""
     status = [(path.name, path.stat()) for path in chosen.values()]
     signature = [RULE, [(file, stat.st_size, stat.st_mtime_ns) for file, stat in status]]
     return {"numbers": list(chosen), "paths": list(chosen.values()), "problem": problem, "gaps": gaps,
-            "json": folder / f"{clip.replace('/', '_')}.json", "key": digest(signature)}
+            "lost": not frames, "json": folder / f"{clip.replace('/', '_')}.json", "key": digest(signature)}
 
 
 def _finished(job):
@@ -198,11 +202,15 @@ def merged_table(path, table, apexes, data_root, frames=""):
         new = with_paths(new, data_root, frames)[0].astype(str)
     kept = pd.DataFrame(columns=COLUMNS)
     if Path(path).exists():
-        try:
-            kept = pd.read_csv(path, dtype=str, keep_default_na=False)
-            kept = kept[~clip_pairs(kept).isin(set(clip_pairs(new)))]
-        except (OSError, ValueError, KeyError, AttributeError) as error:
-            raise InputError(f"{path}: not a table of apexes ({error}); move it away") from error
+        grid = read_csv(Path(path)).fillna("")
+        header, rows = list(grid.iloc[0]) if len(grid) else COLUMNS, grid.iloc[1:]
+        if not {"subject", "clip"} <= set(header) or len(set(header)) < len(header):
+            raise InputError(f"{path}: not a table of apexes; move it away")
+        rows = rows[(rows != "").any(axis=1)]
+        kept = pd.DataFrame(rows.to_numpy(), rows.index + 1, header) if len(rows) else kept
+        names = subject_names(path, kept["subject"], BLOCKS[table["data"].iloc[0]].subject)
+        kept = kept.assign(subject=names)
+        kept = kept[~clip_pairs(kept).isin(set(clip_pairs(new)))]
     order = {pair: i for i, pair in enumerate(clip_pairs(table))}
     both = pd.concat([new.reindex(columns=COLUMNS), kept.reindex(columns=COLUMNS, fill_value="")])
     places = [order.get(pair, len(order)) for pair in clip_pairs(both)]

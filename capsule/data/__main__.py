@@ -30,7 +30,7 @@ def main(argv=None):
     clips = load_clips(**vars(parser.parse_args(argv)))
     path = clips.data_root / "annotations" / f"{clips.notes['name']}.csv"
     write_csv(path, clips.table)
-    print(f"\n{count_table(clips)}\n\nwritten: {path}")
+    print(f"\n{count_table(clips)}\n\nread: {', '.join(clips.notes['sheets'])}\nwritten: {path}")
     if not clips.apex_on_disk.any():
         raise InputError(f"no apex frame is on disk: {clips.notes['missing']}; see data/README.md")
 

@@ -110,7 +110,8 @@ class ClipFolders:
                 ours = folder == self.root and name.casefold() in OURS
                 if not (ours or name.startswith((".", "__MACOSX"))):
                     self._seen.append(path.relative_to(self.root))
-                    if not (pair or other or (folder == self.root and _claimed(self.data, name))):
+                    unpacked = not pair or os.path.isdir(path / name)    # a clip's own zip: its folder twice
+                    if unpacked and not (other or (folder == self.root and _claimed(self.data, name))):
                         names.append(name)
 
     def _preference(self, found):

@@ -1,5 +1,6 @@
 """The owners' annotation sheets: found in any edition, read in any spelling, checked row by row."""
 
+import codecs
 import csv
 import itertools
 import os
@@ -14,7 +15,8 @@ from capsule.data.folders import named_folders
 from common.errors import InputError
 from common.names import plain_name
 
-SUFFIXES = (".xlsx", ".xlsm", ".xls", ".csv")
+WORKBOOKS = (".xlsx", ".xlsm", ".xls")
+SUFFIXES = (*WORKBOOKS, ".csv")
 HEADER_ROWS = 40        # the header is looked for in this many rows (SAMM's stands on row 14)
 # Of a sheet or list; the owners' have under 300 rows and 20 columns. A stray cell in the last of Excel's
 # million rows, or a zip far larger inside, could fill the memory. Columns further right are not looked at.
@@ -24,8 +26,10 @@ COLUMNS = {"data": ("data",), "subject": ("Subject",), "clip": ("Filename", "cli
            "label": ("label", "y_true"), "onset_frame": ("OnsetFrame", "OnsetF", "onset"),
            "apex_frame": ("ApexFrame", "ApexF", "apex"), "offset_frame": ("OffsetFrame", "OffsetF", "offset"),
            "emotion": ("Estimated Emotion", "Emotion"), "action units": ("Action Units",)}
+UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 FRAMES = ("onset_frame", "apex_frame", "offset_frame")
-USE_OWNERS = "put the owners' sheet in its place, as .xlsx or .csv"
+EDITION = r"[ _-]*(?:v([0-9]{1,2})|([0-9]{4,8})|)"     # ends a sheet's name, but not a copy's: "v2 (1)"
+REPLACE = "put a whole file in its place, .xlsx or .csv"
 
 
 def find_sheet(data, root):
@@ -48,9 +52,10 @@ def find_sheet(data, root):
 
 
 def _edition(path, begins):
-    """Sort key, the best last: readable before .xls; editions before `_old` or `copy`; the newest; .xlsx."""
-    suffix, edition = path.suffix.lower(), re.fullmatch(r"v?([0-9]*)", squeeze(path.stem)[len(begins):])
-    number = -1 if edition is None else int(edition[1] or 0)
+    """Sort key, the best last: readable before .xls; editions before `_old` or `(1)`; the newest; .xlsx."""
+    suffix = path.suffix.lower()
+    edition = re.fullmatch(r"[\W_]*".join(begins) + EDITION, path.stem.strip().casefold())
+    number = -1 if edition is None else int(edition[1] or edition[2] or 0)
     return suffix != ".xls", number, -SUFFIXES.index(suffix)
 
 
@@ -86,15 +91,20 @@ def read_sheet(data, root):
     if data == "smic" and (table["apex_frame"] < 0).any():
         for spotted in (Path(root, "annotations", "smic_apex.csv"), path.parent / "smic_apex_frames.csv"):
             if spotted.is_file():
-                return _with_spotted(table, spotted), repeated, [str(path), str(spotted)]
+                try:
+                    return _with_spotted(table, spotted, block.subject), repeated, [str(path), str(spotted)]
+                except InputError as error:
+                    raise InputError(f"{error}; or remove the file and run smic_processing.py") from error
     return table, repeated, [str(path)]
 
 
-def _with_spotted(table, path):
-    """`table` with the apexes of the table at `path` where it has none."""
-    spotted, _ = checked(path, read_columns(path, ("subject", "clip", "apex_frame")), ("apex_frame",))
-    apexes = dict(zip(spotted["clip"].str.casefold(), spotted["apex_frame"], strict=True))
-    apexes = table["clip"].str.casefold().map(apexes).fillna(-1).astype("int64")
+def _with_spotted(table, path, form):
+    """`table` with the apexes of the table at `path` where it has none. form: of `subject_names`."""
+    spotted = read_columns(path, ("subject", "clip", "apex_frame"))
+    spotted["subject"] = subject_names(path, spotted["subject"], form)
+    spotted, _ = checked(path, spotted, ("apex_frame",))
+    apexes = dict(zip(clip_pairs(spotted), spotted["apex_frame"], strict=True))
+    apexes = clip_pairs(table).map(apexes).fillna(-1).astype("int64")
     return table.assign(apex_frame=table["apex_frame"].mask(table["apex_frame"] < 0, apexes))
 
 
@@ -148,9 +158,9 @@ def read_columns(path, wanted, tab="", optional=()):
     any wanted cell are left out. The index is the line in the sheet. An `optional` column may be missing.
     Raises: InputError naming the sheet and the column that is missing or there twice with different values.
     """
-    grid = _read_csv(path) if path.suffix.lower() == ".csv" else _read_workbook(path, tab)
+    grid = _read_workbook(path, tab) if path.suffix.lower() in WORKBOOKS else read_csv(path)
     if grid.empty:
-        raise InputError(f"{path}: the sheet is empty; {USE_OWNERS}")
+        raise InputError(f"{path}: the file is empty; {REPLACE}")
     if len(grid) > MAX_ROWS:
         raise InputError(f"{path}: more than {MAX_ROWS} rows; remove those that are no clips")
     grid = grid.fillna("").astype(str).map(str.strip)
@@ -179,16 +189,19 @@ def read_columns(path, wanted, tab="", optional=()):
     table.index += 1            # the grid counts from 0, a person from 1
     table = table[(table != "").any(axis=1)]
     if table.empty:
-        raise InputError(f"{path}: the sheet has a header and no clips; {USE_OWNERS}")
+        raise InputError(f"{path}: the file has a header and no clips; {REPLACE}")
     return table
 
 
-def _read_csv(path):
-    """A CSV file (comma, semicolon or tab; rows of any length) → DataFrame of text."""
+def read_csv(path):
+    """A CSV file (comma, semicolon or tab; rows of any length; UTF-8, or UTF-16 as Excel's "Unicode text") →
+    DataFrame of text, its header the first row. Raises: InputError for an unreadable one."""
     try:
         _check_size(path.stat().st_size)
-        text = path.read_text(encoding="utf-8-sig", errors="replace")
-        rows = csv.reader(text.splitlines(), delimiter=max(",;\t", key=text.count))
+        data = path.read_bytes()
+        text = data.decode("utf-16" if data.startswith(UTF_16) else "utf-8-sig", errors="replace")
+        rows = csv.reader(text.splitlines(), delimiter=max(",;\t", key=text.count), skipinitialspace=True,
+                          strict=True)       # an open quotation mark would swallow all rows below
         return pd.DataFrame([row[:MAX_COLUMNS] for row in itertools.islice(rows, MAX_ROWS + 1)])
     except (OSError, ValueError, csv.Error) as error:
         raise InputError(f"{path}: cannot be read as CSV ({error}); save the sheet anew") from error
@@ -204,7 +217,7 @@ def _read_workbook(path, tab):
             return book.parse(tabs.get(tab.casefold(), book.sheet_names[0]), header=None, dtype=str,
                               nrows=MAX_ROWS + 1, usecols=lambda column: column < MAX_COLUMNS)
     except Exception as error:      # openpyxl lets many kinds of error through from a damaged file
-        raise InputError(f"{path}: cannot be read as an Excel workbook ({error}); {USE_OWNERS}") from error
+        raise InputError(f"{path}: cannot be read as an Excel workbook ({error}); {REPLACE}") from error
 
 
 def _check_size(n_bytes):

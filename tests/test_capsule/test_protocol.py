@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from capsule.data.databases import squeeze
 from capsule.data.protocol import (
     COLUMNS,
     EXPECTED,
@@ -373,7 +374,7 @@ def test_command_writes_the_table_and_prints_the_counts(tmp_path):
     command = [sys.executable, "-m", "capsule.data", "casme", "--classes", "5", "--data-root", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-3].split() == ["casme", "10", "2", "2", "2", "2", "2", "2", "5"]
+    assert done.stdout.splitlines()[-4].split() == ["casme", "10", "2", "2", "2", "2", "2", "2", "5"]
     written = pd.read_csv(tmp_path / "annotations" / "casme_5.csv", keep_default_na=False)
     assert list(written.columns) == COLUMNS
     assert (written["apex_frame_path"] != "").tolist() == [True] * 5 + [False] * 5
@@ -427,6 +428,17 @@ def test_the_newest_edition_is_read(tmp_path):
     assert find_sheet("casme", tmp_path).name == f"{CASME}.xlsx"
 
 
+@pytest.mark.parametrize("copy", [" (1)", "(1)", " 2", "-2", "_old", " - Copy", "copy"])
+@pytest.mark.parametrize("sheet", [f"{CASME}", "SAMM_Micro_FACS_Codes_v2", "SMIC-HS-E_annotation_2019"])
+def test_a_copy_never_stands_for_the_sheet_beside_it(tmp_path, sheet, copy):
+    data = next(name for name in ("casme", "smic", "samm") if squeeze(sheet).startswith(name))
+    for name in (f"{sheet}{copy}.xlsx", f"{sheet}.csv"):
+        (tmp_path / name).touch()
+    assert find_sheet(data, tmp_path).name == f"{sheet}.csv"
+    (tmp_path / f"{sheet}.csv").unlink()
+    assert find_sheet(data, tmp_path).name == f"{sheet}{copy}.xlsx"
+
+
 def test_the_2019_sheet_of_smic_codes_the_apex(tmp_path):
     make_database(tmp_path, "smic", frames=5)
     sheet = pd.read_excel(tmp_path / "SMIC-HS-E_annotation.xlsx", dtype=str).assign(ApexF="14")
@@ -436,6 +448,19 @@ def test_the_2019_sheet_of_smic_codes_the_apex(tmp_path):
     sheet.loc[0, "ApexF"] = ""          # the spotted table fills the gap
     sheet.to_excel(tmp_path / "SMIC-HS-E_annotation_2019.xlsx", index=False)
     assert load_clips("smic", tmp_path).table["apex_frame"].tolist() == [13] + [14] * 5
+
+
+def test_spotted_apexes_are_told_apart_by_the_subjects_number(tmp_path):
+    make_database(tmp_path, "smic", frames=5)
+    table = pd.read_csv(tmp_path / "smic_apex_frames.csv")
+    (tmp_path / "annotations").mkdir()
+    path = tmp_path / "annotations" / "smic_apex.csv"
+    table.assign(subject="s0" + table["subject"].astype(str), apex_frame=14).to_csv(path, index=False)
+    assert set(load_clips("smic", tmp_path).table["apex_frame"]) == {14}
+    first = table.iloc[:1].assign(subject="s001", apex_frame=12)      # the first clip once more
+    pd.concat([table, first]).to_csv(path, index=False)
+    with pytest.raises(InputError, match=r"rows 2 and 8.*twice with different values.*or remove the file"):
+        load_clips("smic", tmp_path)
 
 
 def test_clips_without_an_apex_are_dropped_when_told(tmp_path):

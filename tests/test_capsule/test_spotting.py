@@ -197,9 +197,16 @@ def test_new_apexes_replace_their_rows_and_others_stay(database, tmp_path):
                                                                                          ("9", "105")]
     assert list(merged["apex_frame_path"]) == ["", "smic/SMIC_HS_E/s02/s2_po_01/image104.png", ""]
     pd.testing.assert_frame_equal(table, before)
-    for text in ("", "a,b\n1,2\n"):
+    path.write_text("subject;clip;apex_frame\n\ns01;S1_NE_01;102\n09;s9_other;7\n")    # as Excel may save it
+    merged, kept = merged_table(path, table, [103, None], database)
+    assert kept == 1 and list(zip(merged["subject"], merged["apex_frame"], strict=True)) == [("1", "103"),
+                                                                                             ("9", "7")]
+    path.write_text("")
+    assert merged_table(path, table, [103, None], database)[1] == 0
+    for text, says in (("a,b\n1,2\n", "not a table of apexes"), ("clip,clip\n", "not a table"),
+                       ("subject,clip\nx,y\n", "row 2: Subject is 'x'")):
         path.write_text(text)
-        with pytest.raises(InputError, match="not a table of apexes"):
+        with pytest.raises(InputError, match=says):
             merged_table(path, table, [103, 104], database)
 
 
