@@ -149,7 +149,7 @@ class FaceMesh(Reconstructor):
     """The `Reconstructor` by MediaPipe's face mesh network."""
 
     name = "mesh"
-    version = 7
+    version = 8
 
     def __init__(self, device="auto", rasterizer="auto"):
         """Raises: InputError for an unusable device or rasteriser, or when the network is not installed."""
@@ -192,7 +192,7 @@ class FaceMesh(Reconstructor):
     def _shaded(self, images, faces, yaws):
         """The shaded surface, and on it the picture's detail (creases, lips), except round the eyes."""
         grey = images.mean(1).cpu().numpy()                                     # (n, H, W)
-        detail = np.stack([picture - cv2.GaussianBlur(picture, (0, 0), FINE) for picture in grey])
+        detail = np.stack([fine_detail(picture) for picture in grey])
         posed = faces.posed()
         turned = (-self.renderer.vertex_normals(posed)[..., 2] / GRAZING).clamp(0, 1)          # (n, V)
         share = self.bare * turned * faces.found[:, None]
@@ -208,6 +208,16 @@ class FaceMesh(Reconstructor):
         square = (self.fine.T @ self.fine).toarray()                            # (468, 468)
         points = np.linalg.solve(square, np.stack([self.fine.T @ mesh for mesh in fine]))
         return surfaces._replace(vertices=torch.as_tensor(points).to(surfaces.vertices)), self.coarse
+
+
+def fine_detail(grey):
+    """A crop's grey (H, W) less its blur; 0 in the rows and columns at its edges that are black throughout:
+    there it reaches beyond its photograph, whose end is no detail of the face."""
+    detail, (rows, columns) = np.zeros_like(grey), np.nonzero(grey)
+    if len(rows):
+        shown = slice(rows.min(), rows.max() + 1), slice(columns.min(), columns.max() + 1)
+        detail[shown] = grey[shown] - cv2.GaussianBlur(grey[shown], (0, 0), FINE)
+    return detail
 
 
 def framed(mean):

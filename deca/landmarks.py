@@ -160,10 +160,15 @@ def warp_square(image, center, side, size=CROP_SIZE):
 
     A square larger than the crop is smoothed first, so that shrinking makes no moiré.
     """
-    return _warp(_checked(image), square_transform(center, side, size), size)
+    image, matrix = _checked(image), square_transform(center, side, size)
+    crop = _warp(image, matrix, size, cv2.BORDER_REPLICATE)     # black would darken the outermost pixels
+    for axis, length in enumerate(image.shape[:2]):             # rows, then columns
+        places = (np.arange(size) - matrix[1 - axis, 2]) / matrix[0, 0]
+        np.moveaxis(crop, axis, 0)[(places < -0.5) | (places > length - 0.5)] = 0
+    return crop
 
 
-def _warp(image, matrix, size):
+def _warp(image, matrix, size, border=cv2.BORDER_CONSTANT):
     """cv2.warpAffine of the part that is needed, with a low-pass filter where the matrix shrinks."""
     scale = matrix[0, 0]
     corners = (np.array([[-1.0, -1.0], [size, size]]) - matrix[:, 2]) / scale
@@ -179,4 +184,4 @@ def _warp(image, matrix, size):
     shifted = matrix.copy()
     shifted[:, 2] += scale * np.array([left, top])
     return cv2.warpAffine(np.ascontiguousarray(part), shifted, (size, size), flags=cv2.INTER_LINEAR,
-                          borderMode=cv2.BORDER_CONSTANT)
+                          borderMode=border)

@@ -18,7 +18,7 @@ from deca.landmarks import CROP_SIZE, LandmarkDetector, crop_square, warp_square
 
 NEIGHBOURS = (-2, -1, 0, 1, 2)      # the frames of a clip that training may use, relative to the apex
 OVERHANG = 0.03     # share of its side by which a square may leave the picture before it is moved into it
-RULE = {"rule": "crop", "version": 1, "size": CROP_SIZE, "overhang": OVERHANG}
+RULE = {"rule": "crop", "version": 2, "size": CROP_SIZE, "overhang": OVERHANG}
 NO_NEIGHBOURS = "neighbours of the apex are not on disk"
 
 

@@ -155,6 +155,18 @@ def test_a_picture_s_detail_is_on_the_views_but_round_the_eyes(mesh, crop):
         assert (change > 25) if shows else (change <= 2), point
 
 
+def test_the_end_of_the_photograph_is_no_detail_of_the_face(mesh, crop):
+    surfaces, cut = mesh.reconstruct(crop), crop.clone()
+    cut[..., 150:] = 0                          # where it ends within the cheek
+    plain, whole, drawn = (mesh.painted(surfaces, picture)[0].int()
+                           for picture in (torch.full_like(crop, 128), crop, cut))
+    assert (drawn - plain).abs().max() <= (whole - plain).abs().max()
+    assert ((drawn - plain).abs() > 40).sum() <= ((whole - plain).abs() > 40).sum()
+    margin = np.pad(np.full((40, 40), 0.5, np.float32), 20)
+    assert np.abs(face_mesh.fine_detail(margin)).max() < 1e-6
+    assert not face_mesh.fine_detail(np.zeros((9, 9), np.float32)).any()
+
+
 def test_what_shows_no_face_is_said_and_gets_the_mean_face(mesh, crop):
     wall = torch.full((1, 3, 224, 224), 90, dtype=torch.uint8)
     views, found = mesh.views(torch.cat([wall, crop]))

@@ -76,6 +76,15 @@ def test_outside_of_the_picture_is_black():
     assert not warp_square(np.full((50, 50, 3), 200, np.uint8), (900.0, 900.0), 100.0).any()
 
 
+@pytest.mark.parametrize("side", [50, 139, 224, 300])
+def test_the_outermost_pixels_of_a_picture_keep_their_light(side):
+    white = np.full((side, side, 3), 255, np.uint8)
+    assert (warp_square(white, *whole_square(side, side)) == 255).all()
+    larger = warp_square(white, whole_square(side, side)[0], 1.25 * side)      # a tenth of it on each side
+    assert (larger[23:-23, 23:-23] == 255).all() and not np.delete(larger, np.s_[22:-22], 0).any()
+    assert not np.delete(larger, np.s_[22:-22], 1).any()
+
+
 def test_shrinking_makes_no_moire():
     board = (np.indices((1500, 1500)).sum(0) % 2 * 255).astype(np.uint8)
     crop = warp_square(np.repeat(board[:, :, None], 3, axis=2), (749.5, 749.5), 1400.0)
