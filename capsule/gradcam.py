@@ -194,7 +194,7 @@ def explain(trained, key, truth, pictures, crop, onset=None):
         raise InputError("an SVM has no layers, so there is no place that it looks at; give an "
                          "experiment with a network (--model STSTNet, MotionCapsuleNet, MECapsuleNet)")
     maps, outputs, side = activation_maps(trained.model, trained.network.prepared(trained.inputs(pictures)))
-    outputs = trained.network.scores(torch.from_numpy(outputs)[None])[0].numpy()
+    outputs = trained.checked(trained.network.scores(torch.from_numpy(outputs)[None]))[0].numpy()
     names = [kind if kind == "crop" or (kind == "motion" and trained.frontal) else "views"
              for kind in trained.kinds]
     if trained.network.joined:    # one map for all channels

@@ -52,7 +52,7 @@ def uf1_of_rounds(y_true, rounds, classes):
 class Meter:
     """Collects predictions and scores them. `classes`: number of classes; labels may be given at once."""
 
-    def __init__(self, classes, y_true=(), y_pred=()):
+    def __init__(self, classes=3, y_true=(), y_pred=()):
         self.classes = classes
         self._confusion = np.zeros((classes, classes), np.int64)
         self.add(y_true, y_pred)

@@ -68,13 +68,22 @@ class Trained:
         return augment.strict_batch([augment.shrunk(stack, side).to(self.device) for stack in pictures], side)
 
     def outputs(self, pictures):
-        """Capsule lengths (or class probabilities) float32 (B, classes) of `pictures` (see `inputs`)."""
+        """Capsule lengths (or class probabilities) float32 (B, classes) of `pictures` (see `inputs`).
+
+        Raises: InputError where they are no numbers, as of a training that went astray.
+        """
         if isinstance(self.model, SVM):
             (images,) = augment.strict_batch(pictures, self.model.learnt["images"].shape[-1])
             return torch.from_numpy(self.model.scores((255 * images).round().to(torch.uint8).numpy()))
         with torch.inference_mode():
             outputs = self.model(*self.network.prepared(self.inputs(pictures))).float()
-            return self.network.scores(outputs).cpu()
+        return self.checked(self.network.scores(outputs).cpu())
+
+    def checked(self, scores):
+        """`scores`. Raises: InputError where they are no finite numbers."""
+        if not scores.isfinite().all():
+            raise InputError(f"{self.title}: its outputs are no numbers; take another fold, or train again")
+        return scores
 
 
 def load_trained(path, device, paint="shape_detail"):

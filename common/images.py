@@ -13,6 +13,7 @@ from common.files import whole_file
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")    # the other decoders are rare, and some start programs
+DEPTHS = (255, 4095, 65535)    # white of deep grey: the first that its brightest pixel does not exceed
 MAX_PIXELS = 100_000_000    # a larger picture is refused: decoding it could fill the memory
 
 # What Pillow remarks on a file is of no use here. For good: filters set for a while are not safe in threads.
@@ -22,8 +23,8 @@ warnings.filterwarnings("ignore", module="PIL")
 def read_image(path):
     """The picture at `path` as an array (H, W, 3), uint8 RGB, upright as its EXIF orientation says.
 
-    JPEG, PNG, BMP, TIFF or WebP, told by content, not by name. Grey, palette, 16-bit, CMYK and RGBA pictures
-    are converted (transparency is laid on black).
+    JPEG, PNG, BMP, TIFF or WebP, told by content, not by name. Grey, palette, 16-bit (or 12 in 16), CMYK and
+    RGBA pictures are converted (transparency is laid on black).
 
     Raises: InputError, naming the file, when it is missing, no plain file, too large or not such a picture.
     """
@@ -56,7 +57,7 @@ def _to_rgb(picture):
         if picture.mode == "F":
             top = 1.0 if brightest <= 1 else max(255.0, brightest)
         else:
-            top = 255.0 if brightest <= 255 else 65535.0
+            top = next((top for top in DEPTHS if brightest <= top), DEPTHS[-1])
         grey = np.clip(values * (255.0 / top), 0, 255).round().astype(np.uint8)
         return np.repeat(grey[:, :, None], 3, axis=2)          # (H, W) → (H, W, 3)
     if "A" in picture.getbands() or "transparency" in picture.info:

@@ -97,6 +97,8 @@ def _check_pickles(path):
                     raise ValueError("far more names than a state dict has")
                 for info in found:
                     _check_tuples(archive.read(info))
+                if damaged := archive.testzip():        # which torch does not ask
+                    raise ValueError(f"the checksum of {damaged} is wrong")
         else:
             for _ in range(5):      # torch's old format: five pickles, then numbers
                 if stream.peek(1):

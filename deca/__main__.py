@@ -137,6 +137,7 @@ def process(path, photo, folder, reconstructor, detector, options, onset=None):
     surfaces = reconstructor.reconstruct(picture)
     if not surfaces.found[0]:
         raise InputError(f"{path}: something like a face was found, but no 3-D face; give a clearer picture")
+    motion = options.motion and _motion(reconstructor, portrait, onset, options.motion)
     views = reconstructor.painted(surfaces, picture)[0].numpy()                     # (13, 224, 224)
     textured = reconstructor.painted(surfaces, picture, "texture")[0, 6].permute(1, 2, 0).numpy()
     yaw, pitch, roll = (float(angle) for angle in _angles(surfaces.pose[0].cpu().numpy()))
@@ -160,7 +161,7 @@ def process(path, photo, folder, reconstructor, detector, options, onset=None):
     write_image(folder / "sheet.jpg", contact_sheet(title, half, views, textured))
     _write_more(folder, reconstructor, surfaces, portrait, options)
     if options.motion:
-        write_image(folder / "motion.jpg", _motion(reconstructor, portrait, onset, options.motion))
+        write_image(folder / "motion.jpg", motion)
     return _remarks(portrait, yaw)
 
 

@@ -77,7 +77,7 @@ def write_obj(folder, name, surfaces, faces, texture):
     write_image(folder / f"{name}.png", texture)
     material = ["newmtl skin", "Ka 1 1 1", "Kd 1 1 1", "Ks 0 0 0", "illum 1", f"map_Kd {name}.png"]
     write_text(folder / f"{name}.mtl", "\n".join(material) + "\n")
-    places = (surfaces.posed()[0, :, :2].cpu().numpy() * [1, -1] + 1) / 2
+    places = ((surfaces.posed()[0, :, :2].cpu().numpy() * [1, -1] + 1) / 2).clip(0, 1)
     lines = [f"mtllib {name}.mtl", "usemtl skin"]
     lines += [f"v {x:.6f} {y:.6f} {z:.6f}" for x, y, z in surfaces.vertices[0].cpu().tolist()]
     lines += [f"vt {u:.6f} {v:.6f}" for u, v in places.tolist()]

@@ -26,8 +26,9 @@ def test_modes(tmp_path, mode):
 
 
 def test_sixteen_bits_are_scaled_not_cut(tmp_path):
-    Image.fromarray(RAMP.astype(np.uint16) * 257).save(tmp_path / "deep.png")
-    assert np.array_equal(images.read_image(tmp_path / "deep.png")[:, :, 0], RAMP)
+    for white, deep in ((255, RAMP), (4095, RAMP * (4095 / 255)), (65535, RAMP * 257.0)):
+        Image.fromarray(np.rint(deep).astype(np.uint16)).save(tmp_path / "deep.png")
+        assert np.array_equal(images.read_image(tmp_path / "deep.png")[:, :, 0], RAMP), white
 
 
 def test_transparency_is_laid_on_black(tmp_path):

@@ -5,6 +5,7 @@ import os
 import pickle
 import zipfile
 
+import numpy as np
 import pytest
 import torch
 
@@ -86,6 +87,15 @@ def test_odd_tensors_are_one_line(tmp_path, odd):
     with pytest.raises(InputError, match=r"a\.pt: w: not finite real numbers") as error:
         tensors.load_tensors(tmp_path / "a.pt")
     one_line(error)
+
+
+def test_a_damaged_number_is_noticed(tmp_path):
+    tensors.save_tensors(tmp_path / "a.pt", STATE | {"n": torch.full((100,), 0.1)})
+    data = bytearray((tmp_path / "a.pt").read_bytes())
+    data[data.index(np.full(9, 0.1, np.float32).tobytes()) + 18] ^= 1
+    (tmp_path / "a.pt").write_bytes(data)
+    with pytest.raises(InputError, match=r"a\.pt: .*the checksum of .*data/.* is wrong"):
+        tensors.load_tensors(tmp_path / "a.pt")
 
 
 @pytest.mark.parametrize("is_zip", [True, False])

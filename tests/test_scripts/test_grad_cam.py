@@ -262,6 +262,15 @@ def test_a_network_is_known_from_its_tensors_alone(tmp_path):
         load_trained(tmp_path / "none.pt", CPU)
 
 
+def test_a_network_whose_outputs_are_no_numbers_names_no_class():
+    trained, pictures = untrained("resnet", ("crop",)), [torch.zeros(1, 3, 224, 224, dtype=torch.uint8)]
+    with torch.no_grad():
+        trained.model.digitcaps.weight.fill_(1e36)
+    for ask in (lambda: trained.outputs(pictures), lambda: gradcam.explain(trained, "a", 0, pictures, None)):
+        with pytest.raises(InputError, match=r"^x: its outputs are no numbers"):
+            ask()
+
+
 @pytest.mark.parametrize(("model", "side"), [("STSTNet", 5), ("MECapsuleNet", 19)])
 def test_frontal_motion_has_one_map_on_its_picture(tmp_path, model, side):
     net = network(model, 3, quick=True)
