@@ -19,7 +19,7 @@ from capsule.figures import clip_figure, heading, mean_map_figure, save_figure
 from capsule.inputs.views import KINDS
 from capsule.results import read_runs, select
 from capsule.trained import NO_FACE, load_trained, look_at
-from common.console import Parser, run_main
+from common.console import KEPT, Parser, run_main
 from common.device import choose_device
 from common.errors import InputError, printable
 
@@ -91,4 +91,4 @@ def main():
 
 
 if __name__ == "__main__":
-    run_main(main)
+    run_main(main, KEPT)

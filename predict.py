@@ -50,11 +50,11 @@ def main():
         table = pd.DataFrame(rows)
         write_csv(choice.out, table)
         shown = table.assign(picture=table["picture"].map(printable)).to_string(index=False)
-        print(f"{trained.title}\n\n{shown}\n\nwritten: {choice.out}")
+        print(f"{trained.title}: {trained.network.measure}\n\n{shown}\n\nwritten: {choice.out}")
     for line in failed:
         print(line)
     return 1 if failed else 0
 
 
 if __name__ == "__main__":
-    run_main(main, "nothing is written")
+    run_main(main)

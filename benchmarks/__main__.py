@@ -83,7 +83,7 @@ def first_table(results, peaks, precision, views):
         "GFLOP an image": [f"{count / 1e9:.1f}" for count in flops],
         f"share of the {precision} matmul peak": [f"{100 * speed * count / peaks[precision]:.0f} %"
                                                   for speed, count in zip(ours, flops, strict=True)],
-        "composite, 68 folds of 30 epochs": [f"{COMPOSITE_PASSES / speed / 3600:.1f} h" for speed in ours],
+        "composite, 68 folds of 30 epochs": [_time(COMPOSITE_PASSES / speed) for speed in ours],
         "GPU memory in an epoch, GiB": [f"{most / 2**30:.2f}" for most in memory if most],
         "matmul peak, TFLOP/s": [f"{kind} {most / 1e12:.3g}" for kind, most in peaks.items()],
         "views/s of the face mesh; of DECA's head": [f"{paint.split('_')[0]} {speed:.0f}"
@@ -92,6 +92,10 @@ def first_table(results, peaks, precision, views):
     }
     return [f"{name:<42}" + "".join(f"{value:>13}" for value in values)
             for name, values in rows.items() if values]
+
+
+def _time(seconds):
+    return f"{seconds / 3600:.1f} h" if seconds > 7200 else f"{seconds / 60:.1f} min"
 
 
 def second_table(runs):

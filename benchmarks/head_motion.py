@@ -27,7 +27,7 @@ from deca.motion import strain, symmetric_flow
 from synthetic.database import make_synthetic
 
 DEGREES = (0, 2, 5, 10)
-SETTINGS = {"people": 12, "glasses": 0.4, "intensity": 2.0, "distractors": 0.0, "frames": (7, 7)}
+SETTINGS = {"people": 12, "clips": 6, "glasses": 0.4, "intensity": 2.0, "distractors": 0.0, "frames": (7, 7)}
 
 
 def apexes(crops):

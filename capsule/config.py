@@ -13,7 +13,8 @@ from pathlib import Path
 from capsule.data.databases import DATABASES
 from capsule.data.protocol import check_list, database_name, protocol_name
 from capsule.inputs.views import KINDS
-from common.console import Parser, run_main
+from capsule.modules import Network
+from common.console import KEPT, Parser, run_main
 from common.errors import InputError
 from common.names import plain_name
 
@@ -63,7 +64,7 @@ class Options:
     seed: int = _option(9, "seed of the run; each fold's seed comes from it and the subject",
                         between=(0, 2**32 - 1))
     quick: bool = _option(False, "small network and input, short training, for CPUs and first tries; marked "
-                          "in the results")
+                          "in the results; 28-pixel networks and SVMs are so already")
     pretrained: bool = _option(True, "start from ImageNet weights where they can be had", identity=False)
     weights: str = _option("", "start from this state dict, tensors matched by name", identity=False)
     skip_missing: bool = _option(False, "drop clips whose frames are not on disk instead of stopping",
@@ -143,8 +144,8 @@ def parse(doc, argv=None, model_choices=(), **constants):
             choices = model_choices if option.name == "model" else option.metadata["choices"]
             arguments["choices"] = choices or None
         parser.add_argument(_flag(option.name), **arguments)
-    given = parser.parse_args(argv)
-    if given.quick:
+    given = parser.parse_args(argv)      # a first look: two options change others' defaults
+    if given.quick and not Network(given.model, given.classes).is_small:
         parser.set_defaults(**QUICK_TRAINING)
     if database_name(given.dataset) == "synthetic":         # one clip list, whatever a script's PROTOCOL
         parser.set_defaults(protocol=Options.protocol)
@@ -161,4 +162,5 @@ def run(main, script, model_choices=(), **more):
     constants = {option.name: script[option.name.upper()] for option in dataclasses.fields(Options)
                  if option.name.upper() in script}
     name = Path(sys.argv[0]).stem
-    run_main(lambda: main(parse(script["__doc__"], None, model_choices, script=name, **constants, **more)))
+    run_main(lambda: main(parse(script["__doc__"], None, model_choices, script=name, **constants, **more)),
+             KEPT)

@@ -21,7 +21,10 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {' '.join(message.split())} (--help lists the options)\n")
 
 
-def run_main(main, stopped="what is finished is kept: run the same command again to go on"):
+KEPT = "what is finished is kept: run the same command again to go on"
+
+
+def run_main(main, stopped="nothing is kept"):
     """Call `main()` and exit with its return value; print an InputError, a place that cannot be read or
     written, a name that is not UTF-8 where it must be, or a full memory as one line.
 

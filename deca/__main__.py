@@ -24,7 +24,7 @@ import torch
 from scipy.spatial.transform import Rotation
 from tqdm import tqdm
 
-from common.console import Parser, run_main
+from common.console import KEPT, Parser, run_main
 from common.errors import InputError, printable
 from common.files import read_json, write_json
 from common.images import read_image, write_image
@@ -252,4 +252,4 @@ def _print_check():
 
 
 if __name__ == "__main__":
-    run_main(main, "what is finished is kept")
+    run_main(main, KEPT)

@@ -20,10 +20,12 @@ def main(argv=None):
         parser.add_argument("--" + name.replace("_", "-"), type=type(default), default=default,
                             help=f"{text} [{default}]")
     options = vars(parser.parse_args(argv))
-    folder = make_synthetic(options.pop("data_root"), progress=True, **options)
+    root = options.pop("data_root")
+    folder = make_synthetic(root, progress=True, **options)
     clips, frames = len(list(folder.glob("sub*/*"))), len(list(folder.rglob("*.jpg")))
-    print(f"{folder}: {clips} synthetic clips, {frames} frames")
+    print(f"{folder}: {clips} synthetic clips, {frames} frames; to train on it: --dataset synthetic "
+          f"--data-root {root}")
 
 
 if __name__ == "__main__":
-    run_main(main, "nothing of it is kept")
+    run_main(main)

@@ -32,7 +32,7 @@ def main(argv=None):
     write_csv(path, clips.table)
     print(f"\n{count_table(clips)}\n\nread: {', '.join(clips.notes['sheets'])}\nwritten: {path}")
     if not clips.apex_on_disk.any():
-        raise InputError(f"no apex frame is on disk: {clips.notes['missing']}; see data/README.md")
+        raise InputError("no apex frame is on disk (what was looked for is said above); see data/README.md")
 
 
 def count_table(clips):

@@ -36,7 +36,7 @@ def with_action_units(clips):
     units = np.nan_to_num(unit_matrix(texts))                                       # (clips, units)
     bare = [name for name in clips.subjects if units[own != name].sum(0).max(initial=0) < FEWEST]
     said = [*remark("action units not coded", lacking),
-            *remark(f"folds that learn from no action unit: {FEWEST} training clips show none", bare)]
+            *remark(f"folds that learn from no action unit, as none is in {FEWEST} training clips", bare)]
     say(said)
     notes = {**clips.notes, "said": [*clips.notes.get("said", ()), *said]}
     return replace(clips, table=clips.table.assign(action_units=texts), notes=notes)

@@ -76,9 +76,10 @@ class ClipFolders:
         tails = {"/".join(path.parts[-2:]): path for path in self._seen}
         near = difflib.get_close_matches(f"{subject}/{clip}", tails, n=1)
         tops = sorted({"/".join(path.parts[:2]) for path in self._seen})
-        n = subject_number(subject)
-        return (f"{self.data}/{subject}/{clip}: looked for <{subject}, s{n} or {n}>/.../{clip}/*{number}.jpg"
-                f" under {self.root}{f' with --frames {self._prefer}' if self._prefer else ''}"
+        n = str(subject_number(subject))
+        *names, last = dict.fromkeys([subject, f"s{n}", n])
+        return (f"{self.data}/{subject}/{clip}: looked for <{', '.join(names)} or {last}>/.../{clip}/"
+                f"*{number}.jpg under {self.root}{f' with --frames {self._prefer}' if self._prefer else ''}"
                 f"; folders seen: {listed(tops) or 'none'}"
                 + (f"; nearest: {tails[near[0]].as_posix()}" if near else "")
                 + (f"; could not be read: {listed(self._unreadable)}" if self._unreadable else ""))

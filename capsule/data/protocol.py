@@ -164,7 +164,7 @@ def summary(clips):
     counts = f"{len(clips.table)} clips, {len(clips.subjects)} subjects; {classes}"
     lines = [f"{title}: {counts}; {clips.notes['check']}"]
     lines += [line(one) for one in clips.notes["said"]]
-    lines += [f"  {printable(clips.notes['missing'])}"] if clips.notes["missing"] else []
+    lines += [f"  {printable(lost)}" for lost in clips.notes["missing"].splitlines()]
     return "\n".join(lines)
 
 
@@ -189,7 +189,7 @@ def with_paths(table, data_root, frames=""):
                        f"the missing ones are not coded; {_remedy([data])}")
             lines.append(f"{data}: {len(part) - len(lost)} of {len(part)} apex frames are on disk; {why}")
         parts.append(part)
-    return pd.concat(parts).sort_index()[COLUMNS], places, "; ".join(lines)
+    return pd.concat(parts).sort_index()[COLUMNS], places, ";\n".join(lines)
 
 
 def _check_root(dataset, root):

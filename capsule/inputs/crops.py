@@ -99,8 +99,8 @@ def clip_square(image, detector):
     SPEC section 2: the square round the face's landmarks. Where it leaves the picture by more than `OVERHANG`
     of its side (the picture is itself a tight crop, or the face is at its edge) it is shrunk to the picture's
     short side if need be and moved inside: a square crop passes through whole, a CASME II `Cropped` frame
-    loses a little of its top or bottom, nothing turns black. Where that would cut through the landmarks, or
-    no face was found, it is the whole picture, squared.
+    loses a little of its top or bottom. Within `OVERHANG`, what lies outside is black. Where moving would cut
+    through the landmarks, or no face was found, it is the whole picture, squared.
     Returns: (center (2,), side) in pixels, and how: "landmarks", "inside", "whole" or "no face".
     """
     height, width = image.shape[:2]

@@ -118,6 +118,11 @@ class Network:
         """loss(outputs (B, classes), labels (B,)) → scalar; None for an SVM, which has no epochs."""
         return NETWORKS[self.name].loss
 
+    @property
+    def measure(self):
+        """What its `scores` are, for people; capsule lengths do not sum to 1."""
+        return "capsule lengths" if self.loss is me_loss else "shares of 1"
+
     def prepared(self, inputs):
         """The arguments of the network, from pictures (B, C, H, W) in [0, 1], a float tensor per stream."""
         if self.joined:    # a grey view as R = G = B, so that all channels come in threes
