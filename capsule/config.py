@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from capsule.data.databases import DATABASES
-from capsule.data.protocol import check_list, database_name, protocol_name
+from capsule.data.protocol import SUBSETS, check_list, database_name, protocol_name
 from capsule.inputs.views import KINDS
 from capsule.modules import Network
 from common.console import KEPT, Parser, run_main
@@ -42,7 +42,7 @@ class Options:
     dataset: str = _option("composite", f"{', '.join(DATABASES)}, as people write them (CASME2, SMIC, ...)")
     classes: int = _option(3, "3 (negative, positive, surprise) or 5 (CASME II only)", (3, 5))
     protocol: str = _option("dsnca", "clip list: dsnca (the reference's own), megc2019, or a .csv file")
-    subset: str = _option("all", "all clips, or only the subjects filmed with glasses", ("all", "glasses"))
+    subset: str = _option("all", "all clips, or only the subjects filmed with glasses", SUBSETS)
     frames: str = _option("", "part of the name of the folder to take frames from, where there are several",
                           identity=False)
     model: str = _option("", "network to train")

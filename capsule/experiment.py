@@ -25,8 +25,9 @@ PLACES = ("protocol", "motion", "views_root", "frames", "skip_missing")
 class Experiment:
     """`<result_root>/<experiment>/` of one configuration; nothing is written before `start`.
 
-    options: capsule.config.Options. clips: the clip table. streams: list of FrameImages. weights: what
-    training starts from (`Network.make`). precision: "fp32" or "bf16". said: remarks on the network.
+    options: capsule.config.Options. clips: the clip table. streams: list of FrameImages. network:
+    capsule.modules.Network. weights: what training starts from (`Network.make`). precision: "fp32" or "bf16".
+    said: remarks on the network.
     Attributes: `folds`, every held-out subject (data_sub) in table order; `chosen`, those of --folds;
     `identity`, the JSON by which two configurations are the same. Raises: InputError when the clip list has
     fewer than two subjects or --folds chooses none.

@@ -165,8 +165,8 @@ def activation_maps(model, inputs):
     """Maps of what speaks for the predicted class of one clip.
 
     `inputs`: list of float (1, C, S, S) in [0, 1], one a stream. Returns: (list of maps (S, S) float32 in
-    [0, 1], one a stream, outputs (classes,) float32, side of the layer's map). A map is scaled to its own
-    maximum; it is 0 throughout where nothing speaks for the class.
+    [0, 1], one a stream, outputs (classes,) float32, side of the layer's map). A map is scaled
+    from its own least to its own most; it is 0 throughout where nothing speaks for the class.
     """
     network = _OneInput(model, [x.shape[1] for x in inputs])
     stacked = torch.cat(inputs, 1)                        # (1, ΣC, S, S)

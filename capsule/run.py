@@ -27,9 +27,7 @@ def run_loso(options, clips, streams, network):
     model, weights = network.make([stream.channels for stream in streams])
     with _cluster(options, streams) as cluster:
         device = choose_device("cpu" if cluster else options.device)
-        keep_fp32 = network.is_small and options.precision == "auto"    # bf16 gains such a network nothing
-        precision = ("fp32" if keep_fp32 else cluster.precision() if cluster
-                     else choose_precision(device, options.precision))
+        precision = _precision(options, network, cluster, device)
         threads = options.threads or int(options.quick or network.is_small)    # a second gains these nothing
         training = Training(network, options.epochs, options.batch_size, options.learning_rate,
                             options.lr_decay, options.seed, precision, threads, options.deterministic)
@@ -54,6 +52,13 @@ def run_loso(options, clips, streams, network):
                 pictures = Pictures(clips, streams, network, device)
                 failed = train_in_turn(experiment, todo, pictures, training, log)
         return log.end(failed)
+
+
+def _precision(options, network, cluster, device):
+    """"fp32" or "bf16", as the device computes that trains: here, or one of a Ray cluster."""
+    if network.is_small and options.precision == "auto":
+        return "fp32"                                       # bf16 gains such a network nothing
+    return cluster.precision() if cluster else choose_precision(device, options.precision)
 
 
 def _cluster(options, streams):

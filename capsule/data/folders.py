@@ -99,9 +99,7 @@ class ClipFolders:
             parts = folder.relative_to(self.root).parts
             if os.path.realpath(folder) in map(os.path.realpath, folder.parents[:len(parts)]):
                 continue            # a link that leads back
-            # The nearest subject; sub05 before 5, which may be the number of a class or of a download's part.
-            depth = max((i for i, part in enumerate(parts) if subject_number(part) is not None),
-                        key=lambda i: (parts[i].casefold().startswith("sub"), i), default=None)
+            depth = _subject_depth(parts)
             number = None if depth is None else subject_number(parts[depth])
             for name in entries:
                 path, pair = folder / name, self._wanted.get(name.casefold(), {}).get(number)
@@ -119,6 +117,13 @@ class ClipFolders:
         """Raw before cropped frames, then the shortest way down, then by name."""
         source, path = found[1].casefold(), self.relative(found[2]).casefold()
         return "crop" in path, source.count("/"), source, path
+
+
+def _subject_depth(parts):
+    """Which of a path's parts is the subject: the last sub05, else the last number (of a class, or of a part
+    of a download, where there is a sub05 above); None where none is."""
+    numbers = [i for i, part in enumerate(parts) if subject_number(part) is not None]
+    return max([i for i in numbers if parts[i].casefold().startswith("sub")] or numbers, default=None)
 
 
 def list_frames(folder):

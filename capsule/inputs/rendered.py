@@ -35,13 +35,12 @@ def cached_pictures(crops, maker, place, rule, render, suffix, yaws):
         entry = read_entry(folder, key, names, ["found"])
         if entry is None:
             pictures, found = map(np.asarray, render(row, own))
-            flat = pictures.reshape(-1, *pictures.shape[2:])                        # (n·Y, [3,] H, W)
-            flat = flat.transpose(0, 2, 3, 1) if flat.ndim == 4 else flat             # → (n·Y, H, W[, 3])
+            flat = [np.moveaxis(one, 0, -1) if one.ndim == 3 else one       # n·Y of (H, W) or (H, W, 3)
+                    for frame in pictures for one in frame]
             info = {"found": bool(np.all(found))}
             entry = write_entry(folder, key, dict(zip(names, flat, strict=True)), info), info
-        stack = np.stack([entry[0][name] for name in names])                        # (n·Y, H, W[, 3])
-        stack = stack.transpose(0, 3, 1, 2) if stack.ndim == 4 else stack[:, None]    # → (n·Y, 1 or 3, H, W)
-        return stack.reshape(len(frames), -1, *stack.shape[2:]), entry[1]["found"]         # → (n, C, H, W)
+        planes = np.concatenate([np.atleast_3d(entry[0][name]).transpose(2, 0, 1) for name in names])
+        return planes.reshape(len(frames), -1, *planes.shape[1:]), entry[1]["found"]         # → (n, C, H, W)
 
     before = torch.get_num_threads()
     torch.set_num_threads(1)        # per rendering thread: torch's own would spin while they wait
