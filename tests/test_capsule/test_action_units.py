@@ -14,7 +14,7 @@ from capsule.fold import Pictures, Training, train_fold
 from capsule.inputs.crops import FrameImages
 from capsule.modules import network
 from capsule.modules.svm import SVM
-from capsule.modules.unit_scores import RIDGE, UnitScores
+from capsule.modules.unit_scores import UnitScores
 from capsule.trained import load_trained
 from common.errors import InputError
 from common.tensors import save_tensors
@@ -89,7 +89,7 @@ def test_own_scores_are_those_of_a_regression_without_the_subject():
     centred = units - units[coded].mean(0)
     for subject in (0, 5):
         rest, own = coded & (subjects != subject), coded & (subjects == subject)
-        ridge = kernel[np.ix_(rest, rest)] + RIDGE * np.eye(rest.sum())
+        ridge = kernel[np.ix_(rest, rest)] + np.eye(rest.sum())      # ridge 1
         expected = kernel[np.ix_(own, rest)] @ np.linalg.solve(ridge, centred[rest])
         np.testing.assert_allclose(scores.own[own] * scores.spread + scores.centre, expected, atol=1e-6)
     np.testing.assert_allclose(scores.of(kernel[~coded]), scores.own[~coded], atol=1e-6)

@@ -168,7 +168,10 @@ def test_mirrored_motion_has_u_negated_and_nothing_moves_outside():
 def test_mirrored_motion_views_change_places():
     images = torch.full((1, 39, 28, 28), 128, dtype=torch.uint8)
     images[:, 2::3] = torch.arange(0, 130, 10, dtype=torch.uint8).view(13, 1, 1)    # strain tells the yaw
+    images[:, ::3], images[:, 1::3] = 128 + 20, 128 + 10                            # u, v: of all yaws
     draws = augment.Draws(torch.zeros(1), torch.zeros(1, 2), torch.tensor([True]), torch.ones(1, 4),
                           torch.zeros(1, 4, dtype=torch.int64))
     (result,) = augment.train_batch([images], ["motion"], draws, 28)
     assert (255 * result[0, 2::3, 5, 5]).round().tolist() == list(range(120, -10, -10))
+    assert set((255 * result[0, ::3, 5, 5]).round().tolist()) == {128 - 20}
+    assert set((255 * result[0, 1::3, 5, 5]).round().tolist()) == {128 + 10}

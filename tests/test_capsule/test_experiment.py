@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from benchmarks.generated import generated
 from capsule.config import Options, parse
-from capsule.experiment import Experiment, model_path
+from capsule.experiment import Experiment, model_path, unlike
 from capsule.inputs.crops import with_images
 from capsule.modules import network
 from capsule.results import read_run
@@ -78,6 +78,10 @@ def other_rule(streams):
     return [replace(streams[0], rule={"rule": "crop", "version": 2})]
 
 
+def other_views(streams, version):
+    return [streams[0], replace(streams[0], kind="views", rule={"rule": "views", "version": version})]
+
+
 def other_frames(streams):
     return [replace(streams[0], names=[*streams[0].names[:-1], "synthetic/sub02/EP02/99"])]
 
@@ -105,6 +109,20 @@ def test_what_changes_the_numbers_is_refused_and_named(change, named, data, tmp_
     said = []
     assert first.finished("synthetic_sub00") and not other.finished("synthetic_sub00", said.append)
     assert "another configuration" in said[0] and "trained again" in said[0]
+
+
+def test_of_two_streams_each_counts(data, tmp_path):
+    make(data, tmp_path, streams=other_views(data[1], 1)).start()
+    with pytest.raises(InputError, match=r"another configuration \(inputs 1 version: 1 there, 2 now\)"):
+        make(data, tmp_path, streams=other_views(data[1], 2)).start()
+
+
+@pytest.mark.parametrize(("there", "now", "found"), [
+    ([1, 2], [1, 3], [("x 1", 2, 3)]), ([1], [1, 2], [("x", [1], [1, 2])]),
+    ({"a": [1]}, {"a": []}, [("x a", [1], [])]), ([1], "no", [("x", [1], "no")]),
+    ({"a": {"b": 1}}, {"a": {"b": 2}}, [("x a b", 1, 2)]), ([{}], [{}], [])])
+def test_what_is_unlike_in_two_configurations(there, now, found):
+    assert unlike("x", there, now) == found
 
 
 @pytest.mark.parametrize(("option", "named"), [("motion", "motion"), ("views_root", "views_root"),

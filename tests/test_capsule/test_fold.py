@@ -50,6 +50,16 @@ def training(**changes):
     return replace(Training(NET, 2, 8, 5e-4, 0.8, 9, "fp32", 1), **changes)
 
 
+def test_each_epoch_shuffles_its_pictures_anew(data, monkeypatch):
+    orders = []
+    monkeypatch.setattr(fold.sampling, "sample_data", lambda *given: torch.arange(6))
+    monkeypatch.setattr(fold, "_train_epoch", lambda learner, pictures, rows, generator: (
+        orders.append(rows.tolist()), (0.5, fold.Meter(3)))[1])
+    train_fold(data, data.clips.subjects[0], training())
+    assert sorted(orders[0]) == sorted(orders[1]) == list(range(6))
+    assert orders[0] != orders[1] and list(range(6)) not in orders
+
+
 def test_a_step_is_the_plain_one_and_leaves_its_input():
     inputs, labels = batch()
     kept = inputs[0].clone()

@@ -78,9 +78,13 @@ def test_what_cannot_be_fused_is_one_line(tmp_path):
     write_run(tmp_path, "A")
     write_run(tmp_path, "half", missing=("synthetic_s01",))
     write_run(tmp_path, "other", rows=clip_list(subjects=3))
+    relabelled = clip_list(subjects=4)
+    relabelled[0]["label"] = 1 - relabelled[0]["label"]
+    write_run(tmp_path, "relabelled", rows=relabelled)
     runs = {run.name: run for run in read_runs(tmp_path)[0]}
     for names, words in ((("A",), "at least two"), (("A", "half"), "1 of 4 folds of half are missing"),
-                         (("A", "other"), "differing clip lists")):
+                         (("A", "other"), "differing clip lists"),
+                         (("A", "relabelled"), "differing clip lists or labels")):
         with pytest.raises(InputError, match=words) as caught:
             fuse([runs[name] for name in names])
         assert "\n" not in str(caught.value)

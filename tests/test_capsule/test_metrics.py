@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import binom
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, precision_score, recall_score
 
 from capsule.metrics import Meter, bootstrap_uf1, uf1_of_rounds
@@ -100,6 +101,13 @@ def test_bootstrap_scores_the_same_classes_as_the_number_beside_it():
     low, high = bootstrap_uf1([0, 0, 1, 1], [0, 0, 1, 1], list("aabb"), 3)
     assert (low, high) == pytest.approx((1 / 3, 2 / 3))    # a draw of one subject twice has one class
     assert meter([0, 0, 1, 1], [0, 0, 1, 1]).uf1 == pytest.approx(high)
+
+
+def test_bootstrap_is_a_95_percent_interval():
+    """Forty subjects, a clip of class 0 each, half of them right: hits are binomial, UF1 is half that F1."""
+    low, high = bootstrap_uf1([0] * 40, [0, 1] * 20, range(40), 2, n=20_000)
+    hits = binom.ppf([0.025, 0.975], 40, 0.5)                       # 14 and 26; of 90 % 15 and 25
+    assert (low, high) == pytest.approx(hits / (hits + 40))
 
 
 def test_uf1_of_each_round():
