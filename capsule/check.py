@@ -28,11 +28,12 @@ from common.console import Parser, run_main
 from common.errors import InputError
 from deca import assets
 
-# Name of the distribution → what is imported from it.
-PACKAGES = {"torch": "torch", "torchvision": "torchvision", "numpy": "numpy", "scipy": "scipy",
-            "pandas": "pandas", "opencv-python-headless": "cv2", "dlib-bin": "dlib",
-            "scikit-image": "skimage", "scikit-learn": "sklearn", "grad-cam": "pytorch_grad_cam",
-            "mediapipe": "mediapipe", "ray": "ray"}
+# Name of the distribution → what is imported from it; the first have one name.
+PACKAGES = {**{name: name for name in (
+    "torch", "torchvision", "numpy", "scipy", "pandas", "openpyxl", "mediapipe", "matplotlib", "tqdm",
+    "tensorboard", "ray", "filelock", "tabulate", "trimesh")}, "Jinja2": "jinja2", "pillow": "PIL",
+    "opencv-python-headless": "cv2", "dlib-bin": "dlib", "scikit-image": "skimage", "scikit-learn": "sklearn",
+    "grad-cam": "pytorch_grad_cam", "face-recognition-models": "face_recognition_models"}
 BYTES_PER_CLIP = 5 * (3 * 224 * 224 + 13 * 12_000)    # five frames: the crop, and thirteen views as JPEG
 GOOD, NOTE, BAD = "ok", "--", "!!"
 
@@ -68,7 +69,7 @@ def versions():
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):      # another build of the same
             name = f"{name} {importlib.metadata.version(name)}"
         found.append(name)
-    rows.append((GOOD, ", ".join(found)))
+    rows += [(GOOD, ", ".join(found[first:first + 6])) for first in range(0, len(found), 6)]
     if missing:
         rows.append((BAD, f"not installed: {', '.join(missing)}; run make install, or pip as README.md says"))
     there = importlib.util.find_spec("pytorch3d") is not None

@@ -53,7 +53,7 @@ class Options:
     paint: str = _option("shape_detail", "what is painted on the 3-D face", tuple(KINDS))
     motion: str = _option("frames", "'frames': motion from onset to apex on the 3-D face; or a folder of "
                           "ready motion pictures")
-    rasterizer: str = _option("auto", "what draws the views; auto: torch; pytorch3d is far slower on a CPU",
+    rasterizer: str = _option("auto", "what draws the views; auto: torch; pytorch3d is far slower",
                               ("auto", "torch", "pytorch3d"), False)
     views_root: str = _option("", "folder of thirteen views made elsewhere")
     logits: bool = _option(False, "cross-entropy on logits, the textbook way, not on the softmax output")

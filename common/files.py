@@ -32,10 +32,14 @@ def whole_file(path):
     temporary = path.parent / f".{path.name[:40]}.{unique}.part{path.suffix}"
     try:
         if os.path.exists(path) and not os.path.isfile(path):
-            raise OSError("a folder, pipe or device, no file")
+            raise InputError(f"{path}: a folder, pipe or device, no file; remove it, or choose another place")
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         os.replace(temporary, path)
+    except (FileExistsError, NotADirectoryError) as error:
+        in_the_way = [place for place in path.parents if os.path.lexists(place) and not place.is_dir()]
+        raise InputError(f"{path}: cannot be written: {[*in_the_way, path][0]} is no folder; remove it, or "
+                         "choose another place") from error
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror or error}); "
                          "free some disk space or choose a folder that you may write to") from error

@@ -40,7 +40,7 @@ def cached_pictures(crops, maker, place, rule, render, suffix, yaws):
             info = {"found": bool(np.all(found))}
             entry = write_entry(folder, key, dict(zip(names, flat, strict=True)), info), info
         planes = np.concatenate([np.atleast_3d(entry[0][name]).transpose(2, 0, 1) for name in names])
-        return planes.reshape(len(frames), -1, *planes.shape[1:]), entry[1]["found"]         # → (n, C, H, W)
+        return planes.reshape(len(frames), -1, *planes.shape[1:]), entry[1]["found"] is True  # → (n, C, H, W)
 
     before = torch.get_num_threads()
     torch.set_num_threads(1)        # per rendering thread: torch's own would spin while they wait

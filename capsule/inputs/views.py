@@ -101,9 +101,9 @@ def _read_views(crops, root, paint):
             raise InputError(f"{folder}: no view of yaw {', '.join(map(str, lost))}; thirteen are needed, "
                              "-30.jpg to 30.jpg")
         pictures = [read_image(files[yaw]) for yaw in YAWS]                                     # (H, W, 3)
-        if channels == 1 and pictures[0].std(2).mean() > COLOURED:
+        if channels == 1 and max(picture.std(2).mean() for picture in pictures) > COLOURED:
             raise InputError(f"{folder}: coloured views; --paint texture or motion says what they show")
-        if channels == 3 and (paint == "motion") != _is_motion(pictures[0]):
+        if channels == 3 and any((paint == "motion") != _is_motion(picture) for picture in pictures):
             shown = "no motion (128, 128, 0 where nothing moves)" if paint == "motion" else "motion"
             raise InputError(f"{folder}: the views show {shown}; --paint says what they show")
         images += [picture.transpose(2, 0, 1)[:channels].copy() for picture in pictures]        # (C, H, W)

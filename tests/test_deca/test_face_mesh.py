@@ -172,6 +172,9 @@ def test_what_shows_no_face_is_said_and_gets_the_mean_face(mesh, crop):
     views, found = mesh.views(torch.cat([wall, crop]))
     assert found.tolist() == [False, True]
     assert (views[0].float() - views[0].flip(0).flip(-1).float()).abs().mean() < 1       # symmetric
+    noise = torch.randint(256, wall.shape, generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    mean, found = mesh.views(noise)
+    assert not found.any() and torch.equal(mean[0], views[0])       # nothing of what is no face is on it
     moved, found = mesh.motion(wall[0], crop)
     assert found.tolist() == [False] and torch.isfinite(moved).all()
 
