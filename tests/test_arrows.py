@@ -74,6 +74,10 @@ def test_a_room_imports_what_it_may(edges, where):
     assert own and not crossing
 
 
+def test_every_folder_of_code_is_a_room():
+    assert {path.parent.name for path in ROOT.glob("*/__init__.py")} == MAY_IMPORT.keys() - {"scripts"}
+
+
 def test_scripts_do_not_import_each_other(edges):
     scripts = {name for name in edges if room(name) == "scripts"}
     assert len(scripts) > 5 and not any(edges[name] & scripts for name in scripts)

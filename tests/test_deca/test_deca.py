@@ -39,6 +39,26 @@ def images():
     return torch.stack((first, 1 - first))
 
 
+# Means of 4 × 4 blocks of a fixed picture's views at -30 and 0 degrees, of the generated files.
+VIEWS = {"shape_detail": [[[0.0, 40.3, 38.6, 0.0], [4.6, 152.6, 155.7, 8.2], [8.6, 163.3, 162.8, 12.3],
+                           [0.0, 31.7, 54.8, 0.2]],
+                          [[0.0, 38.9, 30.8, 0.0], [7.9, 151.4, 136.8, 3.6], [7.5, 149.5, 155.2, 9.1],
+                           [0.0, 32.8, 47.7, 0.0]]],
+         "texture": [[[0.0, 38.8, 36.8, 0.0], [6.3, 127.8, 121.9, 0.1], [11.3, 131.4, 93.0, 0.0],
+                      [0.0, 18.5, 4.8, 0.0]],
+                     [[0.0, 40.2, 32.7, 0.0], [9.9, 129.5, 127.0, 4.1], [8.6, 127.3, 129.0, 6.4],
+                      [0.0, 14.8, 15.0, 0.0]]]}
+
+
+@pytest.mark.parametrize("paint", VIEWS)
+def test_a_change_of_the_pixels_needs_a_new_version(paint, reconstructor, images):
+    assert reconstructor.version == 5
+    views = reconstructor.views((images[:1] * 255).round().to(torch.uint8), paint)[0][0, [0, 6]].double()
+    grey = views.mean(1) if paint == "texture" else views
+    blocks = grey.unflatten(-1, (4, 56)).unflatten(-3, (4, 56)).mean((-3, -1))
+    assert blocks.numpy() == pytest.approx(np.array(VIEWS[paint]), abs=0.3)
+
+
 def test_encode_gives_the_codes_of_the_two_encoders(reconstructor, images):
     codes = reconstructor.encode(images)
     assert {name: tuple(value.shape) for name, value in codes.items()} == {

@@ -179,6 +179,12 @@ def test_what_shows_no_face_is_said_and_gets_the_mean_face(mesh, crop):
     assert found.tolist() == [False] and torch.isfinite(moved).all()
 
 
+def test_what_the_network_doubts_is_no_face(mesh, crop, monkeypatch):
+    sure = mesh.network(crop.permute(0, 2, 3, 1).numpy())[0]
+    monkeypatch.setattr(mesh, "network", lambda pictures: (np.repeat(sure, 2, 0), np.array([4.9, 5.1])))
+    assert mesh.reconstruct(crop.repeat(2, 1, 1, 1)).found.tolist() == [False, True]
+
+
 def test_head_motion_is_no_motion(mesh, crop):
     shaken = warped(crop[0], lambda x, y: (x * 0.99 + y * 0.04 - 6, y * 0.99 - x * 0.04 + 4))
     moved, found = mesh.motion(crop[0], torch.stack([crop[0], shaken]))
