@@ -1,12 +1,16 @@
 """The benchmarks: that both loops are given the same work, and that the tables come out."""
 
 import re
+from dataclasses import replace
 
+import numpy as np
 import pytest
+import skimage.data
 import torch
 
 from benchmarks import __main__ as bench
 from benchmarks.generated import NAMES, generated
+from benchmarks.landmark_svm import movements
 from benchmarks.training import (
     PER_CLASS,
     TASKS,
@@ -48,6 +52,21 @@ def test_the_plain_loop_reads_what_ours_holds(tmp_path):
     grey = views.unflatten(0, (13, 3))
     assert torch.equal(grey[:, 0], grey[:, 2])
     assert torch.allclose(grey[:, 0], streams[1].images[7] / 255, atol=0.1)
+
+
+def test_landmarks_move_as_the_face_does_and_aligned_not_with_the_head():
+    clips, (crops,) = generated([2], size=8)
+    photo = skimage.data.astronaut()[0:224, 110:334]
+    onsets, apexes = [photo] * 2, [np.roll(photo, 5, 1), np.zeros_like(photo)]     # the second: no face
+    onsets[1] = apexes[1]
+    onsets, apexes = (torch.from_numpy(np.stack(images).transpose(0, 3, 1, 2)) for images in (onsets, apexes))
+    crops = replace(crops, clips=replace(clips, table=clips.table[:2]), images=apexes, clip=np.arange(2),
+                    is_apex=np.ones(2, bool), onsets=onsets, has_onset=np.ones(2, bool))
+    plain, aligned = movements(crops)
+    assert np.abs(plain[0].reshape(68, 2) - (5, 0)).mean() < 0.5 and np.abs(aligned[0]).mean() < 0.5
+    assert not plain[1].any() and not aligned[1].any()
+    with pytest.raises(InputError, match="1 clips have no onset"):
+        movements(replace(crops, has_onset=np.array([True, False])))
 
 
 def test_work_by_hand():
