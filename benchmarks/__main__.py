@@ -27,7 +27,7 @@ from common.device import choose_device
 from common.errors import InputError
 from deca import make_reconstructor
 from deca.flame import HeadModel
-from deca.head_renderer import Renderer
+from deca.head_renderer import HeadRenderer
 from deca.landmarks import LandmarkDetector, warp_square
 from synthetic.mesh import build_head
 
@@ -67,7 +67,7 @@ def head_speed(device, frames):
     vertices = torch.tensor(points, dtype=torch.float32, device=device).expand(frames, -1, -1)
     root = torch.zeros(frames, 3, device=device)
     return 13 * frames / seconds_of("renderer.views(vertices, root)", vertices=vertices, root=root,
-                                    renderer=Renderer(model, device=device))
+                                    renderer=HeadRenderer(model, device=device))
 
 
 def first_table(results, peaks, precision, views):

@@ -1,4 +1,4 @@
-"""Which device a run uses, and how it computes there."""
+"""How a run computes on its device: threads, precision, kernels."""
 
 import os
 import shutil

@@ -10,7 +10,7 @@ from common.cache import file_digest
 from common.device import choose_device
 from deca.assets import ASSETS, REQUIRED, load_flame, load_networks
 from deca.flame import FLAME, rotation_matrices
-from deca.head_renderer import Renderer
+from deca.head_renderer import HeadRenderer
 from deca.networks import split_codes
 from deca.reconstructor import Reconstructor, Surfaces, as_float
 from deca.renderer import YAWS
@@ -33,7 +33,7 @@ class DECA(Reconstructor):
         """
         self.device, self.model = choose_device(device), {}
         self.flame = FLAME(head).to(self.device)
-        self.renderer = Renderer(head, rasterizer=rasterizer, device=self.device)
+        self.renderer = HeadRenderer(head, rasterizer=rasterizer, device=self.device)
         self.networks = {name: network.to(self.device) for name, network in networks.items()}
 
     @classmethod

@@ -39,7 +39,7 @@ def _at_corners(upper, lower):
     return total
 
 
-class Renderer(SurfaceRenderer):
+class HeadRenderer(SurfaceRenderer):
     """Renders one head model's meshes with their UV maps of detail."""
 
     def __init__(self, head, image_size=224, rasterizer="torch", device="cpu"):

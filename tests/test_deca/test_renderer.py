@@ -9,7 +9,7 @@ import torch
 
 from deca import renderer as renderer_module
 from deca.flame import HeadModel
-from deca.head_renderer import Renderer, grid_normals
+from deca.head_renderer import HeadRenderer, grid_normals
 from deca.rasterizer import rasterize
 from deca.renderer import YAWS, project, yaw_rotations
 
@@ -124,7 +124,7 @@ def head():
 
 @pytest.fixture(scope="module")
 def renderer(head):
-    return Renderer(head)
+    return HeadRenderer(head)
 
 
 @pytest.fixture(scope="module")
@@ -183,7 +183,7 @@ def test_views_equal_render_of_turned_meshes_to_the_last_digits(head, renderer, 
 
 def test_the_hole_in_the_uv_map_is_where_the_map_alone_does_not_turn(head, renderer, displacement):
     assert len(renderer.border) > 50                 # the case is there
-    whole = Renderer(ball_head(uv_holes=False))
+    whole = HeadRenderer(ball_head(uv_holes=False))
     assert len(whole.border) == 0
     root, rotations = torch.tensor([[0.0, -0.1, -0.05]]), yaw_rotations([0, 30])
     normals = renderer.vertex_normals(meshes(head))
@@ -255,9 +255,9 @@ def test_batches_and_chunks_give_the_same_bits(head, renderer, displacement, mon
 
 def test_other_sizes(head):
     flat = replace(head, displacement=0 * head.displacement)
-    small = Renderer(replace(flat, displacement=flat.displacement[::2, ::2],
+    small = HeadRenderer(replace(flat, displacement=flat.displacement[::2, ::2],
                              uv_face_mask=flat.uv_face_mask[::2, ::2]), image_size=64)
-    large = Renderer(flat)
+    large = HeadRenderer(flat)
     vertices, root = meshes(head), torch.zeros(1, 3)
     shown = small.views(vertices, root, (0,))
     assert shown.shape == (1, 1, 64, 64)
@@ -277,7 +277,7 @@ def test_wrong_calls_are_refused(head, renderer):
 def test_pytorch3d_draws_the_same_picture(displacement):
     small = ball_head(rows=24, columns=30)             # pytorch3d takes seconds a view with more triangles
     ours, theirs = (
-        Renderer(small, image_size=112, rasterizer=name).views(
+        HeadRenderer(small, image_size=112, rasterizer=name).views(
             meshes(small), torch.zeros(1, 3), (-30, 10), detail=(displacement,))
         for name in ("torch", "pytorch3d"))
     assert ((ours - theirs).abs() < 1e-3).float().mean() > 0.999
@@ -285,7 +285,7 @@ def test_pytorch3d_draws_the_same_picture(displacement):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 def test_a_gpu_draws_the_same_picture(head, renderer, displacement):
-    theirs = Renderer(head, device="cuda").views(
+    theirs = HeadRenderer(head, device="cuda").views(
         meshes(head).cuda(), torch.zeros(1, 3, device="cuda"), detail=(displacement.cuda(),))
     ours = renderer.views(meshes(head), torch.zeros(1, 3), detail=(displacement,))
     assert ((ours - theirs.cpu()).abs() < 1e-4).float().mean() > 0.999
