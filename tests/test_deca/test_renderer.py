@@ -256,7 +256,7 @@ def test_batches_and_chunks_give_the_same_bits(head, renderer, displacement, mon
 def test_other_sizes(head):
     flat = replace(head, displacement=0 * head.displacement)
     small = HeadRenderer(replace(flat, displacement=flat.displacement[::2, ::2],
-                             uv_face_mask=flat.uv_face_mask[::2, ::2]), image_size=64)
+                                 uv_face_mask=flat.uv_face_mask[::2, ::2]), image_size=64)
     large = HeadRenderer(flat)
     vertices, root = meshes(head), torch.zeros(1, 3)
     shown = small.views(vertices, root, (0,))
