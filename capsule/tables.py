@@ -23,7 +23,8 @@ LEAK = "*: chosen for each subject on its own test clips, which leaks the test f
 LEGEND = ("strict: pictures as they are, the last epoch; quote this one.",
           f"{LEAK}; only beside numbers that were published that way.",
           "[low, high]: 95 % bootstrap interval over subjects (of fewer than some 20 it is too narrow: "
-          "result/README.md). ±: standard deviation over seeds. notes: clips and folds in the remarks below.")
+          "result/README.md). ±: standard deviation over seeds.",
+          "notes: how many clips and folds the run's own remarks name; they stand below.")
 
 PUBLISHED = Path(__file__).with_name("published.csv")    # SPEC section 9, on the MEGC 2019 composite
 PUBLISHED_NOTES = (
