@@ -145,7 +145,8 @@ def parse(doc, argv=None, model_choices=(), **constants):
             arguments["choices"] = choices or None
         parser.add_argument(_flag(option.name), **arguments)
     given = parser.parse_args(argv)      # a first look: two options change others' defaults
-    if given.quick and not Network(given.model, given.classes).is_small:
+    model = vars(given).get("model")
+    if given.quick and not (model and Network(model, given.classes).is_small):
         parser.set_defaults(**QUICK_TRAINING)
     if database_name(given.dataset) == "synthetic":         # one clip list, whatever a script's PROTOCOL
         parser.set_defaults(protocol=Options.protocol)

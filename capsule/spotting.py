@@ -202,15 +202,16 @@ def merged_table(path, table, apexes, data_root, frames=""):
         new = with_paths(new, data_root, frames)[0].astype(str)
     kept = pd.DataFrame(columns=COLUMNS)
     if Path(path).exists():
-        grid = read_csv(Path(path)).fillna("")
-        header, rows = list(grid.iloc[0]) if len(grid) else COLUMNS, grid.iloc[1:]
-        if not {"subject", "clip"} <= set(header) or len(set(header)) < len(header):
-            raise InputError(f"{path}: not a table of apexes; move it away")
-        rows = rows[(rows != "").any(axis=1)]
-        kept = pd.DataFrame(rows.to_numpy(), rows.index + 1, header) if len(rows) else kept
-        names = subject_names(path, kept["subject"], BLOCKS[table["data"].iloc[0]].subject)
-        kept = kept.assign(subject=names)
-        kept = kept[~clip_pairs(kept).isin(set(clip_pairs(new)))]
+        grid = read_csv(Path(path)).fillna("").map(str.strip)
+        grid = grid[(grid != "").any(axis=1)]
+        if len(grid):
+            header = grid.iloc[0][grid.iloc[0].isin(COLUMNS)]           # place → name
+            if not {"subject", "clip"} <= set(header) or header.duplicated().any():
+                raise InputError(f"{path}: not a table of apexes; move it away")
+            kept = grid.iloc[1:][header.index].set_axis(header, axis=1).rename(lambda row: row + 1)
+            names = subject_names(path, kept["subject"], BLOCKS[table["data"].iloc[0]].subject)
+            kept = kept.assign(subject=names)
+            kept = kept[~clip_pairs(kept).isin(set(clip_pairs(new)))]
     order = {pair: i for i, pair in enumerate(clip_pairs(table))}
     both = pd.concat([new.reindex(columns=COLUMNS), kept.reindex(columns=COLUMNS, fill_value="")])
     places = [order.get(pair, len(order)) for pair in clip_pairs(both)]

@@ -36,11 +36,11 @@ def whole_file(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         os.replace(temporary, path)
-    except (FileExistsError, NotADirectoryError) as error:
-        in_the_way = [place for place in path.parents if os.path.lexists(place) and not place.is_dir()]
-        raise InputError(f"{path}: cannot be written: {[*in_the_way, path][0]} is no folder; remove it, or "
-                         "choose another place") from error
     except OSError as error:
+        for place in path.parents:
+            if os.path.lexists(place) and not place.is_dir():
+                raise InputError(f"{path}: cannot be written: {place} is no folder; remove it, or choose "
+                                 "another place") from error
         raise InputError(f"{path}: cannot be written ({error.strerror or error}); "
                          "free some disk space or choose a folder that you may write to") from error
     finally:

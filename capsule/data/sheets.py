@@ -28,7 +28,8 @@ COLUMNS = {"data": ("data",), "subject": ("Subject",), "clip": ("Filename", "cli
            "emotion": ("Estimated Emotion", "Emotion"), "action units": ("Action Units",)}
 UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 FRAMES = ("onset_frame", "apex_frame", "offset_frame")
-EDITION = r"[ _-]*(?:v([0-9]{1,2})|([0-9]{4,8})|)"     # ends a sheet's name, but not a copy's: "v2 (1)"
+# What ends a sheet's name, but not a copy's ("v2 (1)"): a version, a date or nothing.
+EDITION = r"[ _.-]*(?:\(?v\.?([0-9]{1,2}(?:\.[0-9]+)?)\)?|([0-9]{4}[_.-]?(?:[0-9]{2}[_.-]?){0,2})|)"
 REPLACE = "put a whole file in its place, .xlsx or .csv"
 
 
@@ -55,8 +56,8 @@ def _edition(path, begins):
     """Sort key, the best last: readable before .xls; editions before `_old` or `(1)`; the newest; .xlsx."""
     suffix = path.suffix.lower()
     edition = re.fullmatch(r"[\W_]*".join(begins) + EDITION, path.stem.strip().casefold())
-    number = -1 if edition is None else int(edition[1] or edition[2] or 0)
-    return suffix != ".xls", number, -SUFFIXES.index(suffix)
+    number = -1 if edition is None else float(edition[1] or re.sub(r"\D", "", edition[2] or "0"))
+    return suffix != ".xls", number, -SUFFIXES.index(suffix), path.name
 
 
 def owners_sheet(data, root):
@@ -200,9 +201,14 @@ def read_csv(path):
         _check_size(path.stat().st_size)
         data = path.read_bytes()
         text = data.decode("utf-16" if data.startswith(UTF_16) else "utf-8-sig", errors="replace")
-        rows = csv.reader(text.splitlines(), delimiter=max(",;\t", key=text.count), skipinitialspace=True,
-                          strict=True)       # an open quotation mark would swallow all rows below
-        return pd.DataFrame([row[:MAX_COLUMNS] for row in itertools.islice(rows, MAX_ROWS + 1)])
+        form = {"delimiter": max(",;\t", key=text.count), "skipinitialspace": True}
+        try:
+            rows = list(itertools.islice(csv.reader(text.splitlines(), strict=True, **form), MAX_ROWS + 1))
+        except csv.Error as error:
+            if "end of data" in str(error):     # an open quotation mark would swallow all rows below
+                raise
+            rows = list(itertools.islice(csv.reader(text.splitlines(), **form), MAX_ROWS + 1))
+        return pd.DataFrame([row[:MAX_COLUMNS] for row in rows])
     except (OSError, ValueError, csv.Error) as error:
         raise InputError(f"{path}: cannot be read as CSV ({error}); save the sheet anew") from error
 

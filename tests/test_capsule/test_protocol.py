@@ -428,6 +428,34 @@ def test_the_newest_edition_is_read(tmp_path):
     assert find_sheet("casme", tmp_path).name == f"{CASME}.xlsx"
 
 
+@pytest.mark.parametrize(("newer", "older"), [
+    (f"{CASME}.xlsx", "CASME2-coding-2013.xlsx"), ("CASME2-coding-2019-07-01.xlsx", f"{CASME}.xlsx"),
+    ("CASME2-coding.20190701.xlsx", f"{CASME}.xlsx"), (f"{CASME} (2).csv", f"{CASME} (1).csv"),
+    ("SAMM_Micro_FACS_Codes_v2.1.xlsx", "SAMM_Micro_FACS_Codes_v2.xlsx"),
+    ("SAMM_Micro_FACS_Codes (v10).xlsx", "SAMM_Micro_FACS_Codes_v.3.xlsx")])
+def test_of_two_editions_the_newer_is_read(tmp_path, newer, older):
+    for name in (older, newer):
+        (tmp_path / name).touch()
+    assert find_sheet("casme" if newer.startswith("CASME") else "samm", tmp_path).name == newer
+
+
+@pytest.mark.parametrize("text", ['"1" ,"EP02_01f" ,46', '1,EP02_01f,46,"smile" at the end',
+                                  '1, "EP02_01f",46'])
+def test_odd_quotation_marks_lose_no_row(tmp_path, text):
+    (tmp_path / "a.csv").write_text(f"Subject,Filename,OnsetFrame,note\n{text}\n2,EP01_01,5,\n")
+    table = read_columns(tmp_path / "a.csv", ("subject", "clip", "onset_frame"))
+    assert table.values.tolist() == [["1", "EP02_01f", "46"], ["2", "EP01_01", "5"]]
+
+
+def test_lists_in_other_forms(tmp_path):
+    rows = "Subject\tFilename\n1\tEP02_01f\n"
+    (tmp_path / "a.txt").write_bytes(rows.encode("utf-16"))
+    assert read_columns(tmp_path / "a.txt", ("subject", "clip")).values.tolist() == [["1", "EP02_01f"]]
+    (tmp_path / "a.csv").write_text('Subject,Filename\n1,"EP02_01f\n2,EP01_01\n')
+    with pytest.raises(InputError, match="unexpected end of data"):
+        read_columns(tmp_path / "a.csv", ("subject", "clip"))
+
+
 @pytest.mark.parametrize("copy", [" (1)", "(1)", " 2", "-2", "_old", " - Copy", "copy"])
 @pytest.mark.parametrize("sheet", [f"{CASME}", "SAMM_Micro_FACS_Codes_v2", "SMIC-HS-E_annotation_2019"])
 def test_a_copy_never_stands_for_the_sheet_beside_it(tmp_path, sheet, copy):

@@ -197,7 +197,8 @@ def test_new_apexes_replace_their_rows_and_others_stay(database, tmp_path):
                                                                                          ("9", "105")]
     assert list(merged["apex_frame_path"]) == ["", "smic/SMIC_HS_E/s02/s2_po_01/image104.png", ""]
     pd.testing.assert_frame_equal(table, before)
-    path.write_text("subject;clip;apex_frame\n\ns01;S1_NE_01;102\n09;s9_other;7\n")    # as Excel may save it
+    # As Excel may save it: semicolons, blank rows, columns without a name, spaces.
+    path.write_text("\nsubject;clip;apex_frame;;\n\ns01 ;S1_NE_01;102;;note\n09; s9_other ;7;;\n")
     merged, kept = merged_table(path, table, [103, None], database)
     assert kept == 1 and list(zip(merged["subject"], merged["apex_frame"], strict=True)) == [("1", "103"),
                                                                                              ("9", "7")]

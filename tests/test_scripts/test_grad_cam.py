@@ -21,7 +21,7 @@ from capsule.experiment import model_path
 from capsule.figures import clip_figure, heading, mean_map_figure
 from capsule.modules import MECapsuleNetDualCA, network
 from capsule.results import read_run
-from capsule.trained import READY, Trained, load_trained, maker_of
+from capsule.trained import READY, Trained, check_maker, load_trained, maker_of
 from common.errors import InputError
 from common.images import read_image, write_image
 from common.tensors import load_tensors, save_tensors
@@ -368,11 +368,13 @@ def test_other_files_or_rules_than_the_experiments_make_no_views(of, name, tmp_p
         change_json(run.folder / "experiment.json", reconstructor="mesh",
                     config={**run.facts["config"], "inputs": [rule]})
         if not changed:
+            other = {**maker.rule, "rasterizer": "pytorch3d"}
+            check_maker(load_trained(path, CPU), {"model": maker.model, "made by": other})
             assert maker_of(load_trained(path, CPU), CPU).model == maker.model
             next(gradcam.explain_clips(run, clips, CPU))
     for ask in (lambda: maker_of(load_trained(path, CPU), CPU),
                 lambda: next(gradcam.explain_clips(run, clips, CPU))):
-        with pytest.raises(InputError, match=f"fake.*by mesh of another {of} {name};"):
+        with pytest.raises(InputError, match=f"fake.*by mesh of another {name};"):
             ask()
     config = {**run.facts["config"], "inputs": [{**rule, of: "no object"}]}
     change_json(run.folder / "experiment.json", config=config)
