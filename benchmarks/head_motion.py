@@ -48,17 +48,23 @@ def plain_flow(crops):
     return with_images(crops, torch.from_numpy(np.stack(moved)), "motion", rule)
 
 
-def score(motion):
-    """Strict UF1, its 95 % interval and UAR of the SVM on one motion picture a clip."""
-    clips, images = motion.clips, shrunk(normalised(motion).images, SIDE).numpy()
+def score(clips, predict):
+    """Strict UF1, its 95 % interval and UAR, leave-one-subject-out. predict(rows of the clip table to learn
+    from, their labels, rows left out) → class numbers of these."""
     labels, subjects = clips.labels, clips.table["data_sub"].to_numpy(str)
     found = np.empty_like(labels)
     for subject in clips.subjects:
         train, test = data_split(clips, subject)
-        machine = SVM(clips.n_classes).fit(images[train], labels[train])
-        found[test] = machine.scores(images[test]).argmax(1)
+        found[test] = predict(train, labels[train], test)
     meter = Meter(clips.n_classes, labels, found)
     return meter.uf1, bootstrap_uf1(labels, found, subjects, clips.n_classes), meter.uar
+
+
+def of_motion(motion):
+    """`score` of the SVM on one motion picture a clip."""
+    images, classes = shrunk(normalised(motion).images, SIDE).numpy(), motion.clips.n_classes
+    return score(motion.clips, lambda train, labels, test: SVM(classes).fit(images[train], labels).scores(
+        images[test]).argmax(1))
 
 
 def main(folder, seed):
@@ -69,7 +75,7 @@ def main(folder, seed):
         make_synthetic(root, progress=True, head_motion=float(degrees), seed=seed, **SETTINGS)
         crops = apexes(face_crops(load_clips("synthetic", root)))
         for name, motion in {"plain flow": plain_flow(crops), "on the face": face_motion(crops)}.items():
-            uf1, (low, high), uar = score(motion)
+            uf1, (low, high), uar = of_motion(motion)
             print(f"{degrees:>10} deg{name:>14}{uf1:>12.4f}{f'{low:.3f}-{high:.3f}':>16}{uar:>8.4f}",
                   flush=True)
 

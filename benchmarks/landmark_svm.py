@@ -14,10 +14,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
+from benchmarks.head_motion import apexes, score
 from capsule.data import load_clips
 from capsule.inputs import face_crops
-from capsule.inputs.sampling import apex_rows, data_split
-from capsule.metrics import Meter, bootstrap_uf1
 from common.console import Parser, run_main
 from common.errors import InputError
 from deca.landmarks import LandmarkDetector
@@ -32,28 +31,22 @@ def movements(crops):
     """
     if not crops.has_onset.all():
         raise InputError(f"{int((~crops.has_onset).sum())} clips have no onset frame on disk; lay them there")
-    apexes = crops.images[apex_rows(crops, np.arange(len(crops.clips.table)))]
-    detector, moved = LandmarkDetector(), np.zeros((2, len(apexes), 68, 2))
-    pictures = (images.permute(0, 2, 3, 1).numpy() for images in (crops.onsets, apexes))
+    pictures = [images.permute(0, 2, 3, 1).numpy() for images in (crops.onsets, apexes(crops).images)]
+    detector, moved = LandmarkDetector(), np.zeros((2, len(crops.onsets), 68, 2))
     for clip, (onset, apex) in enumerate(zip(*pictures, strict=True)):
         if found := detector.detect(onset):
             before, after = found.points, detector.points_in_box(apex, found.box)
             back = SimilarityTransform()
             back.estimate(after[NOSE_AND_EYES], before[NOSE_AND_EYES])
             moved[:, clip] = after - before, back(after) - before
-    return moved.reshape(2, len(apexes), -1)
+    return moved.reshape(*moved.shape[:2], -1)
 
 
-def score(clips, features):
-    """(UF1, its 95 % interval's ends, UAR) of the SVM on features (n, k), leave-one-subject-out."""
-    predicted = np.empty_like(clips.labels)
-    for data_sub in clips.subjects:
-        train, test = data_split(clips, data_sub)
-        machine = make_pipeline(StandardScaler(), SVC(kernel="linear", class_weight="balanced"))
-        predicted[test] = machine.fit(features[train], clips.labels[train]).predict(features[test])
-    meter = Meter(clips.n_classes, clips.labels, predicted)
-    interval = bootstrap_uf1(clips.labels, predicted, clips.table["data_sub"], clips.n_classes)
-    return meter.uf1, *interval, meter.uar
+def of_landmarks(clips, features):
+    """`score` of the linear SVM on features (n, k), a row a clip."""
+    machine = make_pipeline(StandardScaler(), SVC(kernel="linear", class_weight="balanced"))
+    return score(clips, lambda train, labels, test: machine.fit(features[train], labels).predict(
+        features[test]))
 
 
 def main():
@@ -64,7 +57,7 @@ def main():
     choice = parser.parse_args()
     clips = load_clips(choice.dataset, choice.data_root)
     for name, features in zip(("as they are", "aligned"), movements(face_crops(clips)), strict=True):
-        uf1, low, high, uar = score(clips, features)
+        uf1, (low, high), uar = of_landmarks(clips, features)
         print(f"landmarks {name:12} strict UF1 {uf1:.3f} ({low:.3f}-{high:.3f}), UAR {uar:.3f}")
 
 

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from capsule.data.databases import BLOCKS
 from capsule.data.folders import ClipFolders
 from capsule.data.protocol import COLUMNS, with_paths
-from capsule.data.sheets import clip_pairs, read_csv, subject_names
+from capsule.data.sheets import clip_pairs, read_columns, subject_names
 from common.cache import digest
 from common.errors import InputError
 from common.files import read_json, whole_file, write_json
@@ -201,17 +201,13 @@ def merged_table(path, table, apexes, data_root, frames=""):
     if len(new):
         new = with_paths(new, data_root, frames)[0].astype(str)
     kept = pd.DataFrame(columns=COLUMNS)
-    if Path(path).exists():
-        grid = read_csv(Path(path)).fillna("").map(str.strip)
-        grid = grid[(grid != "").any(axis=1)]
-        if len(grid):
-            header = grid.iloc[0][grid.iloc[0].isin(COLUMNS)]           # place → name
-            if not {"subject", "clip"} <= set(header) or header.duplicated().any():
-                raise InputError(f"{path}: not a table of apexes; move it away")
-            kept = grid.iloc[1:][header.index].set_axis(header, axis=1).rename(lambda row: row + 1)
-            names = subject_names(path, kept["subject"], BLOCKS[table["data"].iloc[0]].subject)
-            kept = kept.assign(subject=names)
-            kept = kept[~clip_pairs(kept).isin(set(clip_pairs(new)))]
+    if Path(path).exists() and Path(path).stat().st_size:
+        try:
+            kept = read_columns(Path(path), COLUMNS, optional=set(COLUMNS) - {"subject", "clip"})
+        except InputError as error:
+            raise InputError(f"{path}: not a table of apexes ({error}); move it away") from error
+        kept["subject"] = subject_names(path, kept["subject"], BLOCKS[table["data"].iloc[0]].subject)
+        kept = kept[~clip_pairs(kept).isin(set(clip_pairs(new)))]
     order = {pair: i for i, pair in enumerate(clip_pairs(table))}
     both = pd.concat([new.reindex(columns=COLUMNS), kept.reindex(columns=COLUMNS, fill_value="")])
     places = [order.get(pair, len(order)) for pair in clip_pairs(both)]

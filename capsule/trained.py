@@ -199,16 +199,11 @@ def maker_of(trained, device):
 
 def check_maker(trained, rule):
     """Raises: InputError where `rule`, of views or motion made now, tells of other model files, or of another
-    version, than the experiment's."""
-    def compared(rule):     # rasterisers draw the same but for a pixel in a million
-        return {name: value for name, value in rule.items() if name != "rasterizer"}
-
-    names = []
-    for what in ("model", "made by"):
-        there, now = trained.rule.get(what), rule.get(what)
-        if there and now:
-            there = compared(there) if isinstance(there, dict) else there
-            names += [name.removeprefix(f"{what} ") for name, *_ in unlike(what, there, compared(now))]
+    version, than the experiment's. Another rasterizer will do: they draw the same but for a pixel in a
+    million."""
+    names = [name.removeprefix(f"{what} ") for what in ("model", "made by")
+             if trained.rule.get(what) and rule.get(what)
+             for name, *_ in unlike(what, trained.rule[what], rule[what])]
     if names:
         raise InputError(f"{trained.title}: trained on 3-D faces by {trained.reconstructor} of another "
                          f"{', '.join(names)}; put back what it was trained with, or train again")

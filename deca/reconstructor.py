@@ -44,9 +44,12 @@ class Reconstructor:
     @property
     def rule(self):
         """What the pixels depend on besides the model files; JSON types, part of a cache's key."""
-        other = {} if self.renderer.backend == "torch" else {"rasterizer": self.renderer.backend}
-        return {"rule": self.name, "version": self.version, "camera": list(VIEW_CAMERA), "yaws": list(YAWS),
-                **other}
+        return {"rule": self.name, "version": self.version, "camera": list(VIEW_CAMERA), "yaws": list(YAWS)}
+
+    @property
+    def rasterizer(self):
+        """What draws: "torch" or "pytorch3d"."""
+        return self.renderer.backend
 
     def reconstruct(self, pictures):
         """Crops of one clip by one square, uint8 (n, 3, 224, 224) RGB → `Surfaces` on `self.device`."""

@@ -56,7 +56,7 @@ class Clips:
     table: one row per clip, columns `COLUMNS`; frame paths are relative to `data_root`, "" if not on disk.
     notes: dict of JSON types: name (of the files written), protocol, subset, check (the counts against the
     published ones, in words), sheets (the files read), frames ({database: {folder: clips taken from it}}),
-    missing (a line on apex frames that are not on disk, or ""), said (remarks, see capsule.data.remarks).
+    missing (a line a database on apex frames not on disk, or ""), said (remarks, see capsule.data.remarks).
     """
 
     table: pd.DataFrame

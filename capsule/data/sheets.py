@@ -153,25 +153,26 @@ def whole_numbers(path, table, name):
 
 
 def read_columns(path, wanted, tab="", optional=()):
-    """The `wanted` columns (keys of COLUMNS) of a sheet or CSV file as stripped text.
+    """The `wanted` columns (keys of COLUMNS, or names as they are) of a sheet or CSV file as stripped text.
 
     The header is the row that fits best; case, spaces, underscores in its names do not matter. Rows without
     any wanted cell are left out. The index is the line in the sheet. An `optional` column may be missing.
     Raises: InputError naming the sheet and the column that is missing or there twice with different values.
     """
-    grid = _read_workbook(path, tab) if path.suffix.lower() in WORKBOOKS else read_csv(path)
+    grid = _read_workbook(path, tab) if path.suffix.lower() in WORKBOOKS else _read_csv(path)
     if grid.empty:
         raise InputError(f"{path}: the file is empty; {REPLACE}")
     if len(grid) > MAX_ROWS:
         raise InputError(f"{path}: more than {MAX_ROWS} rows; remove those that are no clips")
     grid = grid.fillna("").astype(str).map(str.strip)
-    accepted = {name: [squeeze(text) for text in COLUMNS[name]] for name in wanted}
+    called = {name: COLUMNS.get(name, (name,)) for name in wanted}
+    accepted = {name: [squeeze(text) for text in texts] for name, texts in called.items()}
     head = grid.head(HEADER_ROWS).map(squeeze)
     fit = head.isin([text for texts in accepted.values() for text in texts]).sum(axis=1)
     top = int(fit.to_numpy().argmax())
     table = {}
     for name, texts in accepted.items():
-        shown = COLUMNS[name][0]
+        shown = called[name][0]
         named = [head.columns[head.iloc[top] == text] for text in texts]
         places = [place for columns in named for place in columns]
         if len(places) == 0 and name not in optional:
@@ -180,9 +181,9 @@ def read_columns(path, wanted, tab="", optional=()):
                              "as shipped, or rename the column")
         below = grid.iloc[top + 1:][list(places)]
         if (below.nunique(axis=1) > 1).any():
-            called = " or ".join(repr(text) for text, columns in zip(COLUMNS[name], named, strict=True)
-                                 if len(columns))
-            raise InputError(f"{path}: {len(places)} columns are called {called} and differ; "
+            both = " or ".join(repr(text) for text, columns in zip(called[name], named, strict=True)
+                               if len(columns))
+            raise InputError(f"{path}: {len(places)} columns are called {both} and differ; "
                              "remove the wrong one")
         if len(places):
             table[name] = below[places[0]]
@@ -194,21 +195,21 @@ def read_columns(path, wanted, tab="", optional=()):
     return table
 
 
-def read_csv(path):
+def _read_csv(path):
     """A CSV file (comma, semicolon or tab; rows of any length; UTF-8, or UTF-16 as Excel's "Unicode text") →
-    DataFrame of text, its header the first row. Raises: InputError for an unreadable one."""
+    DataFrame of text."""
     try:
         _check_size(path.stat().st_size)
         data = path.read_bytes()
         text = data.decode("utf-16" if data.startswith(UTF_16) else "utf-8-sig", errors="replace")
-        form = {"delimiter": max(",;\t", key=text.count), "skipinitialspace": True}
-        try:
-            rows = list(itertools.islice(csv.reader(text.splitlines(), strict=True, **form), MAX_ROWS + 1))
-        except csv.Error as error:
-            if "end of data" in str(error):     # an open quotation mark would swallow all rows below
-                raise
-            rows = list(itertools.islice(csv.reader(text.splitlines(), **form), MAX_ROWS + 1))
-        return pd.DataFrame([row[:MAX_COLUMNS] for row in rows])
+        for strict in (True, False):
+            rows = csv.reader(text.splitlines(), delimiter=max(",;\t", key=text.count), skipinitialspace=True,
+                              strict=strict)
+            try:
+                return pd.DataFrame([row[:MAX_COLUMNS] for row in itertools.islice(rows, MAX_ROWS + 1)])
+            except csv.Error as error:      # odd quotation marks may pass, but an open one swallows all rows
+                if not strict or "end of data" in str(error):
+                    raise
     except (OSError, ValueError, csv.Error) as error:
         raise InputError(f"{path}: cannot be read as CSV ({error}); save the sheet anew") from error
 

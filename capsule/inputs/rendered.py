@@ -24,6 +24,8 @@ def cached_pictures(crops, maker, place, rule, render, suffix, yaws):
     keys, root = crops.clips.keys, crops.clips.data_root / place[0] / maker.name / place[1]
     rule = {**rule, "yaws": list(yaws), "reconstructor": maker.name, "model": maker.model,
             "made by": maker.rule}
+    if maker.rasterizer != "torch":
+        rule["rasterizer"] = maker.rasterizer
 
     def make(row):
         """The clip's n frames as uint8 (n, C, H, W), and whether a face was found in all of them."""

@@ -85,9 +85,10 @@ def test_whatever_makes_the_pixels_is_in_the_key(crops):
         rendered.append(row)
         return np.full((len(own), 2, 4, 4), row, np.uint8), [True]
 
-    def made_of(crops=crops, version=1, file="a", rule=1, yaws=(0, 5)):
+    def made_of(crops=crops, version=1, file="a", rule=1, yaws=(0, 5), rasterizer="torch"):
         rendered.clear()
-        maker = SimpleNamespace(name="fake", model={"net": file}, rule={"version": version})
+        maker = SimpleNamespace(name="fake", model={"net": file}, rule={"version": version},
+                                rasterizer=rasterizer)
         images, rule, _ = cached_pictures(crops, maker, ("views", "x"), {"version": rule}, render, ".png",
                                           yaws)
         assert images[:, 0, 0, 0].tolist() == crops.clip.tolist()
@@ -101,7 +102,10 @@ def test_whatever_makes_the_pixels_is_in_the_key(crops):
     onsets = crops.onsets.clone()
     onsets[1, 0, 0, 0] += 1
     assert made_of(replace(crops, onsets=onsets))[0] == [1] and made_of()[0] == [1]
-    for other in ({"version": 2}, {"file": "b"}, {"rule": 2}, {"yaws": (0, 10)}):
+    drawn = made_of(rasterizer="pytorch3d")[1]
+    assert "rasterizer" not in rule and drawn == {**rule, "rasterizer": "pytorch3d"}
+    made_of()
+    for other in ({"version": 2}, {"file": "b"}, {"rule": 2}, {"yaws": (0, 10)}, {"rasterizer": "pytorch3d"}):
         there, told = made_of(**other)
         assert there == [0, 1] and told != rule and made_of()[0] == [0, 1], other
 
@@ -142,9 +146,9 @@ def test_one_view_of_another_kind_among_given_ones_is_noticed(crops, tmp_path):
         thirteen_views(crops, views_root=str(root))
 
 
-def test_another_rasterizer_is_another_rule():
-    torchs, other = (make_reconstructor("mesh", "cpu", name).rule for name in ("auto", "pytorch3d"))
-    assert "rasterizer" not in torchs and other == {**torchs, "rasterizer": "pytorch3d"}
+def test_a_reconstructor_tells_its_rasterizer():
+    makers = [make_reconstructor("mesh", "cpu", name) for name in ("auto", "torch", "pytorch3d")]
+    assert [maker.rasterizer for maker in makers] == ["torch", "torch", "pytorch3d"]
 
 
 def test_views_of_another_program_are_used_and_missing_ones_named(crops, tmp_path):

@@ -368,8 +368,7 @@ def test_other_files_or_rules_than_the_experiments_make_no_views(of, name, tmp_p
         change_json(run.folder / "experiment.json", reconstructor="mesh",
                     config={**run.facts["config"], "inputs": [rule]})
         if not changed:
-            other = {**maker.rule, "rasterizer": "pytorch3d"}
-            check_maker(load_trained(path, CPU), {"model": maker.model, "made by": other})
+            check_maker(load_trained(path, CPU), {**rule, "rasterizer": "pytorch3d"})
             assert maker_of(load_trained(path, CPU), CPU).model == maker.model
             next(gradcam.explain_clips(run, clips, CPU))
     for ask in (lambda: maker_of(load_trained(path, CPU), CPU),
