@@ -16,30 +16,25 @@ from tqdm import tqdm
 
 from capsule import gradcam
 from capsule.figures import clip_figure, heading, mean_map_figure, save_figure
-from capsule.inputs.views import KINDS
 from capsule.results import read_runs, select
-from capsule.trained import NO_FACE, load_trained, look_at
+from capsule.trained import NO_FACE, load_trained, look_at, picture_options
 from common.console import KEPT, Parser, run_main
 from common.device import choose_device
 from common.errors import InputError, printable
 
-RESULT_ROOT, DATA_ROOT, DEVICE = "result", "data", "auto"
+RESULT_ROOT, DATA_ROOT = "result", "data"
 
 
 def options():
     """The command line, the constants above as defaults."""
     parser = Parser(description=__doc__)
-    parser.add_argument("pictures", nargs="*", type=Path, help="pictures or folders, with --model")
-    parser.add_argument("--model", default="", help="state dict of a trained network, for pictures")
-    parser.add_argument("--paint", default="shape_detail", choices=KINDS,
-                        help="what its pictures show, where the file alone does not tell [shape_detail]")
+    picture_options(parser, required=False)
     parser.add_argument("--result-root", default=RESULT_ROOT, help=f"folder of the results [{RESULT_ROOT}]")
     parser.add_argument("--data-root", default=DATA_ROOT, help=f"folder of the databases [{DATA_ROOT}]")
     parser.add_argument("--experiment", default="", help="name of the result folder")
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--clip", help="DATA/SUBJECT/CLIP [the first one whose fold has a model]")
     which.add_argument("--all", action="store_true", help="every clip whose fold has a model")
-    parser.add_argument("--device", default=DEVICE, help=f"auto, cpu, cuda or cuda:N [{DEVICE}]")
     choice = parser.parse_args()
     clips, pictures = (choice.experiment, choice.clip, choice.all), (choice.pictures, choice.model)
     if (any(clips) and any(pictures)) or not (choice.experiment or all(pictures)):

@@ -13,25 +13,20 @@ from pathlib import Path
 
 import pandas as pd
 
-from capsule.inputs.views import KINDS
-from capsule.trained import load_trained, look_at
+from capsule.trained import load_trained, look_at, picture_options
 from common.console import Parser, run_main
 from common.device import choose_device
 from common.errors import printable
 from common.files import write_csv
 
-OUT, DEVICE = "predictions_of_pictures.csv", "auto"
+OUT = "predictions_of_pictures.csv"
 
 
 def options():
-    """The command line, the constants above as defaults."""
+    """The command line, the constant above as a default."""
     parser = Parser(description=__doc__)
-    parser.add_argument("pictures", nargs="+", type=Path, help="pictures, or folders of them")
-    parser.add_argument("--model", required=True, help="state dict of a trained network")
-    parser.add_argument("--paint", default="shape_detail", choices=KINDS,
-                        help="what its pictures show, where the file alone does not tell [shape_detail]")
+    picture_options(parser)
     parser.add_argument("--out", type=Path, default=Path(OUT), help=f"CSV file to write [{OUT}]")
-    parser.add_argument("--device", default=DEVICE, help=f"auto, cpu, cuda or cuda:N [{DEVICE}]")
     return parser.parse_args()
 
 

@@ -209,6 +209,16 @@ def check_maker(trained, rule):
                          f"{', '.join(names)}; put back what it was trained with, or train again")
 
 
+def picture_options(parser, required=True):
+    """Add PICTURES, --model, --paint and --device, as predict.py and grad_cam_visual.py take them."""
+    parser.add_argument("pictures", nargs="+" if required else "*", type=Path,
+                        help="pictures, or folders of them")
+    parser.add_argument("--model", required=required, default="", help="state dict of a trained network")
+    parser.add_argument("--paint", default="shape_detail", choices=KINDS,
+                        help="what its pictures show, where the file alone does not tell [shape_detail]")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N [auto]")
+
+
 def look_at(paths, trained, device, failed):
     """Yield each picture among `paths` (folders are searched), with a bar: (path, crop, stacks, face), the
     last three as `pictures_of` has them. `failed`: a list that gets a line for each that cannot be used.
