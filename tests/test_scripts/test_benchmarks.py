@@ -10,7 +10,7 @@ import torch
 
 from benchmarks import __main__ as bench
 from benchmarks.generated import NAMES, generated
-from benchmarks.landmark_svm import movements
+from benchmarks.landmark_svm import landmarks, mesh_points, movements, of_points
 from benchmarks.training import (
     PER_CLASS,
     TASKS,
@@ -22,6 +22,8 @@ from benchmarks.training import (
 from capsule.inputs.sampling import data_split, sample_data
 from capsule.modules import Network
 from common.errors import InputError
+from deca.face_mesh import FaceMesh
+from deca.landmarks import LandmarkDetector
 
 
 def test_pictures_of_a_class_are_alike_and_a_seed_repeats_them():
@@ -64,9 +66,25 @@ def test_landmarks_move_as_the_face_does_and_aligned_not_with_the_head():
                     is_apex=np.ones(2, bool), onsets=onsets, has_onset=np.ones(2, bool))
     plain, aligned = movements(crops)
     assert np.abs(plain[0].reshape(68, 2) - (5, 0)).mean() < 0.5 and np.abs(aligned[0]).mean() < 0.5
-    assert not plain[1].any() and not aligned[1].any()
-    with pytest.raises(InputError, match="1 clips have no onset"):
-        movements(replace(crops, has_onset=np.array([True, False])))
+    assert np.isnan(plain[1]).all() and np.isnan(aligned[1]).all()
+    apex, points = landmarks(crops), mesh_points(crops)
+    onset = LandmarkDetector().detect(photo).points.ravel()
+    assert np.abs(apex[0] - onset - plain[0]).mean() < 0.5 and np.isnan(apex[1]).all()
+    mean = FaceMesh().mean
+    assert np.abs(points[1] - mean.ravel()).max() < 1e-6        # no face: the mean one
+    moved = replace(crops, images=onsets)                       # the head elsewhere, the same 3-D face
+    assert points.shape == (2, 1404) and np.abs(points[0] - mesh_points(moved)[0]).mean() < 0.003
+    assert np.abs(points[0] - mean.ravel()).max() > 0.005
+
+
+def test_points_that_tell_the_class_are_told_and_missing_ones_are_their_mean():
+    clips, _ = generated([4, 4, 4], size=8)
+    told = np.random.default_rng(0).normal(size=(12, 3)) * 0.1
+    told[np.arange(12), clips.labels] += 3
+    assert of_points(clips, told)[0] == 1
+    told[0] = np.nan
+    assert 0.8 < of_points(clips, told)[0] <= 1
+    assert of_points(clips, np.random.default_rng(1).normal(size=(12, 6)))[0] < 0.8
 
 
 def test_work_by_hand():
