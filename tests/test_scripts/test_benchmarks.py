@@ -67,13 +67,15 @@ def test_landmarks_move_as_the_face_does_and_aligned_not_with_the_head():
     plain, aligned = movements(crops)
     assert np.abs(plain[0].reshape(68, 2) - (5, 0)).mean() < 0.5 and np.abs(aligned[0]).mean() < 0.5
     assert np.isnan(plain[1]).all() and np.isnan(aligned[1]).all()
-    apex, points = landmarks(crops), mesh_points(crops)
+    apex, (flat, points) = landmarks(crops), mesh_points(crops)
     onset = LandmarkDetector().detect(photo).points.ravel()
     assert np.abs(apex[0] - onset - plain[0]).mean() < 0.5 and np.isnan(apex[1]).all()
     mean = FaceMesh().mean
     assert np.abs(points[1] - mean.ravel()).max() < 1e-6        # no face: the mean one
     moved = replace(crops, images=onsets)                       # the head elsewhere, the same 3-D face
-    assert points.shape == (2, 1404) and np.abs(points[0] - mesh_points(moved)[0]).mean() < 0.003
+    shift = (flat - mesh_points(moved)[0])[0].reshape(468, 2) * 112          # image space → pixels
+    assert np.abs(np.median(shift, 0) - (5, 0)).max() < 0.5
+    assert points.shape == (2, 1404) and np.abs(points[0] - mesh_points(moved)[1][0]).mean() < 0.003
     assert np.abs(points[0] - mean.ravel()).max() > 0.005
 
 
