@@ -1,6 +1,6 @@
 """How far points of the face alone get, without a network: a linear SVM on them.
 
-    python -m benchmarks.landmark_svm [--dataset synthetic] [--data-root data]      # half a minute
+    python -m benchmarks.landmark_svm [--dataset synthetic] [--protocol dsnca] [--data-root data]
 
 Two rows of motion, where every clip has its onset: how the 68 landmarks move from onset to apex (the face is
 found in the onset's crop and followed in the same box), as they are and aligned (the apex's brought onto the
@@ -11,7 +11,6 @@ Each coordinate standardised, classes balanced, C = 1, leave-one-subject-out. (T
 """
 
 import numpy as np
-import torch
 from skimage.transform import SimilarityTransform
 from sklearn.impute import SimpleImputer
 from sklearn.pipeline import make_pipeline
@@ -22,6 +21,7 @@ from benchmarks.head_motion import apexes, score
 from capsule.data import load_clips
 from capsule.inputs import face_crops
 from common.console import Parser, run_main
+from common.errors import InputError
 from deca import make_reconstructor
 from deca.landmarks import LandmarkDetector
 
@@ -31,10 +31,12 @@ NOSE_AND_EYES = range(27, 48)
 def movements(crops):
     """How the landmarks of each of n clips move, pixels of the crop: (2, n, 136), as they are and aligned.
 
-    nan where the onset shows no face.
+    0 where the onset shows no face. Raises: InputError when a clip's onset is not on disk.
     """
+    if not crops.has_onset.all():
+        raise InputError(f"{int((~crops.has_onset).sum())} clips have no onset frame on disk; lay them there")
     pictures = [images.permute(0, 2, 3, 1).numpy() for images in (crops.onsets, apexes(crops).images)]
-    detector, moved = LandmarkDetector(), np.full((2, len(crops.onsets), 68, 2), np.nan)
+    detector, moved = LandmarkDetector(), np.zeros((2, len(crops.onsets), 68, 2))
     for clip, (onset, apex) in enumerate(zip(*pictures, strict=True)):
         if found := detector.detect(onset):
             before, after = found.points, detector.points_in_box(apex, found.box)
@@ -54,10 +56,9 @@ def landmarks(crops):
 def mesh_points(crops):
     """The 468 points of each of n apexes' faces: in the crop, (n, 936) image space; in 3-D, turned to the
     front, (n, 1404) metres."""
-    maker, pictures = make_reconstructor("mesh", "cpu"), apexes(crops).images
-    meshes = [maker.mesh(maker.reconstruct(picture[None]), "coarse")[0] for picture in pictures]
-    flat, solid = [mesh.posed()[..., :2] for mesh in meshes], [mesh.vertices for mesh in meshes]
-    return [torch.cat(points).flatten(1).numpy() for points in (flat, solid)]       # of (1, 468, 2), (…, 3)
+    maker = make_reconstructor("mesh", "cpu")
+    faces, _ = maker.mesh(maker.reconstruct(apexes(crops).images), "coarse")       # each looked at for itself
+    return faces.posed()[..., :2].flatten(1).numpy(), faces.vertices.flatten(1).numpy()
 
 
 def of_points(clips, features):
@@ -76,10 +77,10 @@ def main():
     choice = parser.parse_args()
     clips = load_clips(choice.dataset, choice.data_root, protocol=choice.protocol)
     crops, rows = face_crops(clips), {}
-    if crops.has_onset.all():
+    try:
         rows = dict(zip(("motion of landmarks", "the same, aligned"), movements(crops), strict=True))
-    else:
-        print(f"{int((~crops.has_onset).sum())} clips have no onset frame on disk: no motion of landmarks")
+    except InputError as error:
+        print(f"no motion of landmarks: {error}")
     flat, solid = mesh_points(crops)
     rows |= {"apex: landmarks": landmarks(crops), "apex: 468 points": flat, "apex: 468 points, 3-D": solid}
     for name, features in rows.items():

@@ -66,7 +66,9 @@ def test_landmarks_move_as_the_face_does_and_aligned_not_with_the_head():
                     is_apex=np.ones(2, bool), onsets=onsets, has_onset=np.ones(2, bool))
     plain, aligned = movements(crops)
     assert np.abs(plain[0].reshape(68, 2) - (5, 0)).mean() < 0.5 and np.abs(aligned[0]).mean() < 0.5
-    assert np.isnan(plain[1]).all() and np.isnan(aligned[1]).all()
+    assert not plain[1].any() and not aligned[1].any()
+    with pytest.raises(InputError, match="1 clips have no onset"):
+        movements(replace(crops, has_onset=np.array([True, False])))
     apex, (flat, points) = landmarks(crops), mesh_points(crops)
     onset = LandmarkDetector().detect(photo).points.ravel()
     assert np.abs(apex[0] - onset - plain[0]).mean() < 0.5 and np.isnan(apex[1]).all()
