@@ -2,6 +2,8 @@
 
     python -m benchmarks.landmark_svm [--dataset synthetic] [--protocol dsnca] [--data-root data]
 
+takes ten seconds, for the 435 real clips 80 on a CPU core, and prints strict UF1 of up to five rows.
+
 Two rows of motion, where every clip has its onset: how the 68 landmarks move from onset to apex (the face is
 found in the onset's crop and followed in the same box), as they are and aligned (the apex's brought onto the
 onset's by a similarity of nose and eyes). Three rows of the apex alone: where the 68 landmarks lie in its
