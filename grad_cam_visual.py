@@ -9,13 +9,10 @@ Command   python grad_cam_visual.py --experiment NAME [--clip DATA/SUBJECT/CLIP 
 Expect    about 2 s for each clip, after reading the crops and views.
 """
 
-import os
 from pathlib import Path
 
-from tqdm import tqdm
-
 from capsule import gradcam
-from capsule.figures import clip_figure, heading, mean_map_figure, save_figure
+from capsule.figures import clip_figure, figure_name, heading, mean_map_figure, save_figure
 from capsule.results import read_runs, select
 from capsule.trained import NO_FACE, load_trained, look_at, picture_options
 from common.console import KEPT, Parser, run_main
@@ -38,8 +35,7 @@ def options():
     choice = parser.parse_args()
     clips, pictures = (choice.experiment, choice.clip, choice.all), (choice.pictures, choice.model)
     if (any(clips) and any(pictures)) or not (choice.experiment or all(pictures)):
-        raise InputError("give --experiment NAME (and --clip or --all), or pictures and --model FILE (--help "
-                         "lists the options)")
+        raise InputError("give --experiment NAME (and --clip or --all), or pictures and --model FILE")
     return choice
 
 
@@ -47,12 +43,10 @@ def draw_run(choice, device):
     """Explain clips of a run of ours, each with its subject's fold."""
     run = select(*read_runs(choice.result_root), [choice.experiment])[0]
     clips = gradcam.clips_of(run, choice.data_root, choice.clip, choice.all)
-    folder, drawn = run.folder / "grad_cam", []
-    for clip in tqdm(gradcam.explain_clips(run, clips, device), desc="figures", unit="clip",
-                     total=len(clips.table), disable=None):
+    folder, class_names, drawn = run.folder / "grad_cam", run.facts["class_names"], []
+    for clip in gradcam.explain_clips(run, clips, device):
         drawn.append(clip)
-        figure = clip_figure(heading(run), run.facts["class_names"], clip)
-        save_figure(figure, folder / clip.key.replace("/", "_"))
+        save_figure(clip_figure(heading(run), class_names, clip), folder / clip.key.replace("/", "_"))
     if choice.all:
         save_figure(mean_map_figure(run, gradcam.mean_maps(drawn)), folder / "mean_maps")
     return [*gradcam.differences(run, drawn), f"{len(drawn)} clip{'s' * (len(drawn) != 1)}: {folder}"], []
@@ -68,12 +62,8 @@ def draw_pictures(choice, device):
             faceless.append(f"{printable(path)}: {face}")
             shown += f" ({face})"
         clip = gradcam.explain(trained, shown, None, pictures, crop)
-        name = "_".join(part for part in path.with_suffix("").parts if part not in (path.anchor, ".."))
-        name = os.fsdecode(os.fsencode(name)[-200:])        # a file's name has 255 bytes
-        name += path.suffix.replace(".", "_") if name in names else ""     # a.png beside a.jpg
-        names.append(name)
-        figure = clip_figure(trained.title, trained.class_names, clip)
-        save_figure(figure, Path("grad_cam") / name)
+        names.append(figure_name(path, names))
+        save_figure(clip_figure(trained.title, trained.class_names, clip), Path("grad_cam") / names[-1])
     return [f"{len(names)} of {len(names) + len(failed)} pictures: grad_cam", *faceless], failed
 
 

@@ -4,6 +4,7 @@ Colours are from the Okabe-Ito palette, which colour-blind readers can tell apar
 """
 
 import io
+import os
 from pathlib import Path
 
 import matplotlib
@@ -39,6 +40,14 @@ def save_figure(figure, path):
                        metadata=metadata)
         write_bytes(target, data.getvalue())
     return paths
+
+
+def figure_name(path, taken):
+    """The name of the figure of the picture at `path`: its folders and its own name, without the suffix, but
+    with it where `taken`, a list of names, has that already (a.png beside a.jpg)."""
+    name = "_".join(part for part in path.with_suffix("").parts if part not in (path.anchor, ".."))
+    name = os.fsdecode(os.fsencode(name)[-200:])        # a file's name has 255 bytes
+    return name + path.suffix.replace(".", "_") if name in taken else name
 
 
 def run_figures(run, folder):

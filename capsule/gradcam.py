@@ -15,6 +15,7 @@ import torch
 from pytorch_grad_cam import HiResCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import nn
+from tqdm import tqdm
 
 from capsule.data import load_clips
 from capsule.experiment import PLACES, model_path
@@ -111,9 +112,10 @@ def pictures_of_clips(clips, trained, device, motion="", views_root=""):
 
 
 def explain_clips(run, clips, device):
-    """Yield the ClipMaps of `clips` (see `clips_of`), each by the network of its own subject's fold."""
+    """Yield the ClipMaps of `clips` (see `clips_of`), with a bar, each by the network of its own fold."""
     places, subject = places_of(run), None
-    for i, row in enumerate(clips.table.itertuples()):
+    rows = tqdm(clips.table.itertuples(), desc="figures", unit="clip", total=len(clips.table), disable=None)
+    for i, row in enumerate(rows):
         if row.data_sub != subject:
             trained, subject = load_trained(model_path(run, row.data_sub), device), row.data_sub
         if i == 0:
