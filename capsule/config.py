@@ -96,6 +96,9 @@ class Options:
             if choices and value not in choices and value != option.default:
                 raise InputError(f"{_flag(option.name)} {value}: choose from {', '.join(map(str, choices))}")
         check_list(self.dataset, self.classes, self.protocol, self.subset)
+        if self.streams == "pictures" and self.paint == "motion":
+            raise InputError("--streams pictures --paint motion: motion pictures and photographs do not mix; "
+                             "use --streams views")
         if not re.fullmatch(r"|[0-9]{0,9}:[0-9]{0,9}", self.folds, re.ASCII):
             raise InputError(f"--folds {self.folds}: write a range of fold numbers as a:b, such as 0:8")
         plain_name(self.experiment_name, "--experiment")

@@ -54,15 +54,12 @@ def thirteen_views(crops, reconstructor="auto", paint="shape_detail", device="au
 
 
 def single_pictures(crops, views):
-    """Each crop and each of its thirteen views as an RGB picture of its own, of the same clip.
+    """Each crop and each of its thirteen views, of any paint but motion, as an RGB picture of the same clip.
 
     The views are drawn for training like neighbour frames; a clip is judged by its apex crop alone.
     Returns: FrameImages of kind "crop", images uint8 (14·N, 3, 224, 224).
-    Raises: InputError for views of motion or of another size than the crops.
+    Raises: InputError for views of another size than the crops.
     """
-    if views.kind == "motion":
-        raise InputError("--streams pictures --paint motion: motion pictures and photographs do not mix; "
-                         "use --streams views")
     if views.images.shape[2:] != crops.images.shape[2:]:
         height, width = views.images.shape[2:]
         raise InputError(f"--streams pictures: views of {width}x{height} pixels do not mix with crops of "

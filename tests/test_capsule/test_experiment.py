@@ -245,6 +245,11 @@ def test_the_gate_refuses_what_no_run_could_use(name, value):
     assert name.split("_")[0] in str(caught.value)
 
 
+def test_motion_and_photographs_do_not_mix():
+    with pytest.raises(InputError, match="--streams pictures --paint motion: .* use --streams views"):
+        Options(script="s", dataset="casme", data_root=".", streams="pictures", paint="motion")
+
+
 @given(st.text(max_size=30))
 def test_only_plain_names_pass(name):
     if not name or is_plain_name(name):
