@@ -246,7 +246,7 @@ def test_the_gate_refuses_what_no_run_could_use(name, value):
 
 
 def test_motion_and_photographs_do_not_mix():
-    with pytest.raises(InputError, match="--streams pictures --paint motion: .* use --streams views"):
+    with pytest.raises(InputError, match=r"--streams pictures --paint motion: .* use --streams views"):
         Options(script="s", dataset="casme", data_root=".", streams="pictures", paint="motion")
 
 
