@@ -15,7 +15,7 @@ from pathlib import Path
 
 from capsule.data import database_name, load_clips
 from capsule.spotting import judge, merged_table, spot_clips
-from common.console import KEPT, Parser, run_main
+from common.console import GOES_ON, Parser, run_main
 from common.files import write_csv
 
 DATASET = "smic"            # smic | casme | samm | synthetic
@@ -61,4 +61,4 @@ def options():
 
 
 if __name__ == "__main__":
-    run_main(main, KEPT)
+    run_main(main, GOES_ON)

@@ -38,7 +38,7 @@ COMPOSITE_PASSES = 30 * COMPOSITE_EPOCH * 67    # epochs · … · subjects − 
 
 
 def seconds_of(statement, **names):
-    """Seconds of a statement about these names, on the device and threads in use, after one to warm up."""
+    """Seconds of a statement about these names, on the device and threads in use, after two to warm up."""
     return Timer(statement, globals=names, num_threads=torch.get_num_threads()).timeit(5).mean
 
 

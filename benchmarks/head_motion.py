@@ -3,8 +3,9 @@
     python -m benchmarks.head_motion FOLDER      # a quarter of an hour; FOLDER keeps the databases
 
 The same synthetic people show the same expressions while their heads turn by 0, 2, 5 and 10 degrees from
-onset to apex and drift by a pixel a degree; nothing else moves that means nothing. Both motions, of the apex,
-go to the same SVM, leave-one-subject-out. Plain flow is taken on the crops, whose square is the onset's.
+onset to apex and drift by a pixel a degree; beside them only the lamp moves without meaning anything. Both
+motions, of the apex, go to the same SVM, leave-one-subject-out. Plain flow is taken on the crops, whose
+square is the onset's.
 """
 
 from dataclasses import replace

@@ -14,7 +14,7 @@ from capsule.data.databases import DATABASES
 from capsule.data.protocol import SUBSETS, check_list, database_name, protocol_name
 from capsule.inputs.views import KINDS
 from capsule.modules import Network
-from common.console import KEPT, Parser, run_main
+from common.console import GOES_ON, Parser, run_main
 from common.errors import InputError
 from common.names import plain_name
 
@@ -167,4 +167,4 @@ def run(main, script, model_choices=(), **more):
                  if option.name.upper() in script}
     name = Path(sys.argv[0]).stem
     run_main(lambda: main(parse(script["__doc__"], None, model_choices, script=name, **constants, **more)),
-             KEPT)
+             GOES_ON)

@@ -21,7 +21,8 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {' '.join(message.split())} (--help lists the options)\n")
 
 
-KEPT = "what is finished is kept: run the same command again to go on"
+KEPT = "what is finished is kept"
+GOES_ON = f"{KEPT}: run the same command again to go on"
 
 
 def run_main(main, stopped="nothing is kept"):
@@ -37,7 +38,9 @@ def run_main(main, stopped="nothing is kept"):
     except KeyboardInterrupt:
         print(f"\nstopped; {stopped}", file=sys.stderr)
         code = 130
-    except (InputError, OSError, UnicodeEncodeError, MemoryError) as error:
+    except (InputError, OSError, UnicodeEncodeError, MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not _is_full(error):
+            raise
         code = InputError.exit_code
         module = getattr(sys.modules["__main__"], "__spec__", None)        # of python -m
         name = module.name.removesuffix(".__main__") if module else Path(sys.argv[0]).name
@@ -46,10 +49,16 @@ def run_main(main, stopped="nothing is kept"):
             error = InputError(f"{place}: {reason}; choose one that you may use")
         elif isinstance(error, UnicodeEncodeError):
             error = InputError(f"{error.object}: a name that is not UTF-8; rename the file or folder")
-        elif isinstance(error, MemoryError):
-            error = InputError(f"the memory is full ({error}); give fewer or smaller files")
+        elif isinstance(error, MemoryError | RuntimeError):
+            reason = " ".join(str(error).split())[:100]
+            error = InputError(f"the memory is full ({reason}); give fewer or smaller files, or --device cpu")
         print(f"{name}: {error}", file=sys.stderr)
     sys.exit(code)
+
+
+def _is_full(error):
+    """Whether a RuntimeError is torch's way to say that the memory, or a GPU's, is full."""
+    return type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
 
 
 def _interrupt(signum, frame):

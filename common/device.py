@@ -16,7 +16,7 @@ def choose_device(name):
         name = "cuda" if torch.cuda.is_available() else "cpu"
     name = str(name)
     kind, _, number = name.partition(":")
-    if not re.fullmatch("(cpu|cuda)(:(0|[1-9][0-9]{0,2}))?", name):
+    if not re.fullmatch("cpu|cuda(:(0|[1-9][0-9]{0,2}))?", name):
         raise InputError(f"--device {name}: unknown; use auto, cpu, cuda or cuda:N")
     if kind == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0

@@ -50,7 +50,7 @@ def whole_file(path):
 
 def sweep(folder):
     """Remove what killed writers left in `folder` and below: temporary files of `whole_file` whose process is
-    gone, or, of another machine, that are a day old. Links are not followed; what cannot go is left."""
+    gone, or that are a day old. Links are not followed; what cannot go is left."""
     for place, _, names in os.walk(folder):
         for name in names:
             match = _LEFTOVER.fullmatch(name)

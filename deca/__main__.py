@@ -89,7 +89,8 @@ def _parser():
                         help="a picture, a folder of them, a video, or a .txt list")
     parser.add_argument("--out", type=Path, default=Path("views"), metavar="DIR",
                         help="where the results go (default: %(default)s)")
-    parser.add_argument("--fps", type=float, default=5.0, help="frames a second taken from a video [5]")
+    parser.add_argument("--fps", type=float, default=5.0,
+                        help="about how many frames a second of a video: every n-th is taken [5]")
     parser.add_argument("--mesh", action="append", choices=MESHES, default=[],
                         help="write a textured mesh too (twice for both); coarse: FLAME's head or the face "
                              "mesh's 468 points; detailed: with DECA's detail, or subdivided twice")

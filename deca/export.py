@@ -30,9 +30,10 @@ def seen_pixels(reconstructor, surfaces, size=224):
 
 def overlaid(crop, normals, hit):
     """The face as a lit grey surface on its crop: uint8 (H, W, 3); crop, normals, hit: (H, W, ...)."""
-    grey = 255 * np.clip(0.15 + 0.8 * normals[..., 2:], 0, 1).repeat(3, 2)
-    share = OVERLAY * hit[..., None]
-    return np.round(grey * share + crop * (1 - share)).astype(np.uint8)
+    grey = 255 * np.clip(0.15 + 0.8 * normals[hit][:, 2:], 0, 1)                            # (n, 1)
+    drawn = crop.copy()
+    drawn[hit] = np.round(grey.astype(float) * OVERLAY + crop[hit] * (1 - OVERLAY))
+    return drawn
 
 
 def write_depth(path, depth):

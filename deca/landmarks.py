@@ -39,7 +39,7 @@ class Detection:
     points: np.ndarray      # (68, 2) float32, x and y
     box: tuple              # the detector's box: left, top, right, bottom
     n_faces: int            # how many faces were found; the largest is this one
-    upsampled: bool         # found only in the picture scaled up by two
+    upsampled: bool         # found only at twice that size
 
 
 _OF_THREAD = threading.local()      # dlib's detector keeps its work in itself: each thread has its own
@@ -67,7 +67,7 @@ class LandmarkDetector:
     def detect(self, image):
         """The largest face of `image`, uint8 (H, W, 3) RGB: a `Detection`, or None where none is found.
 
-        Searched at its own size, then once scaled up by two (SPEC section 2).
+        Searched at its own size, at most LONGEST_SIDE, then once at twice that (SPEC section 2).
         Raises: ValueError for another shape or type.
         """
         image = _checked(image)

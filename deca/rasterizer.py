@@ -118,12 +118,13 @@ def rasterize(vertices, faces, height, width, backend="torch"):
 
     Pixel (i, j) has its centre at x = (2j+1)/W - 1, y = (2i+1)/H - 1. Smaller z is nearer; of equally near
     triangles the one with the lowest index wins. Both sides of a triangle are seen. A pixel centre on an edge
-    belongs to the triangle, so neighbours leave no gap. Triangles with no area, or with a corner that is NaN
-    or infinite, draw nothing. Not differentiable.
+    belongs to the triangle, so neighbours leave no gap. Triangles with no area draw nothing. Not
+    differentiable.
 
     vertices: (B, V, 3) image space: x right, y down, both in [-1, 1] over the image.
     faces: (F, 3) int64, the same for all meshes.
-    backend: "torch" (this file) or "pytorch3d" (its rasteriser: a pixel centre on an edge may see nothing).
+    backend: "torch" (this file; a triangle with a corner that is NaN or infinite draws nothing) or
+    "pytorch3d" (its rasteriser: a pixel centre on an edge may see nothing).
     Returns: Fragments, on the device of `vertices`.
     Raises: ValueError for other shapes or backends; InputError when pytorch3d cannot be imported.
     """

@@ -15,8 +15,8 @@ VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm")
 def find_sources(paths, fps=5.0, out=Path("views")):
     """(result folder, read function) of each picture that `paths` name, in order; each folder is there once.
 
-    fps: frames a second of a video; call the read functions of one in order, each once. out: what lies in
-    it, results of an earlier call, is left out of folders that are searched.
+    fps: about how many frames a second of a video (every n-th is taken); call the read functions of one in
+    order, each once. out: what lies in it, results of an earlier call, is left out of folders searched.
     Raises: InputError when nothing was named, a path does not exist, a folder, list or video holds no
     picture, or fps is not above 0.
     """

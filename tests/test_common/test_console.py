@@ -4,6 +4,7 @@ import os
 import sys
 
 import pytest
+import torch
 
 from common.console import run_main
 
@@ -25,8 +26,18 @@ def test_closed_outputs_are_no_error(monkeypatch):
     assert end.value.code == 0
 
 
-def test_a_full_memory_is_one_line(capsys):
+def gpu_is_full():
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB.\nOf the allocated memory ...")
+
+
+@pytest.mark.parametrize("main", [lambda: bytearray(2**62), lambda: torch.empty(10**14), gpu_is_full])
+def test_a_full_memory_is_one_line(main, capsys):
     with pytest.raises(SystemExit) as end:
-        run_main(lambda: bytearray(2**62))
+        run_main(main)
     said = capsys.readouterr().err
     assert end.value.code == 2 and "the memory is full" in said and said.count("\n") == 1
+
+
+def test_an_error_of_ours_is_not_hidden():
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        run_main(lambda: torch.ones(2) @ torch.ones(3, 4))
