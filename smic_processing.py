@@ -23,6 +23,7 @@ SHOWN = 20                  # problems that are printed
 
 
 def main():
+    """Spot, write the table, say what was found. Returns: 1 when a clip could not be spotted."""
     choice = options()
     root = Path(choice.data_root)
     clips = load_clips(choice.dataset, root, frames=None if choice.dataset == "smic" else choice.frames)

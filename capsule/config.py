@@ -57,7 +57,7 @@ class Options:
                               ("auto", "torch", "pytorch3d"), False)
     views_root: str = _option("", "folder of thirteen views made elsewhere")
     logits: bool = _option(False, "cross-entropy on logits, the textbook way, not on the softmax output")
-    epochs: int = _option(30, "epochs of each fold", between=(1, 100_000))
+    epochs: int = _option(30, "epochs of each fold; SVMs have none", between=(1, 100_000))
     batch_size: int = _option(32, "images in a training batch", between=(1, 100_000))
     learning_rate: float = _option(1e-4, "Adam's learning rate in the first epoch", between=(1e-12, 10))
     lr_decay: float = _option(0.9, "factor on the learning rate after each epoch", between=(1e-6, 10))
@@ -69,13 +69,13 @@ class Options:
     weights: str = _option("", "start from this state dict, tensors matched by name", identity=False)
     skip_missing: bool = _option(False, "drop clips whose frames are not on disk instead of stopping",
                                  identity=False)
-    precision: str = _option("auto", "arithmetic: bf16 where the device computes it fast, else fp32",
-                             ("auto", "fp32", "bf16"), False)
+    precision: str = _option("auto", "arithmetic: bf16 where the device computes it fast, else fp32, "
+                             "as 28-pixel networks always", ("auto", "fp32", "bf16"), False)
     deterministic: bool = _option(False, "only deterministic CUDA kernels (slower)")
     folds: str = _option("", "only folds a to b-1 of the subject list, as a:b (job arrays)", identity=False)
     device: str = _option("auto", "auto, cpu, cuda or cuda:N", identity=False)
-    threads: int = _option(0, "CPU threads (0: all cores, 1 for --quick); the same number, the same results",
-                           identity=False, between=(0, 256))
+    threads: int = _option(0, "CPU threads (0: all cores; 1 for --quick and 28-pixel networks); the same "
+                           "number, the same results", identity=False, between=(0, 256))
     workers: int = _option(1, "folds trained at the same time (Ray tasks when more than one)", identity=False,
                            between=(1, 1024))
     ray_address: str = _option("", "address of a running Ray cluster", identity=False)
@@ -102,6 +102,12 @@ class Options:
         if not re.fullmatch(r"|[0-9]{0,9}:[0-9]{0,9}", self.folds, re.ASCII):
             raise InputError(f"--folds {self.folds}: write a range of fold numbers as a:b, such as 0:8")
         plain_name(self.experiment_name, "--experiment")
+        for given, unread in (("views_root", ("reconstructor", "rasterizer")),
+                              ("motion", ("reconstructor", "rasterizer", "frames"))):
+            for name in unread if getattr(self, given) not in ("", "frames") else ():
+                if getattr(self, name) not in ("", "auto"):
+                    raise InputError(f"{_flag(name)}: not read beside {_flag(given)} FOLDER, whose pictures "
+                                     "are ready; leave it out")
 
     @property
     def identity(self):

@@ -56,7 +56,7 @@ def choose_precision(device, precision):
     if precision == "fp32":
         return "fp32"
     if device.type == "cuda":
-        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+        fast = torch.cuda.get_device_capability(device) >= (8, 0)
         if precision == "bf16" and not fast:
             raise InputError(f"--precision bf16: {torch.cuda.get_device_name(device)} has no bf16; use fp32")
     else:

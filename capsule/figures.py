@@ -43,11 +43,13 @@ def save_figure(figure, path):
 
 
 def figure_name(path, taken):
-    """The name of the figure of the picture at `path`: its folders and its own name, without the suffix, but
-    with it where `taken`, a list of names, has that already (a.png beside a.jpg)."""
+    """The name of the figure of the picture at `path`: its folders and its own name, without the suffix; more
+    where `taken`, a list of names, has that already (a.png beside a.jpg: a_jpg)."""
     name = "_".join(part for part in path.with_suffix("").parts if part not in (path.anchor, ".."))
     name = os.fsdecode(os.fsencode(name)[-200:])        # a file's name has 255 bytes
-    return name + path.suffix.replace(".", "_") if name in taken else name
+    while name in taken:
+        name += path.suffix.replace(".", "_") or "_"
+    return name
 
 
 def run_figures(run, folder):

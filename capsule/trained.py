@@ -27,6 +27,7 @@ from deca import make_reconstructor
 from deca.landmarks import LandmarkDetector, warp_square
 
 READY = {"rule": "ready motion"}
+PIXEL_RULE = ("version", "jpeg_quality", "levels")      # of views and of motion
 NO_FACE = "no face found"
 FULL_CHANNELS = 64    # of a ResNet's first convolution; fewer in a --quick network
 
@@ -201,7 +202,7 @@ def check_maker(trained, rule):
     """Raises: InputError where `rule`, of views or motion made now, tells of other model files, or of another
     version, than the experiment's. Another rasterizer will do: they draw the same but for a pixel in a
     million."""
-    names = [name.removeprefix(f"{what} ") for what in ("model", "made by")
+    names = [name.removeprefix(f"{what} ") for what in ("model", "made by", *PIXEL_RULE)
              if trained.rule.get(what) and rule.get(what)
              for name, *_ in unlike(what, trained.rule[what], rule[what])]
     if names:

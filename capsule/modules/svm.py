@@ -17,7 +17,7 @@ from common.errors import InputError
 
 CHANNEL_WEIGHTS = (1.0, 1.0, 0.5)      # of u, v, strain
 BLUR = 1.0                             # pixels of 28
-PATCH, STEP = 14, 7                    # pixels: side of a patch, way to the next one
+PATCH, STEP = 14, 7                    # pixels: side of a patch, longest way to the next one
 NOT_CODED = -1.0                       # an action unit in a state dict, whose tensors are finite
 GAMMA, C = 0.5, 3.0                    # RBF width, per median squared distance; the SVM's penalty
 
@@ -133,5 +133,6 @@ class SVM:
             motion = np.reshape([cv2.GaussianBlur(plane, (0, 0), self.blur, borderType=cv2.BORDER_REPLICATE)
                                  for plane in planes], motion.shape)
         last = motion.shape[-1] - self.patch
-        places = [(i, j) for i in range(0, last + 1, STEP) for j in range(0, last + 1, STEP)]
-        return [motion[:, :, i:i + self.patch, j:j + self.patch].reshape(len(motion), -1) for i, j in places]
+        starts = np.linspace(0, last, -(-last // STEP) + 1).round().astype(int)     # from edge to edge
+        return [motion[:, :, i:i + self.patch, j:j + self.patch].reshape(len(motion), -1)
+                for i in starts for j in starts]

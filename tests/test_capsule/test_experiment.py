@@ -250,6 +250,22 @@ def test_motion_and_photographs_do_not_mix():
         Options(script="s", dataset="casme", data_root=".", streams="pictures", paint="motion")
 
 
+@pytest.mark.parametrize("folder", ["motion", "views_root"])
+@pytest.mark.parametrize(("name", "value"), [("reconstructor", "deca"), ("rasterizer", "pytorch3d")])
+def test_nothing_is_rendered_beside_ready_pictures(folder, name, value):
+    given = {"script": "s", "dataset": "casme", "data_root": ".", folder: "hers"}
+    Options(**given)
+    with pytest.raises(InputError, match=f"--{name}: not read beside --{folder.replace('_', '-')} FOLDER"):
+        Options(**given, **{name: value})
+
+
+def test_ready_motion_needs_no_frames():
+    given = {"script": "s", "dataset": "casme", "data_root": ".", "frames": "Cropped"}
+    assert Options(**given, views_root="hers").frames == "Cropped"       # which the crops are cut from
+    with pytest.raises(InputError, match="--frames: not read beside --motion FOLDER"):
+        Options(**given, motion="hers")
+
+
 @given(st.text(max_size=30))
 def test_only_plain_names_pass(name):
     if not name or is_plain_name(name):

@@ -1,11 +1,21 @@
 """Figures of a run: what they say, where they lie, the same bytes twice."""
 
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from matplotlib.text import Text
 
-from capsule.figures import clip_figure, confusion_figure, curve_figure, heading, pooled_uf1, run_figures
+from capsule.figures import (
+    clip_figure,
+    confusion_figure,
+    curve_figure,
+    figure_name,
+    heading,
+    pooled_uf1,
+    run_figures,
+)
 from capsule.gradcam import ClipMaps
 from capsule.results import read_run
 from common.images import read_image
@@ -34,6 +44,13 @@ def test_confusion_matrix_holds_each_clip_once_and_row_per_cents(run):
         np.add.at(expected, (fold.y_true, fold.predictions["strict"][-1]), 1)
     assert (counts == expected).all()
     assert share.sum(1) == pytest.approx(100, abs=2)      # each cell is rounded
+
+
+def test_no_figure_of_a_picture_takes_anothers_place():
+    names = []
+    for path in ("a/b.png", "/a/b.jpg", "../a/b", "a_b", "a_b_"):
+        names.append(figure_name(Path(path), names))
+    assert names == ["a_b", "a_b_jpg", "a_b_", "a_b__", "a_b___"]
 
 
 def test_every_figure_says_synthetic_quick_and_incomplete(run):

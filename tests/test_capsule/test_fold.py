@@ -179,13 +179,11 @@ def test_precision_follows_the_device(monkeypatch):
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda value=capabilities: value)
         assert choose_precision(CPU, "auto") == expected
         assert choose_precision(CPU, "fp32") == "fp32" and choose_precision(CPU, "bf16") == "bf16"
-    gpu = torch.device("cuda")
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Old GPU")
-    for has_bf16, expected in ((True, "bf16"), (False, "fp32")):
-        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, has=has_bf16: has)
-        assert choose_precision(gpu, "auto") == expected
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: [(9, 0), (7, 5)][device.index])
+    assert [choose_precision(torch.device("cuda", i), "auto") for i in (0, 1)] == ["bf16", "fp32"]
     with pytest.raises(InputError, match="Old GPU"):
-        choose_precision(gpu, "bf16")
+        choose_precision(torch.device("cuda", 1), "bf16")
 
 
 @pytest.mark.parametrize("deterministic", [False, True])

@@ -375,6 +375,10 @@ def test_other_files_or_rules_than_the_experiments_make_no_views(of, name, tmp_p
                 lambda: next(gradcam.explain_clips(run, clips, CPU))):
         with pytest.raises(InputError, match=f"fake.*by mesh of another {name};"):
             ask()
+    older = {**rule, of: getattr(maker, {"model": "model", "made by": "rule"}[of]), "version": 99}
+    change_json(run.folder / "experiment.json", config={**run.facts["config"], "inputs": [older]})
+    with pytest.raises(InputError, match=r"fake.*by mesh of another version;"):
+        next(gradcam.explain_clips(run, clips, CPU))
     config = {**run.facts["config"], "inputs": [{**rule, of: "no object"}]}
     change_json(run.folder / "experiment.json", config=config)
     with pytest.raises(InputError, match=f"fake.*by mesh of another {of};"):
