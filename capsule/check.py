@@ -4,7 +4,7 @@
 
 prints in one screen: versions, device, databases with their counts against the protocol, DECA's official
 files, pretrained weights, free disk, and what to do about each line marked "!!". Exit code 1 when there is
-one; what is optional and absent is marked "--".
+one; what is absent, which only some experiments need, is marked "--".
 """
 
 import contextlib
@@ -55,7 +55,8 @@ def main():
         for mark, text in rows:
             print(f"  {mark}  {text}")
     bad = sum(mark == BAD for rows in sections.values() for mark, _ in rows)
-    print(f"\n{bad} line(s) marked {BAD}" if bad else "\nready; lines marked -- are optional")
+    print(f"\n{bad} line(s) marked {BAD}" if bad else
+          f"\nready, but for what is marked {NOTE}, which some experiments need")
     return 1 if bad else 0
 
 

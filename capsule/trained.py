@@ -192,7 +192,7 @@ def maker_of(trained, device):
         return None
     maker = make_reconstructor(trained.reconstructor, str(device))
     if trained.reconstructor == "auto":
-        print(f"{trained.title}: its views were made elsewhere, or nothing tells by what; here {maker.name} "
+        print(f"{trained.title}: nothing tells what made the views it was trained on; here {maker.name} "
               f"makes them, with --paint {trained.paint}", flush=True)
     check_maker(trained, {"model": maker.model, "made by": maker.rule})
     return maker

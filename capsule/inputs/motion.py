@@ -97,7 +97,8 @@ def read_motion(path):
     one that is not square."""
     image = read_image(path)
     if image.shape[0] != image.shape[1]:
-        raise InputError(f"{path}: {image.shape[1]}x{image.shape[0]} pixels; motion pictures are square")
+        raise InputError(f"{path}: {image.shape[1]}x{image.shape[0]} pixels; motion pictures are square, "
+                         "and photographs are none")
     if (image == image[..., :1]).all():
         raise InputError(f"{path}: a grey picture; motion is red u, green v, blue strain")
     return np.ascontiguousarray(image.transpose(2, 0, 1))
