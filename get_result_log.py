@@ -4,7 +4,8 @@ Inputs: result/<experiment>/experiment.json and folds/*.json, also of runs that 
 Outputs: result/result_log.csv, class_log.csv, predictions.csv; result/<experiment>/figures/*.png and *.pdf;
 printed tables: each experiment, strict beside the best test epoch, with baselines and published numbers,
 then class by class.
-Command: python get_result_log.py [--experiment NAME ...] [--fuse NAME NAME ...] [--markdown | --latex]
+Command: python get_result_log.py [--experiment NAME ...] [--fuse NAME NAME ...] [--compare NAME NAME ...]
+[--markdown | --latex]
 Expected: about 3 s for each experiment (1 s without figures).
 """
 
@@ -12,7 +13,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from capsule.fusion import fuse
+from capsule.fusion import compare, fuse
 from capsule.results import class_log, prediction_log, read_runs, result_log, select
 from capsule.tables import render, report
 from common.console import Parser, run_main
@@ -32,6 +33,9 @@ def options():
     parser.add_argument("--fuse", nargs="+", action="append", default=[], metavar="NAME",
                         help="one more row: the strict outputs of these finished experiments, each scaled to "
                              "a sum of 1, averaged clip by clip; may be given again")
+    parser.add_argument("--compare", nargs="+", action="append", default=[], metavar="NAME",
+                        help="how far the first's strict UF1 lies above the mean of the others', with a "
+                             "paired interval over subjects; may be given again")
     parser.add_argument("--figures", action=argparse.BooleanOptionalAction, default=FIGURES,
                         help=f"draw the figures [{FIGURES}]")
     form = parser.add_mutually_exclusive_group()
@@ -54,7 +58,8 @@ def main():
                          "name to the experiment that is called so")
     for name, log in (("result_log", result_log), ("class_log", class_log), ("predictions", prediction_log)):
         write_csv(root / f"{name}.csv", log([*runs, *fused]))
-    print(render(report([*chosen, *fused], broken.values()), choice.form), flush=True)
+    compared = [compare(select([*runs, *fused], broken, names)) for names in choice.compare]
+    print(render(report([*chosen, *fused], [*compared, *broken.values()]), choice.form), flush=True)
     print(f"tables in {root}: result_log.csv, class_log.csv, predictions.csv", file=sys.stderr)
     if choice.figures:
         from capsule.figures import run_figures  # matplotlib takes a second to load

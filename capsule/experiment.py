@@ -2,6 +2,7 @@
 
 import contextlib
 import datetime
+import importlib.metadata
 import json
 import platform
 import subprocess
@@ -9,7 +10,6 @@ from pathlib import Path
 
 import filelock
 import torch
-import torchvision
 
 from capsule.results import one_line, read_fold
 from common.cache import digest
@@ -17,6 +17,10 @@ from common.errors import InputError
 from common.files import read_json, sweep, write_json
 from common.tensors import save_tensors
 
+LIBRARIES = ("torchvision", "numpy", "scikit-learn", "opencv-python-headless")
+ROOT = Path(__file__).parents[1]
+PROGRAM = digest(*(path.read_bytes() for room in ("capsule", "common", "deca", "synthetic")
+                   for path in sorted((ROOT / room).rglob("*.py"))))
 CLIP_COLUMNS = ["data", "subject", "clip", "data_sub", "label"]
 # Options on where clips and pictures lie: kept to find them again, no part of the identity.
 PLACES = ("protocol", "motion", "views_root", "frames", "skip_missing")
@@ -165,18 +169,27 @@ def model_path(run, data_sub):
 
 
 def environment(device):
-    """dict of what the numbers may depend on besides the configuration: versions, device, threads, commit."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine() + " CPU"
+    """dict of what numbers may depend on besides the configuration: versions, device, threads, program."""
     return {"python": platform.python_version(), "torch": torch.__version__,
-            "torchvision": torchvision.__version__, "device": name, "device_type": device.type,
-            "threads": torch.get_num_threads(),
+            **{name: importlib.metadata.version(name) for name in LIBRARIES},
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu(),
+            "device_type": device.type, "threads": torch.get_num_threads(),
             "tf32": bool(device.type == "cuda" and torch.backends.cuda.matmul.allow_tf32),
-            "git_commit": _git_commit()}
+            "program": PROGRAM, "git_commit": _git_commit()}
+
+
+def _cpu():
+    """The CPU's name; its architecture where the system does not tell."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(errors="replace").splitlines():
+            if line.startswith("model name"):
+                return one_line(line.partition(":")[2])
+    return platform.machine() + " CPU"
 
 
 def _git_commit():
     """Commit of this checkout, 40 hex digits, with "+" when files differ from it; None outside one."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=40", "--exclude=*",
+    command = ["git", "-C", str(ROOT), "describe", "--always", "--abbrev=40", "--exclude=*",
                "--dirty=+"]
     try:
         return subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout.strip()

@@ -104,8 +104,8 @@ def read_runs(root):
             broken[folder.name] = (f"{folder}: has folds and no experiment.json (experiment left out); run "
                                    "its script again, which writes it")
     if not runs:
-        raise InputError(next(iter(broken.values()), f"{root}: no experiment there; run a training script "
-                         "first, such as `python train_me_loso.py --dataset synthetic --quick`"))
+        raise InputError("; ".join(broken.values()) or f"{root}: no experiment there; run a training script "
+                         "first, such as `python train_me_loso.py --dataset synthetic --quick`")
     return runs, broken
 
 

@@ -24,7 +24,7 @@ LEGEND = ("strict: pictures as they are, the last epoch; quote this one.",
           f"{LEAK}; only beside numbers that were published that way.",
           "[low, high]: 95 % bootstrap interval over subjects (of fewer than some 20 it is too narrow: "
           "result/README.md). ±: standard deviation over seeds.",
-          "notes: how many clips and folds the run's own remarks name; they stand below.")
+          "notes: how many clips, folds and files the remarks on a run name; they stand below.")
 
 PUBLISHED = Path(__file__).with_name("published.csv")    # SPEC section 9, on the MEGC 2019 composite
 PUBLISHED_NOTES = (
@@ -108,6 +108,9 @@ def _score_table(families):
     if any(_is_megc(run) for run in runs):
         cells = pd.concat([cells, pd.read_csv(PUBLISHED, dtype=str).rename(columns=BOTH)])
         notes += PUBLISHED_NOTES
+    elif runs[0].facts["dataset"] == "composite" and not runs[0].facts["synthetic"]:
+        notes.append("no published row is about this clip list; train with --protocol megc2019 on all "
+                     f"{MEGC_CLIPS} to compare")
     without = [column for column in BOTH.values() if cells[column].isna().all()]
     return Table(_title(runs[0]), cells.drop(columns=without).fillna(NOTHING), tuple(notes))
 
@@ -141,7 +144,7 @@ def _rows(run):
     done, count = len(run.finished), len(run.folds)
     start = {"result": _marked(run.name, run), "seed": str(run.facts["seed"]),
              "folds": f"{done}/{count}" + (f" ({count - done} missing)" if run.missing else ""),
-             "notes": str(sum(n for _, n in run.remarks))}
+             "notes": str(sum(n for _, n in run.remarks) + len(run.notes))}
     rows = []
     for evaluation, name in SHOWN.items():
         table = predictions(run, evaluation)
@@ -179,7 +182,8 @@ def _mean_rows(family):
         spread = np.std([one["ALL"] for one in scores], axis=0, ddof=1)
         for column, value in zip(("UF1", "UAR"), spread[:2], strict=True):
             cells[column] += f" ± {value:.4f}"
-        rows.append({"result": name, "evaluation": shown, **cells})
+        rows.append({"result": name, "seed": "+".join(str(run.facts["seed"]) for run in runs),
+                     "evaluation": shown, **cells})
     return rows
 
 
@@ -227,10 +231,11 @@ def _class_table(runs):
     columns = ["result", *(f"{name}\n{counts.get(label, 0)} clips"
                            for label, name in enumerate(class_names(runs[0])))]
     rows = []
-    for run in runs:
+    for run in (run for run in runs if run.finished):
         pooled = meter(predictions(run, "strict"), run.classes)
         each = zip(pooled.precision, *pooled.value(), pooled.confusion().sum(0), strict=True)
-        rows.append((_marked(run.name, run), *(f"{p:.3f} / {r:.3f} / {f:.3f} ({n})" for p, r, f, n in each)))
+        name = _marked(run.name, run) + f" ({len(run.finished)}/{len(run.folds)} folds)" * bool(run.missing)
+        rows.append((name, *(f"{p:.3f} / {r:.3f} / {f:.3f} ({n})" for p, r, f, n in each)))
     return Table("strict, class by class: precision / recall / F1 (clips predicted as it)",
                  pd.DataFrame(rows, columns=columns))
 
@@ -264,7 +269,4 @@ def _notes(run):
     if run.missing:
         notes.append(f"{run.name}: incomplete, {len(run.missing)} of {len(run.folds)} folds missing: "
                      f"{listed(run.missing)}")
-    if run.facts["dataset"] == "composite" and not run.facts["synthetic"] and not _is_megc(run):
-        notes.append(f"{run.name}: no published row is about this clip list; "
-                     f"train with --protocol megc2019 on all {MEGC_CLIPS} to compare")
     return [*notes, *run.notes]

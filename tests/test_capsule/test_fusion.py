@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 
-from capsule.fusion import fuse, fused_name, shares
+from capsule.fusion import compare, fuse, fused_name, shares
 from capsule.results import class_log, prediction_log, read_runs, result_log, stem
 from capsule.tables import render, report
 from common.errors import InputError
+from common.files import read_json
 from tests.fake_runs import change_json, clip_list, said_strictly, write_run
 
 
@@ -49,6 +50,26 @@ def test_clips_are_joined_by_name_not_by_row(tmp_path):
     fused = fuse(read_runs(tmp_path)[0]).finished["synthetic_s00"]
     assert [clip[2] for clip in fused.clips] == ["c0", "c1", "c2"]
     assert fused.predictions["strict"].tolist() == [[0, 1, 2]]
+
+
+def test_what_the_runs_tables_say_the_fused_row_says_too(tmp_path):
+    two_runs(tmp_path, [[0.9, 0.8, 0.2], [0.2, 0.3, 0.5]], [[0.2, 0.3, 0.5], [0.1, 0.6, 0.3]])
+    assert not fuse(read_runs(tmp_path)[0]).notes
+    for name in ("synthetic_s00", "synthetic_s01"):
+        path = tmp_path / "B/folds" / f"{name}.json"
+        change_json(path, environment={**read_json(path)["environment"], "threads": 64})
+    (note,) = fuse(read_runs(tmp_path)[0]).notes
+    assert note == "A+B: made with differing threads (said in its runs' folds)"
+
+
+def test_compared_runs_are_joined_by_clip(tmp_path):
+    a, b = two_runs(tmp_path, [[0.9, 0.8, 0.2], [0.2, 0.5, 0.3]], [[0.2, 0.3, 0.5], [0.1, 0.6, 0.3]])
+    # truth 0, 1: A has both right, B the second alone, UF1 over three classes 2/3 and 1/3
+    assert compare([a, b]).startswith("A over B: strict UF1 +0.333 [+0.000, +0.")
+    assert compare([b, a]).startswith("B over A: strict UF1 -0.333 [-0.")
+    assert compare([a, b, a]).startswith("A over B+A (mean): strict UF1 +0.167 [")
+    with pytest.raises(InputError, match="--compare A: name at least two"):
+        compare([a])
 
 
 def test_shares_add_up_to_one_and_keep_the_order():

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy.stats import binom
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, precision_score, recall_score
 
-from capsule.metrics import Meter, bootstrap_uf1, uf1_of_rounds
+from capsule.metrics import Meter, bootstrap_uf1, paired_uf1, uf1_of_rounds
 from common.errors import InputError
 
 PUBLISHED = Path(__file__).parents[2].parent / "shared" / "reference" / "capsulenet_predictions.csv"
@@ -149,3 +149,16 @@ def test_published_predictions_give_the_published_row(data, uf1, uar):
     table = table if data is None else table[table["data"] == data]
     result = meter(table["y_true"], table["y_pred"])
     assert len(table) and (round(result.uf1, 4), round(result.uar, 4)) == (uf1, uar)
+
+
+def test_the_paired_interval_draws_the_same_subjects_for_all():
+    """Who is right about the same clips differs by nothing, whoever is drawn."""
+    draws = np.random.default_rng(0)
+    y_true, subjects = draws.integers(0, 3, 120), np.repeat(np.arange(20), 6)
+    one, other = (np.where(draws.random(120) < 0.7, y_true, (y_true + 1) % 3) for _ in range(2))
+    assert paired_uf1(y_true, one, [one, one], subjects, 3) == (0, 0, 0)
+    gain, low, high = paired_uf1(y_true, one, [other, (y_true + 1) % 3], subjects, 3)
+    expected = Meter(3, y_true, one).uf1 - (Meter(3, y_true, other).uf1 + 0) / 2
+    assert gain == pytest.approx(expected) and low < gain < high
+    wide = bootstrap_uf1(y_true, one, subjects, 3)
+    assert high - low < 2 * (wide[1] - wide[0])
