@@ -50,15 +50,15 @@ def plain_flow(crops):
 
 
 def score(clips, predict):
-    """Strict UF1, its 95 % interval and UAR, leave-one-subject-out. predict(rows of the clip table to learn
-    from, their labels, rows left out) → class numbers of these."""
+    """Strict UF1, its 95 % interval, UAR and the predictions (n,), leave-one-subject-out. predict(rows of the
+    clip table to learn from, their labels, rows left out) → class numbers of these."""
     labels, subjects = clips.labels, clips.table["data_sub"].to_numpy(str)
     found = np.empty_like(labels)
     for subject in clips.subjects:
         train, test = data_split(clips, subject)
         found[test] = predict(train, labels[train], test)
     meter = Meter(clips.n_classes, labels, found)
-    return meter.uf1, bootstrap_uf1(labels, found, subjects, clips.n_classes), meter.uar
+    return meter.uf1, bootstrap_uf1(labels, found, subjects, clips.n_classes), meter.uar, found
 
 
 def of_motion(motion):
@@ -76,7 +76,7 @@ def main(folder, seed):
         make_synthetic(root, progress=True, head_motion=float(degrees), seed=seed, **SETTINGS)
         crops = apexes(face_crops(load_clips("synthetic", root)))
         for name, motion in {"plain flow": plain_flow(crops), "on the face": face_motion(crops)}.items():
-            uf1, (low, high), uar = of_motion(motion)
+            uf1, (low, high), uar, _ = of_motion(motion)
             print(f"{degrees:>10} deg{name:>14}{uf1:>12.4f}{f'{low:.3f}-{high:.3f}':>16}{uar:>8.4f}",
                   flush=True)
 
