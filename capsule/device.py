@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import sysconfig
+from pathlib import Path
 
 import torch
 from torch.utils._triton import has_triton
@@ -20,10 +22,10 @@ def set_arithmetic(device, threads=0, deterministic=False):
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     torch.set_num_threads(threads or cores)
     if device.type == "cuda":
+        if device.index is not None:
+            torch.cuda.set_device(device)       # what synchronises without a device means this one
         torch.backends.cuda.matmul.allow_tf32 = not deterministic
         torch.backends.cudnn.allow_tf32 = not deterministic
-        if deterministic:
-            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(deterministic, warn_only=True)
 
 
@@ -35,8 +37,11 @@ def sent(tensor, device):
 
 
 def can_compile():
-    """Whether torch.compile has what it needs on a GPU: Triton, and a C compiler."""
-    return has_triton() and any(map(shutil.which, ("cc", "gcc", "clang")))
+    """Whether torch.compile has what it needs on a GPU: Triton, a C compiler and Python's headers."""
+    scheme = sysconfig.get_default_scheme().replace("posix_local", "posix_prefix")     # as Triton looks
+    headers = Path(sysconfig.get_paths(scheme)["include"], "Python.h")
+    compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
+    return bool(has_triton() and compiler and headers.is_file())
 
 
 def tune_convolutions(wanted):

@@ -21,7 +21,7 @@ from capsule.device import autocast_for, choose_precision, sent, set_arithmetic,
 from capsule.inputs import augment, sampling
 from capsule.learner import Learner
 from capsule.metrics import Meter
-from common.errors import InputError
+from common.errors import InputError, is_full
 
 PREDICT_BATCH = 64                             # images; without gradients more fit than in a training batch
 AUGMENTED_AT_ONCE = {"cpu": 1, "cuda": 128}    # images, rounded to whole batches: a GPU gains from few calls
@@ -122,12 +122,14 @@ def train_one(experiment, data_sub, pictures, training, report):
 
 @contextlib.contextmanager
 def full_gpu_explained(what, workers):
-    """Context manager: turns a full GPU into an InputError that begins with `what` and tells the remedy."""
+    """Context manager: turns a full memory into an InputError that begins with `what` and names a remedy."""
     try:
         yield
-    except torch.OutOfMemoryError as error:
-        fewer = "fewer, or " if workers > 1 else ""
-        raise InputError(f"{what}: the GPU's memory is full with --workers {workers}; use {fewer}a smaller "
+    except RuntimeError as error:
+        if not is_full(error):
+            raise
+        fewer, whose = "fewer, or " if workers > 1 else "", "" if "CPU" in str(error) else "GPU's "
+        raise InputError(f"{what}: the {whose}memory is full with --workers {workers}; use {fewer}a smaller "
                          "--batch-size") from error
 
 

@@ -8,7 +8,7 @@ import signal
 import sys
 from pathlib import Path
 
-from common.errors import InputError
+from common.errors import InputError, is_full
 
 
 class Parser(argparse.ArgumentParser):
@@ -39,7 +39,7 @@ def run_main(main, stopped="nothing is kept"):
         print(f"\nstopped; {stopped}", file=sys.stderr)
         code = 130
     except (InputError, OSError, UnicodeEncodeError, MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and not _is_full(error):
+        if isinstance(error, RuntimeError) and not is_full(error):
             raise
         code = InputError.exit_code
         module = getattr(sys.modules["__main__"], "__spec__", None)        # of python -m
@@ -54,11 +54,6 @@ def run_main(main, stopped="nothing is kept"):
             error = InputError(f"the memory is full ({reason}); give fewer or smaller files, or --device cpu")
         print(f"{name}: {error}", file=sys.stderr)
     sys.exit(code)
-
-
-def _is_full(error):
-    """Whether a RuntimeError is torch's way to say that the memory, or a GPU's, is full."""
-    return type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
 
 
 def _interrupt(signum, frame):

@@ -1,10 +1,14 @@
 """The one check of the device that a person names."""
 
+import os
 import re
 
 import torch
 
 from common.errors import InputError
+
+# What deterministic matrix products need; cuBLAS reads it once, at its first.
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
 def choose_device(name):

@@ -6,6 +6,13 @@ def printable(text):
     return "".join(c if c.isprintable() else " " if c.isspace() else ascii(c)[1:-1] for c in str(text))
 
 
+def is_full(error):
+    """Whether a RuntimeError is torch's way to say that the memory, the computer's or a GPU's, is full."""
+    text = f"{type(error).__name__}: {error}"
+    return any(words in text for words in ("OutOfMemoryError", "out of memory", "can't allocate memory",
+                                           "ALLOC_FAILED"))
+
+
 class InputError(Exception):
     """Something the user gave cannot be used.
 

@@ -132,7 +132,9 @@ def _transforms(angle, shape, size, flip=None, shift=None):
 
 
 def _sampled(images, transforms, size):
-    grid = F.affine_grid(transforms, (len(images), 1, *size), align_corners=False)
+    if transforms.is_cuda and not torch.compiler.is_compiling():
+        transforms = transforms.double()        # else in TF32: a matrix product, which compiled it is not
+    grid = F.affine_grid(transforms, (len(images), 1, *size), align_corners=False).to(images.dtype)
     return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
 

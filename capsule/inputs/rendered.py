@@ -51,5 +51,7 @@ def cached_pictures(crops, maker, place, rule, render, suffix, yaws):
                           desc=f"{place[0]} ({maker.name})", unit="clip", disable=None)
     finally:
         torch.set_num_threads(before)
+        if torch.cuda.is_initialized():
+            torch.cuda.empty_cache()    # Ray's workers are other processes
     pictures, found = zip(*made, strict=True)
     return torch.from_numpy(np.concatenate(pictures)), rule, np.array(found, bool)

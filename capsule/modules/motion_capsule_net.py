@@ -28,5 +28,5 @@ class MotionCapsuleNet(nn.Module):
         self.digitcaps = MECapsule(TYPES * side * side, DIM_PRIMARY, classes, DIM_DIGIT, routings)
 
     def forward(self, x):
-        capsules = self.digitcaps(self.primarycaps(self.conv(x).float()))
+        capsules = self.digitcaps(self.primarycaps(self.conv(x)))
         return torch.linalg.vector_norm(capsules, dim=-1)                  # (B, classes, 16) → (B, classes)
