@@ -135,7 +135,7 @@ def spot_clips(table, data_root, folder, workers, frames=""):
 
 def _job(row, folders, folder):
     """What one clip needs: its frames from onset to offset, its result file, or the problem that it has."""
-    _, frames = folders.find(row.subject, row.clip, row.onset_frame)
+    _, frames = folders.find(row.subject, row.clip, row.onset_frame, (row.offset_frame,))
     chosen = {n: path for n, path in frames.items() if row.onset_frame <= n <= row.offset_frame}
     missing = [str(n) for n in (row.onset_frame, row.offset_frame) if n not in chosen]
     clip = f"{row.data}/{row.subject}/{row.clip}"

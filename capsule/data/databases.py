@@ -44,7 +44,8 @@ BLOCKS = {
     "smic": Database(
         folders=(r"smic",), sheet="SMIC-HS-E_annotation", rows=157, tab="HS", codes_apex=False,
         labels={3: {"negative": 0, "positive": 1, "surprise": 2}}, subject="{:d}",
-        glasses=frozenset((1, 4, 5, 6, 8, 9, 12, 15, 18, 19)), other_parts=r"(smic)?(vis|nir)(e|long)*"),
+        glasses=frozenset((1, 4, 5, 6, 8, 9, 12, 15, 18, 19)),
+        other_parts=r"(smic)?e?(vis|nir)(e|long|raw|cropped)*"),
     "samm": Database(
         folders=(r"samm",), sheet="SAMM_Micro_FACS_Codes_v2", rows=159, subject="{:03d}",
         labels={3: {"anger": 0, "contempt": 0, "disgust": 0, "fear": 0, "sadness": 0, "happiness": 1,

@@ -13,6 +13,8 @@ from common.images import IMAGE_SUFFIXES
 
 OURS = ("annotations", "crops", "views", "motion", "result")    # what the programs write under the data root
 
+FRAME = r"(reg_)?(img|image|frame)?[-_ ]?[0-9]"     # img46.jpg, reg_image034208.jpg, 006_05562.jpg
+
 
 class ClipFolders:
     """Where the clips of one database lie.
@@ -31,6 +33,7 @@ class ClipFolders:
         self.data, self.root, self._prefer = data, Path(data_root), prefer
         self._list = functools.cache(list_frames)
         self._wanted = {}           # clip in lower case → {subject number: the pair as the table writes it}
+        self._walked, wanted = [], set(wanted)
         for subject, clip in wanted:
             self._wanted.setdefault(clip.casefold(), {})[subject_number(subject)] = subject, clip
         self._seen, self._unreadable, found, fitting = [], [], [], []
@@ -39,7 +42,8 @@ class ClipFolders:
                 found += self._walk(place)
             fitting = [(pair, source, folder) for pair, source, folder in found
                        if prefer.casefold() in self.relative(folder.parent).casefold()]
-            if fitting:
+            self._walked += places
+            if wanted <= {pair for pair, _, _ in fitting}:
                 break
         if prefer and not fitting:
             sources = sorted({source for _, source, _ in found})
@@ -53,17 +57,13 @@ class ClipFolders:
         for pair, source, folder in fitting:
             self._found.setdefault(pair, []).append((source, folder))
 
-    def find(self, subject, clip, number=None):
+    def find(self, subject, clip, number=None, others=()):
         """(folder above the subjects, relative to the root; {frame number: path}, ascending) of a clip; empty
-        when it is not on disk. Of several folders, the first that has frame `number`, else any frame."""
-        first = ("", {})
-        for source, folder in self._found.get((subject, clip), ()):
-            frames = self._list(folder)
-            if number in frames:
-                return source, frames
-            if frames and not first[1]:
-                first = (source, frames)
-        return first
+        when it is not on disk. Of several folders, those that have frame `number` come first, then those with
+        most of the `others`, then as they were found."""
+        there = [(source, self._list(folder)) for source, folder in self._found.get((subject, clip), ())]
+        return max([*filter(lambda one: one[1], there), ("", {})], key=lambda one: (
+            number in one[1], sum(other in one[1] for other in others)))
 
     def explain(self, subject, clip, number):
         """One line on a clip whose frame `number` was not found: what was looked for, seen and nearest."""
@@ -107,7 +107,7 @@ class ClipFolders:
                     yield pair, "/".join(parts[:depth]) or ".", path
                 other = re.fullmatch(BLOCKS[self.data].other_parts, squeeze(name))
                 ours = folder == self.root and name.casefold() in OURS
-                if not (ours or name.startswith((".", "__MACOSX"))):
+                if not (ours or path in self._walked or name.startswith((".", "__MACOSX"))):
                     self._seen.append(path.relative_to(self.root))
                     unpacked = not pair or os.path.isdir(path / name)    # a clip's own zip: its folder twice
                     if unpacked and not (other or (folder == self.root and _claimed(self.data, name))):
@@ -130,16 +130,17 @@ def list_frames(folder):
     """{frame number: path}, ascending, of the pictures in one clip's folder.
 
     The number is the last run of digits of the name without its ending. Where two pictures carry one number,
-    the first in alphabetical order is taken. Hidden files and what is no file are left out.
+    the first in alphabetical order is taken, a frame's usual name (FRAME) before any other (flow_46.png).
+    Hidden files and what is no file are left out.
     Raises: InputError when the folder cannot be read.
     """
     folder, found = Path(folder), {}
     try:
-        names = sorted(entry.name for entry in os.scandir(folder)
-                       if entry.is_file(follow_symlinks=False) or os.path.isfile(entry))
+        names = [entry.name for entry in os.scandir(folder)
+                 if entry.is_file(follow_symlinks=False) or os.path.isfile(entry)]
     except OSError as error:
         raise InputError(f"{folder}: cannot be listed ({error.strerror}); check its permissions") from error
-    for name in names:
+    for name in sorted(names, key=lambda name: (not re.match(FRAME, name, re.IGNORECASE), name)):
         stem, suffix = os.path.splitext(name)
         runs = re.findall(r"[0-9]+", stem)
         if runs and suffix.lower() in IMAGE_SUFFIXES and not name.startswith("."):

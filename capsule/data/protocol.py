@@ -18,7 +18,7 @@ from capsule.data.databases import (
     THREE,
     database_name,
 )
-from capsule.data.folders import ClipFolders, subject_number
+from capsule.data.folders import ClipFolders, list_frames, subject_number
 from capsule.data.remarks import line, listed, remark
 from capsule.data.sheets import (
     FRAMES,
@@ -179,7 +179,8 @@ def with_paths(table, data_root, frames=""):
     for data, part in table.groupby("data", sort=False):
         clips = list(zip(part["subject"], part["clip"], part["apex_frame"], strict=True))
         folders = ClipFolders(data, [clip[:2] for clip in clips], data_root, frames)
-        taken, found = zip(*(folders.find(*clip) for clip in clips), strict=True)
+        ends = part[["onset_frame", "offset_frame"]].to_numpy().tolist()
+        taken, found = zip(*map(lambda clip, both: folders.find(*clip, both), clips, ends), strict=True)
         part = part.assign(**{f"{name}_path": [folders.relative(there.get(number)) for there, number
                                                in zip(found, part[name], strict=True)] for name in FRAMES})
         places[data] = {source: taken.count(source) for source in folders.sources}
@@ -319,7 +320,8 @@ def _with_apex(clips):
 
 def _remedy(databases):
     """What gives clips of these databases the apexes that nobody coded."""
-    return "run smic_processing.py" if "smic" in databases else "correct the sheet"
+    return ("run smic_processing.py, or put smic_apex_frames.csv beside the sheet" if "smic" in databases else
+            "correct the sheet")
 
 
 def _remarks(clips, skip_missing):
@@ -328,12 +330,22 @@ def _remarks(clips, skip_missing):
     said = remark("dropped, no apex frame on disk (--skip-missing)" if skip_missing else
                    "apex frame not on disk", _keys(lost)) if clips.notes["frames"] else []
     ordered = (table["onset_frame"] <= table["apex_frame"]) & (table["apex_frame"] <= table["offset_frame"])
+    said += remark("the folder holds as many pictures as the clip is long, but not its onset or offset: "
+                   "numbered otherwise than in the sheet?", _keys(_misnumbered(clips)))
     said += remark("frames out of order", _keys(table[~ordered & (table["apex_frame"] >= 0)]))
     for data, places in clips.notes["frames"].items():
         if len(places) > 1:
             said += remark(f"{data} lies in {len(places)} folders (--frames chooses); clips taken from",
                             [f"{place}: {n}" for place, n in places.items()], sum(places.values()))
     return said
+
+
+def _misnumbered(clips):
+    """The rows of clips whose apex number is on disk, but likely another picture."""
+    table = clips.table[clips.apex_on_disk]
+    table = table[(table["onset_frame_path"] == "") | (table["offset_frame_path"] == "")]
+    there = [len(list_frames((clips.data_root / path).parent)) for path in table["apex_frame_path"]]
+    return table[np.array(there) > table["offset_frame"] - table["onset_frame"]]
 
 
 def _compared(clips, expected, official):

@@ -90,7 +90,9 @@ def read_sheet(data, root):
     no_apex = clip_pairs(table).isin(NO_APEX) & (table["apex_frame"] < 0)
     table = table.assign(apex_frame=table["apex_frame"].mask(no_apex, table["offset_frame"]))
     if data == "smic" and (table["apex_frame"] < 0).any():
-        for spotted in (Path(root, "annotations", "smic_apex.csv"), path.parent / "smic_apex_frames.csv"):
+        given = [folder / "smic_apex_frames.csv" for folder in (path.parent, Path(root),
+                                                                Path(root, "annotations"))]
+        for spotted in (Path(root, "annotations", "smic_apex.csv"), *given):
             if spotted.is_file():
                 try:
                     return _with_spotted(table, spotted, block.subject), repeated, [str(path), str(spotted)]
@@ -106,6 +108,11 @@ def _with_spotted(table, path, form):
     spotted, _ = checked(path, spotted, ("apex_frame",))
     apexes = dict(zip(clip_pairs(spotted), spotted["apex_frame"], strict=True))
     apexes = clip_pairs(table).map(apexes).fillna(-1).astype("int64")
+    known = apexes >= 0
+    inside = (known & (table["onset_frame"] <= apexes) & (apexes <= table["offset_frame"])).sum()
+    if 2 * inside < known.sum():
+        raise InputError(f"{path}: only {inside} of its {known.sum()} apexes lie between the sheet's onset "
+                         "and offset, so they are of other recordings; give the sheet of HS")
     return table.assign(apex_frame=table["apex_frame"].mask(table["apex_frame"] < 0, apexes))
 
 
@@ -176,7 +183,7 @@ def read_columns(path, wanted, tab="", optional=()):
         named = [head.columns[head.iloc[top] == text] for text in texts]
         places = [place for columns in named for place in columns]
         if len(places) == 0 and name not in optional:
-            has = ", ".join(filter(None, grid.iloc[top])) or "nothing"
+            has = ", ".join(filter(None, grid.iloc[top]))[:200] or "nothing"
             raise InputError(f"{path}: no column {shown!r} (row {top + 1} has: {has}); use the owners' sheet "
                              "as shipped, or rename the column")
         below = grid.iloc[top + 1:][list(places)]
@@ -215,14 +222,22 @@ def _read_csv(path):
 
 
 def _read_workbook(path, tab):
-    """One tab of an Excel workbook (the first where none is called `tab`) → DataFrame of text."""
+    """One tab of an Excel workbook → DataFrame of text: the one called `tab` or like it (SMIC-HS), or the
+    only one; the first where `tab` is ""."""
     try:
         with zipfile.ZipFile(path) as archive:
             _check_size(sum(info.file_size for info in archive.infolist()))
         with pd.ExcelFile(path, engine="openpyxl") as book:
-            tabs = {name.strip().casefold(): name for name in book.sheet_names}
-            return book.parse(tabs.get(tab.casefold(), book.sheet_names[0]), header=None, dtype=str,
-                              nrows=MAX_ROWS + 1, usecols=lambda column: column < MAX_COLUMNS)
+            names = book.sheet_names
+            called = [name for name in names if squeeze(name) == squeeze(tab)] or [
+                name for name in names if squeeze(tab) in squeeze(name)]
+            if len(called) != 1 and tab and len(names) > 1:
+                raise InputError(f"{path}: no tab is called {tab}, there are {', '.join(names)}; rename the "
+                                 "one that holds its clips")
+            return book.parse((called or names)[0], header=None, dtype=str, nrows=MAX_ROWS + 1,
+                              usecols=lambda column: column < MAX_COLUMNS)
+    except InputError:
+        raise
     except Exception as error:      # openpyxl lets many kinds of error through from a damaged file
         raise InputError(f"{path}: cannot be read as an Excel workbook ({error}); {REPLACE}") from error
 

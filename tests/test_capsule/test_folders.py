@@ -86,6 +86,37 @@ def test_the_folder_that_has_the_frame_is_taken(tmp_path):
     assert folders.find(*CASME[1])[1] == {}
 
 
+def test_the_folder_that_has_most_of_the_clip_is_taken(tmp_path):
+    touch(tmp_path / "casme2/RAW/sub01/EP02_01f/img2.jpg")
+    for number in (1, 2, 3):
+        touch(tmp_path / f"casme2/Cropped/sub01/EP02_01f/reg_img{number}.jpg")
+    folders = ClipFolders("casme", CASME, tmp_path)
+    assert [folders.find(*CASME[0], *more)[0] for more in ([2], [2, (1, 3)], [4, (1, 3)])] == [
+        "casme2/RAW", "casme2/Cropped", "casme2/Cropped"]
+
+
+@pytest.mark.parametrize(("data", "clips", "part", "whole"), [
+    ("casme", CASME, "CASME2_RAW_selected/sub01/EP02_01f/img46.jpg", "Cropped/sub{s:02d}/{c}/reg_img46.jpg"),
+    ("casme", CASME, "casme2/sub01/EP02_01f/img46.jpg", "casme/sub{s:02d}/{c}/img46.jpg"),
+    ("smic", SMIC, "SMIC-E-VIS/s1/micro/s1_ne_01/image46.jpg", "HS/s{s}/micro/{c}/image46.jpg"),
+    ("samm", SAMM, "SAMM_CROP/006/006_1_2/006_46.jpg", "{s:03d}/{c}/{s:03d}_00046.jpg")])
+def test_what_a_named_folder_lacks_is_looked_for_in_the_data_root(tmp_path, data, clips, part, whole):
+    touch(tmp_path / part)
+    for subject, clip in clips:
+        touch(tmp_path / whole.format(s=subject_number(subject), c=clip))
+    folders = ClipFolders(data, clips, tmp_path)
+    assert all(46 in folders.find(*clip, 46)[1] for clip in clips)
+    assert "VIS" not in " ".join(folders.sources)
+    assert max(map(len, folders._found.values())) <= 2       # nothing is walked twice
+
+
+def test_a_frames_usual_name_comes_first(tmp_path):
+    for name in ("depth46.png", "img46.jpg", "flow_47.png", "006_00047.jpg", "back48.jpg"):
+        touch(tmp_path / name)
+    assert [path.name for path in list_frames(tmp_path).values()] == [
+        "img46.jpg", "006_00047.jpg", "back48.jpg"]
+
+
 def test_the_nearest_subject_above_a_clip_is_its_own(tmp_path):
     """A numbered folder above the subjects, such as a download in parts, is no subject."""
     touch(tmp_path / "casme2/2/sub01/EP02_01f/img1.jpg")

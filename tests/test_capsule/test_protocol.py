@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from capsule.data.databases import squeeze
+from capsule.data.folders import list_frames
 from capsule.data.protocol import (
     COLUMNS,
     EXPECTED,
@@ -366,6 +367,49 @@ def test_right_tab_of_the_workbook(tmp_path):
     assert len(read_columns(tmp_path / "SMIC-HS-E_annotation.xlsx", columns, tab="hs")) == 6
     assert len(read_columns(tmp_path / "SMIC-HS-E_annotation.xlsx", columns, tab="VIS")) == 1
     assert set(columns) < set(SHEET_COLUMNS)
+
+
+def test_no_other_tab_is_taken_for_the_right_one(tmp_path):
+    make_database(tmp_path, "smic", frames=3)
+    path = tmp_path / "SMIC-HS-E_annotation.xlsx"
+    tabs = {name: pd.read_excel(path, sheet_name=name) for name in ("HS", "VIS")}
+    for names, wanted in ((("VIS", "SMIC-HS"), 6), (("VIS", "Sheet2"), 0), (("Sheet1",), 1)):
+        with pd.ExcelWriter(path) as book:
+            for name, tab in zip(names, (tabs["VIS"], tabs["HS"]), strict=False):
+                tab.to_excel(book, sheet_name=name, index=False)
+        if wanted:
+            assert len(read_columns(path, ("clip",), tab="HS")) == wanted
+        else:
+            with pytest.raises(InputError, match="no tab is called HS, there are VIS, Sheet2; rename"):
+                read_columns(path, ("clip",), tab="HS")
+
+
+def test_apexes_of_other_recordings_are_refused(tmp_path):
+    make_database(tmp_path, "smic", frames=3)
+    table = pd.read_csv(tmp_path / "smic_apex_frames.csv")
+    table.assign(apex_frame=table["apex_frame"] + 1000).to_csv(tmp_path / "smic_apex_frames.csv", index=False)
+    with pytest.raises(InputError, match="only 0 of its 6 apexes lie between the sheet's onset and offset"):
+        load_clips("smic", tmp_path)
+
+
+def test_frames_with_other_numbers_than_the_sheets_are_said(tmp_path):
+    make_database(tmp_path, "samm", frames=10)
+
+    def said():
+        remarks = load_clips("samm", tmp_path).notes["said"]
+        return [one for one in remarks if "numbered otherwise" in one["what"]]
+
+    before = load_clips("samm", tmp_path).table
+    assert not said() and (before["onset_frame_path"] != "").all()
+    for row in before.itertuples():
+        folder = (tmp_path / row.apex_frame_path).parent
+        for number, path in sorted(list_frames(folder).items(), reverse=True):
+            path.rename(folder / f"{row.subject}_{number + 2:05d}.jpg")
+        for number, path in list_frames(folder).items():
+            if number > row.offset_frame + 2:
+                path.unlink()
+    (found,) = said()
+    assert found["count"] == len(before)
 
 
 def test_command_writes_the_table_and_prints_the_counts(tmp_path):
