@@ -24,9 +24,9 @@ SEED = 9
 def main(options):
     clips = load_clips(options.dataset, options.data_root, options.classes, options.protocol, options.subset,
                        options.skip_missing, options.frames)            # the protocol, checked
-    crops = face_crops(clips)                                           # 224 x 224, cached
     net = network(options.model, clips.n_classes, options.freeze, quick=options.quick,
                   pretrained=options.pretrained, weights=options.weights)
+    crops = face_crops(clips)                                           # 224 x 224, cached
     return run_loso(options, clips, [crops], net)
 
 

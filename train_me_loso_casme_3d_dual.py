@@ -27,11 +27,11 @@ SEED = 9
 def main(options):
     clips = load_clips(options.dataset, options.data_root, options.classes, options.protocol, options.subset,
                        options.skip_missing, options.frames)            # the protocol, checked
+    net = network(options.model, clips.n_classes, options.freeze, quick=options.quick,
+                  pretrained=options.pretrained, weights=options.weights)
     crops = face_crops(clips)                                           # 224 x 224, cached
     views = thirteen_views(crops, options.reconstructor, options.paint, options.device, options.rasterizer,
                            options.views_root)                          # 13 x 224 x 224, cached
-    net = network(options.model, clips.n_classes, options.freeze, quick=options.quick,
-                  pretrained=options.pretrained, weights=options.weights)
     return run_loso(options, clips, [crops, views], net)
 
 

@@ -29,12 +29,12 @@ SEED = 9
 def main(options):
     clips = load_clips(options.dataset, options.data_root, options.classes, options.protocol, options.subset,
                        options.skip_missing, options.frames)            # the protocol, checked
-    crops = face_crops(clips)                                           # 224 x 224, cached
-    views = thirteen_views(crops, options.reconstructor, options.paint, options.device, options.rasterizer,
-                           options.views_root)                          # 13 x 224 x 224, cached
     net = network(options.model, clips.n_classes, options.freeze, quick=options.quick,
                   pretrained=options.pretrained, weights=options.weights,
                   joined=options.streams == "crop+views")
+    crops = face_crops(clips)                                           # 224 x 224, cached
+    views = thirteen_views(crops, options.reconstructor, options.paint, options.device, options.rasterizer,
+                           options.views_root)                          # 13 x 224 x 224, cached
     if options.streams == "pictures":
         streams = [single_pictures(crops, views)]
     else:

@@ -31,6 +31,8 @@ def main(options):
     frames = options.frames if options.motion == "frames" else None      # ready pictures need none
     clips = load_clips(options.dataset, options.data_root, options.classes, options.protocol, options.subset,
                        options.skip_missing, frames)                    # the protocol, checked
+    net = network(options.model, clips.n_classes, quick=options.quick, pretrained=options.pretrained,
+                  weights=options.weights)
     if options.motion == "frames":
         motion = face_motion(face_crops(clips), options.reconstructor, (0,), options.device,
                              options.rasterizer)
@@ -38,8 +40,6 @@ def main(options):
         clips, motion = ready_motion(clips, options.motion, options.skip_missing)
     if options.model == "ActionUnitSVM":
         clips = with_action_units(clips)      # of the training clips: a fold never reads the held-out one's
-    net = network(options.model, clips.n_classes, quick=options.quick, pretrained=options.pretrained,
-                  weights=options.weights)
     return run_loso(options, clips, [normalised(motion)], net)
 
 

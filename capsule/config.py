@@ -46,7 +46,8 @@ class Options:
     frames: str = _option("", "part of the name of the folder to take frames from, where there are several",
                           identity=False)
     model: str = _option("", "network to train")
-    freeze: bool = _option(False, "keep the first layers as they are, where they hold pretrained weights")
+    freeze: bool = _option(False, "keep the first layers as they are, where they hold pretrained weights "
+                          "(the baseline VGG trains all)")
     streams: str = _option("", "what the network sees", ("views", "crop+views", "pictures"))
     reconstructor: str = _option("auto", "what makes the 3-D face: DECA's official files, the face mesh, or "
                                  "DECA where its files are there", ("auto", "deca", "mesh"), False)
@@ -69,8 +70,8 @@ class Options:
     weights: str = _option("", "start from this state dict, tensors matched by name", identity=False)
     skip_missing: bool = _option(False, "drop clips whose frames are not on disk instead of stopping",
                                  identity=False)
-    precision: str = _option("auto", "arithmetic: bf16 where the device computes it fast, else fp32, "
-                             "as 28-pixel networks always", ("auto", "fp32", "bf16"), False)
+    precision: str = _option("auto", "arithmetic; auto: bf16 where the device computes it fast, else, "
+                             "and for 28-pixel networks, fp32", ("auto", "fp32", "bf16"), False)
     deterministic: bool = _option(False, "only deterministic CUDA kernels (slower)")
     folds: str = _option("", "only folds a to b-1 of the subject list, as a:b (job arrays)", identity=False)
     device: str = _option("auto", "auto, cpu, cuda or cuda:N", identity=False)
@@ -92,7 +93,7 @@ class Options:
             value, choices = getattr(self, option.name), option.metadata["choices"]
             low, high = option.metadata["between"] or (value, value)
             if not low <= value <= high:
-                raise InputError(f"{_flag(option.name)} {value}: must be from {low:g} to {high:g}")
+                raise InputError(f"{_flag(option.name)} {value}: must be from {low} to {high}")
             if choices and value not in choices and value != option.default:
                 raise InputError(f"{_flag(option.name)} {value}: choose from {', '.join(map(str, choices))}")
         check_list(self.dataset, self.classes, self.protocol, self.subset)

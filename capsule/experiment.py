@@ -23,6 +23,7 @@ PROGRAM = digest(*(path.read_bytes() for room in ("capsule", "common", "deca", "
                    for path in sorted((ROOT / room).rglob("*.py"))))
 CLIP_COLUMNS = ["data", "subject", "clip", "data_sub", "label"]
 # Options on where clips and pictures lie: kept to find them again, no part of the identity.
+OF_EPOCHS = ("epochs", "batch_size", "learning_rate", "lr_decay")      # which an SVM has not
 PLACES = ("protocol", "motion", "views_root", "frames", "skip_missing")
 
 
@@ -57,8 +58,10 @@ class Experiment:
         # or folder counts by its contents ("clip list" or a digest), not by its path.
         given = {name: stream.rule[name] for stream in streams for name in ("motion", "views_root")
                  if name in stream.rule}
+        told = {name: value for name, value in options.identity.items()
+                if network.loss or name not in OF_EPOCHS}
         self.identity = json.loads(json.dumps({
-            **options.identity, "protocol": Path(options.protocol).name, **given,
+            **told, "protocol": Path(options.protocol).name, **given,
             "asked": network.asked, "weights": weights, "precision": precision, "clip list": clips.identity,
             "frames": digest(streams[0].names, streams[0].pixels),
             "inputs": [{"kind": stream.kind, **stream.rule} for stream in streams]}))

@@ -24,9 +24,9 @@ def run_loso(options, clips, streams, network):
     the same order, one for each argument of the network. network: capsule.modules.Network.
     Returns: 0, or 1 when a fold failed: the exit code. Raises: InputError for an unusable configuration.
     """
-    model, weights = network.make([stream.channels for stream in streams])
     with _cluster(options, streams) as cluster:
         device = choose_device("cpu" if cluster else options.device)
+        model, weights = network.make([stream.channels for stream in streams])
         precision = _precision(options, network, cluster, device)
         threads = options.threads or int(options.quick or network.is_small)    # a second gains these nothing
         training = Training(network, options.epochs, options.batch_size, options.learning_rate,

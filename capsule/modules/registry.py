@@ -140,7 +140,7 @@ class Network:
         """What the training was told to start from: "ImageNet", "none", or a file's name and digest."""
         if self.origin:
             return self.origin
-        return IMAGENET if self.pretrained and not self.quick else NONE
+        return IMAGENET if self.pretrained and not (self.quick or self.is_small) else NONE
 
     def make(self, channels=(3,)):
         """(a new nn.Module for streams of these channels, or SVM; what it starts from, as text).
@@ -161,13 +161,13 @@ class Network:
         if not self.weights:
             return model, IMAGENET if model.pretrained else NONE
         matched = start_from(model, self.tensors)
-        if not matched:
-            raise InputError(f"--weights {self.weights}: none of its tensors has a name and shape "
-                             f"of {self.name}")
+        if not any(self.tensors[name].dim() for name in matched):       # a counter of batch norm fits all
+            raise InputError(f"--weights {self.weights}: none of its tensors has a name and shape of "
+                             f"{self.name}{', as --quick makes it' * self.quick}")
         for place, part in model.named_modules() if self.freeze else ():
             prefix = f"{place}." if place else ""
             freeze(part, [name for name in getattr(part, "first_layers", ())
-                          if all(f"{prefix}{name}.{key}" in matched
+                          if all(f"{prefix}{name}.{key}" in matched or key.endswith("num_batches_tracked")
                                  for key in part.get_submodule(name).state_dict())])
         return model, f"{self.asked}, {len(matched)} of {len(model.state_dict())} tensors"
 

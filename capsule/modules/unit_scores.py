@@ -24,7 +24,7 @@ class UnitScores:
         self.coded = np.flatnonzero(~np.isnan(units).any(1))
         units = units[self.coded]
         units = units[:, units.sum(0) >= FEWEST].astype(float)                      # (m coded, units)
-        wanted, subjects = units - units.mean(0), np.asarray(subjects)[self.coded]
+        wanted, subjects = units - units.sum(0) / max(1, len(units)), np.asarray(subjects)[self.coded]
         inner = kernel[np.ix_(self.coded, self.coded)]
         inverse = np.linalg.inv(inner + RIDGE * np.eye(len(inner)))
         self.weights, hat = inverse @ wanted, inner @ inverse

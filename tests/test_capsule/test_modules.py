@@ -177,8 +177,25 @@ def test_a_network_starts_from_a_state_dict_by_name(tmp_path):
     assert unmatched(model, net.tensors) == (["something.else"], ["digitcaps.weight"])
     with pytest.raises(InputError, match="none of its tensors"):
         network("vgg", 3, quick=True, weights=_file(tmp_path / "other.pt")).make()
+    full = {name: torch.zeros(*shape[:1], 99) if shape else torch.tensor(0)     # only its counters fit
+            for name, shape in ((name, value.shape) for name, value in state.items())}
+    save_tensors(tmp_path / "full.pt", full)
+    with pytest.raises(InputError, match="none of its tensors has a name and shape of resnet, as --quick"):
+        network("resnet", 3, quick=True, weights=tmp_path / "full.pt").make()
     with pytest.raises(InputError, match="no such network"):
         network("vgg19", 3)
+
+
+def test_weights_from_before_batch_norm_had_a_counter_are_frozen_too(tmp_path):
+    state = network("resnet", 3, quick=True).make()[0].state_dict()
+    save_tensors(tmp_path / "old.pt", {name: value for name, value in state.items() if value.dim()})
+    model, _ = network("resnet", 3, freeze=True, quick=True, weights=tmp_path / "old.pt").make()
+    assert sum(not p.requires_grad for p in model.parameters()) == 15
+
+
+def test_small_networks_ask_for_no_pretrained_weights():
+    assert [network(name, 3, pretrained=True).asked for name in ("STSTNet", "SVM", "resnet")] == [
+        "none", "none", "ImageNet"]
 
 
 def _file(path):
