@@ -18,7 +18,7 @@ from capsule.data.databases import BLOCKS
 from capsule.data.folders import ClipFolders
 from capsule.data.protocol import COLUMNS, with_paths
 from capsule.data.sheets import clip_pairs, read_columns, subject_names
-from common.cache import digest
+from common.cache import digest, file_digest
 from common.errors import InputError
 from common.files import read_json, whole_file, write_json
 from common.images import read_image
@@ -147,8 +147,7 @@ def _job(row, folders, folder):
     lacking = row.offset_frame - row.onset_frame + 1 - len(chosen)
     gaps = (f"{clip}: {lacking} frame(s) between onset and offset are not on disk, its apex was looked for "
             "among the others; lay all frames of the clip there") if lacking > 0 else ""
-    status = [(path.name, path.stat()) for path in chosen.values()]
-    signature = [RULE, [(file, stat.st_size, stat.st_mtime_ns) for file, stat in status]]
+    signature = [RULE, *((path.name, file_digest(path)) for path in chosen.values())]
     return {"numbers": list(chosen), "paths": list(chosen.values()), "problem": problem, "gaps": gaps,
             "lost": not frames, "json": folder / f"{clip.replace('/', '_')}.json", "key": digest(signature)}
 
@@ -164,7 +163,10 @@ def _finished(job):
 
 
 def _spot(job):
-    """Spot one clip, write its plot, then its JSON. Returns: (apex, "") or (None, problem)."""
+    """Spot one clip, write its plot, then its JSON. Returns: (apex, "") or (None, problem).
+
+    Where its apex shows no face, that is the problem, beside the apex; the JSON is not written then.
+    """
     try:
         index, feature = spot_apex(job["paths"])
     except InputError as error:
@@ -172,6 +174,8 @@ def _spot(job):
     apex = job["numbers"][index]
     with _DRAWING:
         _plot(job, apex, feature)
+    if LandmarkDetector().detect(read_image(job["paths"][index])) is None:
+        return apex, f"{job['paths'][index]}: the apex, but no face was found in it; look at the picture"
     write_json(job["json"], {"key": job["key"], "apex": apex, "frames": job["numbers"],
                              "feature": [round(float(value), 6) for value in feature]})
     return apex, ""

@@ -24,6 +24,7 @@ import torch
 from scipy.spatial.transform import Rotation
 from tqdm import tqdm
 
+from common.cache import digest
 from common.console import KEPT, Parser, run_main
 from common.errors import InputError, printable
 from common.files import read_json, write_json
@@ -53,6 +54,7 @@ from deca.sheet import contact_sheet, motion_sheet
 from deca.sources import find_sources
 
 LARGE = 478                 # pixels of the photograph on the sheet
+MADE = ("parameters.json", "sheet.jpg", "crop.png", "textured.png", *(f"views/{yaw}.png" for yaw in YAWS))
 MORE = ("depth.png", "normals.png", "keypoints.json", "overlay.png", "motion.jpg",
         *(f"mesh{level}.{kind}" for level in ("", "-coarse", "-detailed") for kind in ("obj", "mtl", "png")))
 PROFILE = 50                # degrees of yaw beyond which half of the face is guessed
@@ -72,12 +74,16 @@ def _run(options):
     print(f"deca: reconstructor {reconstructor.name}", flush=True)
     detector, failed = LandmarkDetector(), 0
     for place, read in tqdm(pictures, unit="picture", disable=None if len(pictures) > 1 else True):
+        folder, photo = options.out / place, None
         try:
-            for line in process(*read(), options.out / place, reconstructor, detector, options, onset):
+            path, photo = read()
+            for line in process(path, photo, folder, reconstructor, detector, options, onset):
                 tqdm.write(f"deca: {printable(line)}", file=sys.stderr)
         except InputError as error:
             failed += 1
             tqdm.write(f"deca: {error}", file=sys.stderr)
+            if photo is None:
+                _remove_others(folder, {"photo_digest": None})
     done = f"{len(pictures) - failed} of {len(pictures)} pictures done, {failed} failed"
     print(f"deca: {done}; in {options.out}")
     return 0 if not failed else 1 if failed < len(pictures) else 2
@@ -129,6 +135,10 @@ def process(path, photo, folder, reconstructor, detector, options, onset=None):
     onset: the earlier frame that `--motion` names, or None. Raises: InputError where no face is found, and
     for an unwritable folder.
     """
+    source = {"photo": path.name, "photo_digest": digest(photo.shape, photo.tobytes()),
+              "reconstructor": reconstructor.name, "model": reconstructor.model,
+              "made by": reconstructor.rule}
+    _remove_others(folder, source)
     found = detector.detect(photo)
     if found is None:
         raise InputError(f"{path}: no face found; give a picture with a larger, upright, more frontal face")
@@ -138,17 +148,14 @@ def process(path, photo, folder, reconstructor, detector, options, onset=None):
     surfaces = reconstructor.reconstruct(picture)
     if not surfaces.found[0]:
         raise InputError(f"{path}: something like a face was found, but no 3-D face; give a clearer picture")
-    motion = options.motion and _motion(reconstructor, portrait, onset, options.motion)
     views = reconstructor.painted(surfaces, picture)[0].numpy()                     # (13, 224, 224)
     textured = reconstructor.painted(surfaces, picture, "texture")[0, 6].permute(1, 2, 0).numpy()
     yaw, pitch, roll = (float(angle) for angle in _angles(surfaces.pose[0].cpu().numpy()))
     facts = {
-        "photo": path.name, "reconstructor": reconstructor.name, "model": reconstructor.model,
-        "degrees": {"yaw": round(yaw, 2), "pitch": round(pitch, 2), "roll": round(roll, 2)},
+        **source, "degrees": {"yaw": round(yaw, 2), "pitch": round(pitch, 2), "roll": round(roll, 2)},
         "faces_found": found.n_faces, "found_upsampled": found.upsampled,
         "crop": {"center": [round(float(v), 3) for v in center], "side": round(side, 3)},
         "landmarks": np.round(found.points.astype(float), 2).tolist()}
-    _remove_others(folder, facts, crop)
     write_image(folder / "crop.png", crop)
     write_image(folder / "textured.png", textured)
     for angle, view in zip(YAWS, views, strict=True):
@@ -158,23 +165,23 @@ def process(path, photo, folder, reconstructor, detector, options, onset=None):
     half = portrait.cut(LARGE)
     half[:, LARGE // 2:] = overlaid(half, normals, hit)[:, LARGE // 2:]
     turned = f"yaw {round(yaw):+d}°, pitch {round(pitch):+d}°, roll {round(roll):+d}°"
-    title = f"{path.name}   ·   {reconstructor.name}   ·   {turned}"
+    title = f"{printable(path.name)}   ·   {reconstructor.name}   ·   {turned}"
     write_image(folder / "sheet.jpg", contact_sheet(title, half, views, textured))
     _write_more(folder, reconstructor, surfaces, portrait, options)
     if options.motion:
-        write_image(folder / "motion.jpg", motion)
+        write_image(folder / "motion.jpg", _motion(reconstructor, portrait, onset, options.motion))
     return _remarks(portrait, yaw)
 
 
-def _remove_others(folder, facts, crop):
-    """Remove what an earlier call wrote, when asked, of another picture or by another reconstructor."""
+def _remove_others(folder, source):
+    """Remove what an earlier call wrote of another picture, or by another reconstructor, than `source`."""
     if not (folder / "parameters.json").exists():
         return
     with contextlib.suppress(InputError):
-        if (read_json(folder / "parameters.json") == facts
-                and np.array_equal(read_image(folder / "crop.png"), crop)):
+        stored = read_json(folder / "parameters.json")
+        if {name: stored.get(name) for name in source} == source:
             return
-    for name in MORE:
+    for name in (*MADE, *MORE):
         with contextlib.suppress(OSError):
             (folder / name).unlink()
 
@@ -207,13 +214,14 @@ def _write_more(folder, reconstructor, surfaces, portrait, options):
 def _motion(reconstructor, portrait, earlier, name):
     """The sheet of what the face did since `earlier`, the frame of the file `name`, by the same square."""
     if earlier.shape != portrait.photo.shape:
-        raise InputError(f"{name}: of another size than the photograph; give two frames of a film")
+        raise InputError(f"{portrait.path}: {name}: of another size than the photograph; give two "
+                         "frames of a film")
     onset, apex = warp_square(earlier, *portrait.square), portrait.cut()
     pictures = torch.from_numpy(np.stack([onset, apex]).transpose(0, 3, 1, 2).copy())    # (2, 3, 224, 224)
     yaws = (YAWS[0], 0, YAWS[-1])
     motion, found = reconstructor.motion(pictures[0], pictures[1:], yaws)
     if not found[0]:
-        raise InputError(f"{name}: no 3-D face found; give another onset")
+        raise InputError(f"{portrait.path}: {name}: no 3-D face found; give another onset")
     faces = reconstructor.views(pictures[:1], "texture")[0][0, [YAWS.index(yaw) for yaw in yaws]]
     title = f"motion since {name.name}   ·   {reconstructor.name}"
     return motion_sheet(title, onset, apex, motion[0].numpy(), faces.permute(0, 2, 3, 1).numpy(), yaws)

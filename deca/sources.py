@@ -41,16 +41,19 @@ def _of_path(path, fps, out):
         yield from _of_video(path, fps)
     elif path.suffix.lower() == ".txt" and os.path.isfile(path):
         try:
-            text = path.read_text(encoding="utf-8-sig", errors="replace")
+            text = path.read_text(encoding="utf-8-sig", errors="surrogateescape")
         except OSError as error:
             raise InputError(f"{path}: cannot be read ({error.strerror}); copy it anew") from error
-        lines = list(filter(None, map(str.strip, text.splitlines())))
+        lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
         if not lines:
             raise InputError(f"{path}: an empty list; write a path on each line")
-        for line in lines:
+        for number, line in lines:
             if line.lower().endswith(".txt"):       # it may name itself
                 raise InputError(f"{path}: names {line}; a list holds pictures, folders and videos, no lists")
-            yield from _of_path(path.parent / line, fps, out)
+            try:
+                yield from _of_path(path.parent / line, fps, out)
+            except InputError as error:
+                raise InputError(f"{path} line {number}: {error}") from error
     else:
         is_folder = os.path.isdir(path)
         base = Path(_plain(path.resolve().name)) if is_folder else Path()

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
-from skimage.data import astronaut
+from skimage.data import astronaut, coffee
 
 from capsule import spotting
 from capsule.data.protocol import COLUMNS
@@ -136,6 +136,36 @@ def test_a_broken_or_foreign_result_is_made_again(database, tmp_path):
         stored.write_text(text)
         assert spot_clips(table, database, tmp_path, 1) == (apexes, problems)
         assert json.loads(stored.read_text())["apex"] == apexes[0]
+
+
+def test_an_apex_that_shows_no_face_is_said_each_time(database, tmp_path):
+    shutil.copytree(database, tmp_path / "data")
+    cups = [tmp_path / f"data/smic/SMIC_HS_E/s01/s1_ne_01/image{number}.png" for number in (104, 105)]
+    table = pd.DataFrame([{"data": "smic", "subject": "1", "clip": "s1_ne_01", "onset_frame": 100,
+                           "offset_frame": 111}])
+    assert spot_clips(table, tmp_path / "data", tmp_path, 1)[1] == []
+    for cup in cups:        # two alike: the second differs from the ends alone
+        write_image(cup, coffee()[:280, :250])
+    for _ in range(2):
+        apexes, (problem,) = spot_clips(table, tmp_path / "data", tmp_path, 1)
+        assert apexes == [105] and problem.startswith(f"{cups[1]}: the apex, but no face")
+
+
+def test_a_frame_exchanged_for_one_of_its_size_and_time_counts(database, tmp_path):
+    shutil.copytree(database, tmp_path / "data")
+    folder = tmp_path / "data/smic/SMIC_HS_E/s01/s1_ne_01"
+    table = pd.DataFrame([{"data": "smic", "subject": "1", "clip": "s1_ne_01", "onset_frame": 100,
+                           "offset_frame": 111}])
+    largest = max(path.stat().st_size for path in folder.iterdir())
+    for path in folder.iterdir():       # what follows a PNG's end is not read
+        path.write_bytes(path.read_bytes().ljust(largest, b"\0"))
+        os.utime(path, (0, 0))
+    (before,), _ = spot_clips(table, tmp_path / "data", tmp_path, 1)
+    pictures = [folder / f"image{number}.png" for number in (before, 102)]
+    for path, data in zip(pictures, [path.read_bytes() for path in pictures][::-1], strict=True):
+        path.write_bytes(data)
+        os.utime(path, (0, 0))
+    assert spot_clips(table, tmp_path / "data", tmp_path, 1)[0] != [before]
 
 
 def test_frames_that_lack_between_onset_and_offset_are_said(database, tmp_path):

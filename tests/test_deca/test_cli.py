@@ -64,6 +64,31 @@ def test_results_of_another_picture_of_the_name_do_not_stay(face, tmp_path):
     assert call(face // 2, "--normals") == {"normals.png"}
 
 
+@pytest.mark.parametrize("failing", [np.zeros((240, 220, 3), np.uint8), None], ids=["no face", "unreadable"])
+def test_a_picture_that_fails_keeps_no_results_of_another_of_its_name(face, tmp_path, failing):
+    photo, arguments = tmp_path / "photo.png", ["--out", str(tmp_path / "out"), "--device", "cpu",
+                                                "--reconstructor", "mesh", "--depth"]
+    Image.fromarray(face).save(photo)
+    assert command.main([str(photo), *arguments]) == 0
+    if failing is None:
+        photo.write_bytes(b"no picture")
+    else:
+        Image.fromarray(failing).save(photo)
+    assert command.main([str(photo), *arguments]) == 2
+    assert [path for path in (tmp_path / "out").rglob("*") if path.is_file()] == []
+
+
+def test_a_bad_line_of_a_list_is_named(face, tmp_path):
+    Image.fromarray(face).save(tmp_path / "photo.png")
+    (tmp_path / "list.txt").write_text("photo.png\n\nnope.png\n")
+    with pytest.raises(InputError, match=r"list\.txt line 3: .*nope\.png: no such file"):
+        list(find_sources([tmp_path / "list.txt"]))
+    odd = os.fsdecode(b"p\xff.png")
+    shutil.copy(tmp_path / "photo.png", tmp_path / odd)
+    (tmp_path / "list.txt").write_bytes(b"p\xff.png\n")
+    assert len(list(find_sources([tmp_path / "list.txt"]))) == 1
+
+
 def test_the_sheet_shows_the_photograph_and_the_views(done):
     sheet = read_image(done[1] / "sheet.jpg").astype(float)
     assert sheet.shape[1] > 7 * 224 + 2 * 224
