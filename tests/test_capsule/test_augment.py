@@ -115,9 +115,30 @@ def test_strict_evaluation_resizes_and_no_more():
     assert torch.allclose(augment.strict_batch([same, shrunk], SIZE)[1], expected, atol=1e-6)
 
 
+@pytest.mark.parametrize("side", [28, 40])
+def test_paper_evaluation_of_motion_is_the_strict_one(side):
+    """Beside a crop, which is turned."""
+    crops, motion = pictures(3, side=28), pictures(3, side=side, seed=2)
+    strict = augment.strict_batch([crops, motion], 28)
+    paper = augment.paper_eval_batch([crops, motion], ["crop", "motion"], generator(5), 28)
+    assert torch.equal(paper[1], strict[1]) and not torch.allclose(paper[0], strict[0], atol=0.02)
+
+
+def test_pictures_are_shrunk_to_the_nearest_level_and_never_enlarged():
+    """Means of four pixels: 0.75, 10.25 and 254.75."""
+    levels = [[0, 1, 1, 1], [10, 10, 11, 10], [255, 255, 254, 255]]
+    images = torch.tensor(levels, dtype=torch.uint8).view(1, 3, 2, 2)
+    found = augment.shrunk(images, 1)
+    assert found.dtype == torch.uint8 and found.flatten().tolist() == [1, 10, 255]
+    assert augment.shrunk(images, 2) is images and augment.shrunk(images, 3) is images
+
+
 def test_draws_stay_in_their_ranges_and_fill_them():
     draws = augment.draw(4000, generator())
     assert draws.angle.abs().max() <= 8 and draws.angle.min() < -7.9 and draws.angle.max() > 7.9
+    low, high = (28 * draws.shift).aminmax(dim=0)       # across and down: one pixel of 28
+    assert (low >= -1 - 1e-6).all() and (low < -0.99).all()
+    assert (high <= 1 + 1e-6).all() and (high > 0.99).all()
     colours, hue = draws.factors[:, :3], draws.factors[:, 3]
     assert 0.8 <= colours.min() < 0.801 and 1.199 < colours.max() <= 1.2
     assert -0.2 <= hue.min() < -0.199 and 0.199 < hue.max() <= 0.2
@@ -163,6 +184,19 @@ def test_mirrored_motion_has_u_negated_and_nothing_moves_outside():
                           atol=1e-3)
     assert shifted[:, 0, 0].tolist() == pytest.approx([148, 100, 60])
     assert shifted[:, 0, -1].tolist() == pytest.approx([128, 128, 0], abs=1e-3)
+
+
+def test_motion_is_shifted_across_and_down():
+    """u = 100 + column, v = 100 + row: shifted by 1 pixel across and 2 down, places show those beyond."""
+    images = torch.zeros(1, 3, 28, 28, dtype=torch.uint8)
+    images[:, 0] = torch.arange(100, 128)
+    images[:, 1] = torch.arange(100, 128).view(28, 1)
+    draws = augment.Draws(torch.zeros(1), torch.tensor([[1 / 28, 2 / 28]]), torch.tensor([False]),
+                          torch.ones(1, 4), torch.zeros(1, 4, dtype=torch.int64))
+    (result,) = augment.train_batch([images], ["motion"], draws, 28)
+    across, down, _ = (255 * result[0]).unbind()
+    assert across[0].tolist() == pytest.approx([*range(101, 128), 128], abs=1e-2)
+    assert down[:, 0].tolist() == pytest.approx([*range(102, 128), 128, 128], abs=1e-2)
 
 
 def test_mirrored_motion_views_change_places():

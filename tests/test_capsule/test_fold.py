@@ -3,6 +3,7 @@ reach."""
 
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -21,6 +22,7 @@ from common.errors import InputError
 
 CPU, SIDE = torch.device("cpu"), 136
 NET = network("resnet", 3, quick=True)
+SMALL_NET = network("STSTNet", 3)
 
 
 def small_network(seed=0):
@@ -46,6 +48,12 @@ def data():
     return Pictures(clips, streams, NET, CPU)
 
 
+@pytest.fixture(scope="module")
+def small_data():
+    clips, streams = generated([3, 3, 3], size=28)
+    return Pictures(clips, streams, SMALL_NET, CPU)
+
+
 def training(**changes):
     return replace(Training(NET, 2, 8, 5e-4, 0.8, 9, "fp32", 1), **changes)
 
@@ -58,6 +66,61 @@ def test_each_epoch_shuffles_its_pictures_anew(data, monkeypatch):
     train_fold(data, data.clips.subjects[0], training())
     assert sorted(orders[0]) == sorted(orders[1]) == list(range(6))
     assert orders[0] != orders[1] and list(range(6)) not in orders
+
+
+def test_every_step_of_every_epoch_is_with_dropout(small_data, monkeypatch):
+    """Also after the first epoch's predictions, which are without."""
+    modes, learn = [], Learner.learn
+    monkeypatch.setattr(fold.sampling, "sample_data", lambda *given: torch.arange(6))
+    monkeypatch.setattr(Learner, "learn", lambda self, *given: (modes.append(self.model.training),
+                                                                learn(self, *given))[1])
+    train_fold(small_data, small_data.clips.subjects[0], training(network=SMALL_NET, batch_size=3))
+    assert modes == [True] * 4      # 2 epochs of 6 pictures, 3 a batch
+
+
+def test_the_loss_of_an_epoch_is_the_mean_over_its_pictures_not_its_batches(small_data):
+    losses = {4: 1.0, 2: 4.0}       # of a batch of 4 and one of 2 pictures: (4·1 + 2·4) / 6
+    learns = SimpleNamespace(model=torch.nn.Identity(), training=training(network=SMALL_NET, batch_size=4),
+                             learn=lambda inputs, truth: (torch.eye(3)[truth],
+                                                          torch.tensor(losses[len(truth)])))
+    loss, meter = fold._train_epoch(learns, small_data, torch.arange(6), torch.Generator())
+    assert loss == 2.0 and meter.accuracy == 1.0
+
+
+def test_each_epoch_augments_its_pictures_anew(small_data, monkeypatch):
+    drawn, draw = [], augment.draw
+    monkeypatch.setattr(fold.sampling, "sample_data", lambda *given: torch.arange(6))
+    monkeypatch.setattr(augment, "draw", lambda *given: (drawn.append(draw(*given)), drawn[-1])[1])
+    train_fold(small_data, small_data.clips.subjects[0], training(network=SMALL_NET))
+    first, second = drawn
+    assert len(first.angle) == len(second.angle) == 6
+    assert all((getattr(first, name) != getattr(second, name)).any() for name in vars(first))
+
+
+def test_another_seed_gives_another_order_other_augmentation_and_other_first_weights(small_data, monkeypatch):
+    began = []
+    monkeypatch.setattr(fold.sampling, "sample_data", lambda *given: torch.arange(12))
+    monkeypatch.setattr(fold, "_train_epoch", lambda learner, pictures, rows, generator: (
+        began.append((rows.tolist(), augment.draw(12, generator).angle.tolist(),
+                      learner.model.conv1.weight.flatten().tolist())), (0.5, fold.Meter(3)))[1])
+    for seed in (9, 9, 10):
+        train_fold(small_data, small_data.clips.subjects[0], training(network=SMALL_NET, seed=seed, epochs=1))
+    first, again, other = began
+    assert first == again and all(one != another for one, another in zip(first, other, strict=True))
+
+
+@pytest.mark.parametrize("kind, calls", [("crop", 4), ("motion", 0)])
+def test_the_paper_evaluation_turns_crops_and_is_the_strict_one_for_motion(kind, calls, monkeypatch):
+    """3 held-out clips, 2 a batch: 2 batches in each of 2 epochs."""
+    clips, streams = generated([3, 3, 3], size=28)
+    pictures = Pictures(clips, [replace(streams[0], kind=kind)], SMALL_NET, CPU)
+    kinds, evaluate = [], augment.paper_eval_batch
+    monkeypatch.setattr(fold, "PREDICT_BATCH", 2)
+    monkeypatch.setattr(augment, "paper_eval_batch", lambda images, names, *others: (
+        kinds.append(names), evaluate(images, names, *others))[1])
+    result, _ = train_fold(pictures, clips.subjects[0], training(network=SMALL_NET))
+    assert kinds == [[kind]] * calls
+    assert kind == "crop" or result["paper"] == result["strict"]
 
 
 def test_a_step_is_the_plain_one_and_leaves_its_input():

@@ -133,6 +133,28 @@ def test_ststnet_by_hand():
     expected = 51 * scale / 4
     outputs = network(x)[0].detach()
     assert float(outputs[0] - outputs[1]) == pytest.approx(expected, rel=1e-5)
+    network.bn1.running_mean[0] = 20                  # the norm comes after the ReLU: −20 in the 3 cells of 0
+    outputs = network(x)[0].detach()
+    assert float(outputs[0] - outputs[1]) == pytest.approx((51 - 20 - 3 * 20) * scale / 4, rel=1e-5)
+
+
+@pytest.mark.parametrize("name, after", [("STSTNet", "average"), ("MotionCapsuleNet", "primarycaps")])
+def test_the_small_networks_pass_nothing_negative_on_and_drop_half_of_it_in_training(name, after):
+    torch.manual_seed(0)
+    net = registered(name, 3)
+    model, seen = net.make((3,))[0], []
+    getattr(model, after).register_forward_pre_hook(lambda part, given: seen.append(given[0].detach()))
+    x = net.prepared([torch.rand(8, 3, 28, 28)])
+    model.eval()(*x)
+    model.train()
+    for part in model.modules():
+        if isinstance(part, torch.nn.BatchNorm2d):
+            part.eval()                               # so that dropout alone is other than before
+    model(*x)
+    whole, dropped = seen
+    assert (whole >= 0).all() and (whole > 0).sum() > 3000
+    left = dropped[whole > 0] / whole[whole > 0]      # 0 or, so that the mean stays, 2
+    assert ((left == 0) | (left - 2).abs().lt(1e-4)).all() and 0.45 < (left == 0).float().mean() < 0.55
 
 
 def separable(n, classes=3, seed=0):
@@ -188,6 +210,17 @@ def test_normalised_pictures_have_no_common_motion_and_one_spread(tmp_path):
                                                              images) and found.rule != frames.rule
     assert np.abs(np.median(found.images[:, :2].flatten(2), axis=2) - 128).max() <= 1
     assert found.images[:, :2].float().std((2, 3)).sub(32).abs().max() < 2
+
+
+def test_each_yaw_is_normalised_on_its_own_and_strain_keeps_its_zero():
+    """Half of the pixels have one value, half another, a standard deviation to either side of their mean."""
+    halves = [[(108, 128), (148, 228), (20, 60)],     # yaw 0: u, v, strain deviate by 10, 40, 20
+              [(50, 150), (120, 130), (100, 200)]]    # yaw 1: by 50, 5, 50
+    images = torch.tensor(halves, dtype=torch.uint8).view(1, 6, 1, 2).repeat(1, 1, 2, 1)
+    found = normalised_levels(images)
+    assert torch.equal(found[:, :, 0], found[:, :, 1])
+    assert found[0, :, 0].tolist() == [[96, 160], [96, 160], [32, 96],          # u, v: 128 ± 32
+                                       [96, 160], [96, 160], [64, 128]]         # strain: times 32 / 50
 
 
 def test_the_small_capsule_network_takes_the_fields_pictures():
