@@ -81,6 +81,40 @@ def problem(n=80, seed=0):
     return images.clip(0, 255).astype(np.uint8), labels, np.arange(n) // 10, units
 
 
+def test_patches_are_motion_from_rest_with_strain_at_half_weight():
+    images = np.empty((1, 3, 28, 28), np.uint8)
+    images[0] = np.array([138, 148, 10])[:, None, None]
+    for mirrored, u in ((False, 10), (True, -10)):
+        parts = SVM(3).patches(images, mirrored)
+        assert len(parts) == 9                              # from 0, 7, 14 each way
+        for part in parts:
+            np.testing.assert_allclose(part, np.repeat([[u, 20, 5]], 14 * 14, 1), rtol=1e-5)
+
+
+def test_patches_are_blurred_by_a_pixel():
+    images = np.full((1, 3, 28, 28), 128, np.uint8)
+    images[:, 2], images[0, 0, 7, 7] = 0, 228               # 100 at one point of u, within the first patch
+    for svm, highest in ((SVM(3), 100 / (2 * np.pi)), (SVM(3, blur=0), 100)):
+        first = svm.patches(images)[0].reshape(3, 14, 14)
+        assert first[0].sum() == pytest.approx(100, rel=1e-4) and not first[1:].any()
+        assert first.max() == first[0, 7, 7] == pytest.approx(highest, rel=0.02)
+
+
+def test_the_kernel_measures_distances_by_their_median():
+    """Of two pictures, each its own mirror image: squared distances 0, D, D, 0, whose median is D / 2."""
+    for v in (133, 148, 228):
+        images = np.full((2, 3, 28, 28), 128, np.uint8)
+        images[1, 1] = v
+        expected = [[1, np.exp(-0.5 * 2)], [np.exp(-0.5 * 2), 1]]       # GAMMA .5
+        np.testing.assert_allclose(SVM(3).known_kernel(images), expected, rtol=1e-4)
+
+
+def test_rare_classes_weigh_more():
+    images, labels = problem(40)[0], np.repeat([0, 1, 2], [20, 10, 10])
+    weights = SVM(3).fit(images, labels).machine.machine.class_weight_
+    np.testing.assert_allclose(weights, [40 / (3 * 20), 40 / (3 * 10), 40 / (3 * 10)])
+
+
 def test_own_scores_are_those_of_a_regression_without_the_subject():
     images, labels, subjects, units = problem()
     kernel = SVM(3).fit(images, labels).alike(images)

@@ -14,7 +14,7 @@ import torch
 import capsule.inputs.crops as frames_module
 from capsule.data import load_clips
 from capsule.inputs.crops import clip_square, face_crops
-from common.cache import digest
+from common.cache import digest, read_entry, write_entry
 from common.errors import InputError
 from common.images import read_image, write_image
 from deca.landmarks import LandmarkDetector, crop_square, warp_square
@@ -162,6 +162,15 @@ def test_damaged_cache_entries_are_made_again(database, damage, which):
     file.unlink() if damage == "gone" else file.write_bytes(damaged)
     assert torch.equal(face_crops(clips).images, before)
     assert file.read_bytes() == whole
+
+
+def test_a_whole_picture_of_another_entry_is_not_taken_for_the_own_one(tmp_path):
+    own, other = np.full((4, 4, 3), 10, np.uint8), np.full((4, 4, 3), 90, np.uint8)
+    write_entry(tmp_path / "own", "key", {"a.png": own}, {})
+    write_entry(tmp_path / "other", "key", {"a.png": other}, {})
+    assert (read_entry(tmp_path / "own", "key")[0]["a.png"] == own).all()
+    shutil.copy(tmp_path / "other" / "a.png", tmp_path / "own" / "a.png")
+    assert read_entry(tmp_path / "own", "key") is None
 
 
 def test_entries_of_another_rule_are_not_read(database, monkeypatch):

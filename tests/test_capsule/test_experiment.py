@@ -1,7 +1,13 @@
 """Identity, the one gate for options, choice of folds, and what a folder with another configuration says."""
 
+import hashlib
 import multiprocessing
+import os
+import platform
+import shutil
+import subprocess
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,8 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.generated import generated
+from capsule import experiment as experiment_module
 from capsule.config import Options, parse
-from capsule.experiment import Experiment, model_path, unlike
+from capsule.experiment import PROGRAM, Experiment, environment, model_path, unlike
 from capsule.inputs.crops import with_images
 from capsule.modules import network
 from capsule.results import read_run
@@ -68,6 +75,68 @@ def test_what_is_said_of_the_crops_stands_beside_their_views_once(data, tmp_path
     for streams in ([views], [crops, views]):
         said = make(data, tmp_path, streams=streams, experiment=f"of{len(streams)}").said
         assert [one for one in said if one in (lacking, faceless)] == [lacking, faceless]
+
+
+@pytest.mark.parametrize(("dataset", "protocol", "weights", "synthetic", "pretrained"), [
+    ("casme", "megc2019", "ImageNet", False, True), ("synthetic", "dsnca", "none", True, False)])
+def test_what_was_trained_stands_in_experiment_json_and_in_each_fold(dataset, protocol, weights, synthetic,
+                                                                     pretrained, data, tmp_path):
+    rule = {"rule": "views", "version": 1, "reconstructor": "mesh", "model": {"face.tflite": "0123"}}
+    told = Options(script="train_me_loso", dataset=dataset, data_root=".", result_root=str(tmp_path),
+                   experiment="one", seed=4, frames="Cropped", views_root="hers", protocol=protocol,
+                   skip_missing=True)
+    streams = [data[1][0], replace(data[1][0], kind="views", rule=rule)]
+    run = Experiment(told, data[0], streams, NET, weights, "fp32")
+    run.start()
+    expected = {
+        "experiment": "one", "script": "train_me_loso", "dataset": dataset, "synthetic": synthetic, "seed": 4,
+        "quick": False, "reconstructor": "mesh", "pretrained": pretrained,
+        "weights": {"asked": "none", "found": weights}, "classes": 3,
+        "class_names": ["negative", "positive", "surprise"],
+        "folds": ["synthetic_sub00", "synthetic_sub01", "synthetic_sub02"],
+        "places": {"protocol": protocol, "motion": "frames", "views_root": "hers", "frames": "Cropped",
+                   "skip_missing": True}}
+    found = read_json(tmp_path / "one" / "experiment.json")
+    assert {name: found[name] for name in expected} == expected
+    run.save("synthetic_sub00", RESULT, None, torch.device("cpu"))
+    expected = {"experiment": "one", "data_sub": "synthetic_sub00", "seed": 4, "reconstructor": "mesh",
+                "pretrained": pretrained}
+    found = read_json(tmp_path / "one" / "folds" / "synthetic_sub00.json")
+    assert {name: found[name] for name in expected} == expected
+
+
+def test_the_environment_says_where_and_with_which_program_a_fold_was_trained():
+    found, root = environment(torch.device("cpu")), Path(__file__).parents[2]
+    program = hashlib.sha256()
+    for room in ("capsule", "common", "deca", "synthetic"):     # whose files make the numbers
+        for path in sorted((root / room).rglob("*.py")):
+            program.update(path.read_bytes())
+    expected = {"python": platform.python_version(), "torch": torch.__version__, "device_type": "cpu",
+                "threads": torch.get_num_threads(), "tf32": False, "program": program.hexdigest()[:16]}
+    assert {name: found[name] for name in expected} == expected
+    assert found["program"] == PROGRAM and found["threads"] >= 1
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
+def test_a_commit_whose_files_were_edited_ends_in_a_plus(tmp_path, monkeypatch):
+    def git(*words):
+        who = ["-c", "user.name=a", "-c", "user.email=a@example.com"]
+        return subprocess.run(["git", "-C", str(tmp_path), *who, *words], capture_output=True, text=True,
+                              check=True).stdout.strip()
+
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    monkeypatch.setattr(experiment_module, "ROOT", tmp_path)
+    assert experiment_module._git_commit() is None              # no repository
+    git("init")
+    (tmp_path / "a.py").write_text("1\n")
+    git("add", "a.py")
+    git("commit", "-m", "first")
+    git("tag", "-a", "v1", "-m", "first")                       # the commit, not the tag's name
+    commit = git("rev-parse", "HEAD")
+    assert len(commit) == 40 and experiment_module._git_commit() == commit
+    (tmp_path / "a.py").write_text("2\n")
+    assert experiment_module._git_commit() == commit + "+"
 
 
 def moved_apex(clips):

@@ -5,8 +5,12 @@ import urllib.error
 import numpy as np
 import pytest
 import torch
+from torch.nn.functional import cross_entropy
 from torchvision.models import ResNet18_Weights, resnet18, vgg11
 
+from capsule.fold import Training
+from capsule.learner import Learner
+from capsule.loss import me_loss
 from capsule.modules import (
     VGG,
     CoordAttention,
@@ -21,7 +25,7 @@ from capsule.modules import (
     squash,
 )
 from capsule.modules.layers import PatchProduct
-from capsule.modules.registry import Network, unmatched
+from capsule.modules.registry import NETWORKS, Network, unmatched
 from common.errors import InputError
 from common.tensors import save_tensors
 
@@ -274,6 +278,55 @@ def test_impossible_networks_are_refused(size, classes, options):
         MECapsuleNet(size, classes, **options, **SMALL)
 
 
+def test_primary_capsules_see_the_first_convolution_after_a_relu():
+    torch.manual_seed(0)
+    model, seen = MECapsuleNet((3, SIDE, SIDE), 3, **SMALL), []
+    model.primarycaps.register_forward_pre_hook(lambda layer, inputs: seen.append(inputs[0]))
+    model(torch.rand(2, 3, SIDE, SIDE))
+    assert seen[0].min() == 0 and (seen[0] == 0).any() and (seen[0] > 0).any()
+
+
+def test_routing_weights_start_small():
+    torch.manual_seed(0)
+    weight = MECapsule(100, 8, 3, 16).weight                # 38400 numbers
+    assert weight.std().item() == pytest.approx(0.01, rel=0.05) and abs(weight.mean()) < 0.0005
+
+
+def test_fewer_primary_capsules_start_with_larger_routing_weights():
+    """A sum over n vectors of size s is as long as one over 1152 of size .01 where s = .01 √(1152 / n)."""
+    torch.manual_seed(0)
+    weight = MECapsuleNet((3, SIDE, SIDE), 3, **SMALL).digitcaps.weight
+    assert weight.shape == (3, 4, 16, 8)                    # one place, 32 channels: 4 capsules of 8
+    assert weight.std().item() == pytest.approx(0.01 * 288 ** 0.5, rel=0.1)
+
+
+def test_convolutions_start_with_he_weights_of_what_goes_out():
+    torch.manual_seed(0)
+    layer = torch.nn.Conv2d(16, 64, 3)
+    backbone.initialise(layer)
+    assert layer.weight.std().item() == pytest.approx((2 / (64 * 9)) ** 0.5, rel=0.05)     # not of 16 · 9
+    assert not layer.bias.any()
+
+
+def test_adam_has_torchs_defaults_and_no_weight_decay():
+    net = network("MotionCapsuleNet", 3)
+    learner = Learner(net.make()[0], Training(net, 1, 32, 1e-3, 1.0, 9), torch.device("cpu"))
+    found = learner.optimiser.defaults
+    assert type(learner.optimiser) is torch.optim.Adam
+    assert (found["weight_decay"], found["betas"], found["eps"]) == (0, (0.9, 0.999), 1e-8)
+    assert (found["lr"], found["amsgrad"]) == (1e-3, False)
+
+
+LOSSES = {"MECapsuleNet": me_loss, "resnet": me_loss, "vgg": me_loss, "MECapsuleNetDual": me_loss,
+          "MECapsuleNetDualCA": me_loss, "MotionCapsuleNet": me_loss, "ResNet": cross_entropy,
+          "VGG": cross_entropy, "STSTNet": cross_entropy, "SVM": None, "ActionUnitSVM": None}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_capsules_learn_by_margins_and_the_others_by_cross_entropy(name):
+    assert network(name, 3).loss is LOSSES[name]
+
+
 def test_no_round_of_routing_is_refused():
     with pytest.raises(ValueError, match="routings 0"):
         MECapsule(4, 8, 3, 16, 0)
@@ -302,6 +355,15 @@ def test_dual_network(kind):
     for stream in (model.first_conv, model.second_conv):                # random layers are trained
         assert stream.model.conv1.weight.grad.abs().sum() > 0
     assert model.pretrained is False
+
+
+def test_each_stream_of_the_dual_network_has_an_attention_of_its_own():
+    torch.manual_seed(0)
+    model = MECapsuleNetDualCA(3, input_size=(SIDE, SIDE), **SMALL)
+    model(torch.rand(2, 3, SIDE, SIDE), torch.rand(2, 13, SIDE, SIDE)).sum().backward()
+    for attention in (model.first_attention, model.second_attention):
+        for layer in (attention.conv1, attention.conv_h, attention.conv_w):
+            assert layer.weight.grad is not None and layer.weight.grad.any()
 
 
 def test_full_dual_network_shapes():

@@ -14,7 +14,7 @@ from skimage import data
 import deca
 from common.errors import InputError
 from deca import face_mesh
-from deca.face_mesh import TOPOLOGY, FaceMesh
+from deca.face_mesh import TOPOLOGY, FaceMesh, similarity
 from deca.landmarks import LandmarkDetector, crop_square, warp_square
 from deca.motion import flow, rigid_part, strain
 from deca.reconstructor import Surfaces, levels
@@ -249,6 +249,19 @@ def test_the_rigid_part_is_found_beside_what_moves_by_itself():
     moves = (points @ turn[:3, :3].T + turn[:3, 3] - points)[:, :2]
     moves[:120] += [0, 0.003]                                  # a brow
     np.testing.assert_allclose(rigid_part(points, moves), turn, atol=1e-4)
+
+
+def test_similarities_by_hand():
+    """Six points on the axes, covariance 18, 8, 2. Turned and doubled: undone. Mirrored: no rotation undoes
+    that; the least squares are those of the mean scale (18 + 8 - 2) / 28."""
+    target = np.array([[3, 0, 0], [-3, 0, 0], [0, 2, 0], [0, -2, 0], [0, 0, 1], [0, 0, -1.0]])
+    turned = 2 * target @ np.array([[0, -1, 0], [1, 0, 0], [0, 0, 1]]) + [1, 2, 3]
+    mirrored = target * [1, 1, -1] + [1, 2, 3]
+    matrix, shift = similarity(np.stack([turned, mirrored]), target)
+    np.testing.assert_allclose(turned @ matrix[0].T + shift[0], target, atol=1e-12)
+    np.testing.assert_allclose(matrix[0], [[0, -0.5, 0], [0.5, 0, 0], [0, 0, 0.5]], atol=1e-12)
+    np.testing.assert_allclose(matrix[1], np.eye(3) * 6 / 7, atol=1e-12)
+    np.testing.assert_allclose(shift[1], [-6 / 7, -12 / 7, -18 / 7], atol=1e-12)
 
 
 def test_posed_by_hand():

@@ -11,7 +11,7 @@ from deca import renderer as renderer_module
 from deca.flame import HeadModel
 from deca.head_renderer import HeadRenderer, grid_normals
 from deca.rasterizer import rasterize
-from deca.renderer import YAWS, project, yaw_rotations
+from deca.renderer import YAWS, SurfaceRenderer, project, yaw_rotations
 
 
 def ball_head(rows=72, columns=70, uv_holes=True):
@@ -218,6 +218,40 @@ def test_projection_and_rotation_by_hand():
     np.testing.assert_allclose(found[0, 0].numpy(), [1.2, -0.8, -2.4], atol=1e-6)
     turned = yaw_rotations([90]) @ torch.tensor([0.0, 0, 1])           # +90 degrees: z goes to x
     np.testing.assert_allclose(turned[0].numpy(), [1, 0, 0], atol=1e-6)
+
+
+SQUARE = torch.tensor([[-1.0, -1, 0], [1, -1, 0], [1, 1, 0], [-1, 1, 0]])      # z forward: counterclockwise
+SQUARE_FACES = [[0, 1, 2], [0, 2, 3]]
+
+
+def test_of_two_squares_the_front_one_hides_the_other():
+    flip = torch.tensor([1.0, -1, -1])                       # into image space: smaller z is nearer
+    front, near, behind = (side * SQUARE * flip + torch.tensor([0, 0, z])
+                           for side, z in ((0.6, 0), (0.4, 0.1), (0.4, 0.5)))
+    two = SurfaceRenderer([*SQUARE_FACES, [4, 5, 6], [4, 6, 7]], 8, image_size=32)
+    found = two.visibility(torch.stack([torch.cat([front, behind]), torch.cat([front, near])]))
+    assert found.tolist() == [[1, 1, 1, 1, 0, 0, 0, 0], [1] * 8]         # .1 behind is no other surface
+    assert two.visibility((torch.cat([front, behind]) * flip)[None]).tolist() == [[0] * 8]     # from the back
+
+
+def test_what_lies_outside_the_picture_has_no_share_of_it():
+    square = SurfaceRenderer(SQUARE_FACES, 4, image_size=32)
+    vertices, root = 0.1 * SQUARE[None], torch.zeros(1, 3)
+    posed = square.project_views(vertices) + torch.tensor([1.0, 0, 0])   # x from .2 to 1.8: half is outside
+    image = torch.linspace(0, 1, 32).expand(1, 1, 32, 32)
+    seen = square.frontal(vertices, root)
+    drawn, share = square.sampled(seen, image, posed, torch.ones(1, 4))
+    assert seen.hit[0, 16, 3:29].all() and drawn.shape == (1, 1, 32, 32)
+    np.testing.assert_allclose(share[0, 16], [0] * 3 + [1] * 13 + [0] * 16, atol=1e-5)
+
+
+@pytest.mark.parametrize(("away", "kept"), [(0.145, True), (0.155, False)])
+def test_a_surface_is_drawn_until_its_normal_looks_away_by_fifteen_hundredths(away, kept):
+    square, towards = SurfaceRenderer(SQUARE_FACES, 4, image_size=32), (1 - away**2) ** 0.5
+    axes = torch.tensor([[-away / 2, 0, towards / 2], [0, 0.1, 0], [0, 0, 0]])
+    vertices = (SQUARE @ axes)[None]
+    np.testing.assert_allclose(square.vertex_normals(vertices)[0], [[-towards, 0, -away]] * 4, atol=1e-5)
+    assert square.views(vertices, torch.zeros(1, 3), (0,)).any().item() is kept
 
 
 def test_normals_point_out_of_the_head(head, renderer):
