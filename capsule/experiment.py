@@ -2,14 +2,17 @@
 
 import contextlib
 import datetime
-import importlib.metadata
 import json
 import platform
 import subprocess
 from pathlib import Path
 
+import cv2
 import filelock
+import numpy
+import sklearn
 import torch
+import torchvision
 
 from capsule.results import one_line, read_fold
 from common.cache import digest
@@ -17,7 +20,6 @@ from common.errors import InputError
 from common.files import read_json, sweep, write_json
 from common.tensors import save_tensors
 
-LIBRARIES = ("torchvision", "numpy", "scikit-learn", "opencv-python-headless")
 ROOT = Path(__file__).parents[1]
 PROGRAM = digest(*(path.read_bytes() for room in ("capsule", "common", "deca", "synthetic")
                    for path in sorted((ROOT / room).rglob("*.py"))))
@@ -174,7 +176,7 @@ def model_path(run, data_sub):
 def environment(device):
     """dict of what numbers may depend on besides the configuration: versions, device, threads, program."""
     return {"python": platform.python_version(), "torch": torch.__version__,
-            **{name: importlib.metadata.version(name) for name in LIBRARIES},
+            **{library.__name__: library.__version__ for library in (torchvision, numpy, sklearn, cv2)},
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu(),
             "device_type": device.type, "threads": torch.get_num_threads(),
             "tf32": bool(device.type == "cuda" and torch.backends.cuda.matmul.allow_tf32),

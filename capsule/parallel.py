@@ -18,6 +18,7 @@ from common.device import choose_device
 from common.errors import InputError
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # read when ray is imported
+os.environ.setdefault("RAY_ENABLE_MAC_LARGE_OBJECT_STORE", "1")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # as Ray will do; else it warns each time
 import ray
 from ray.exceptions import RayError, RayTaskError

@@ -123,7 +123,7 @@ def spot_clips(table, data_root, folder, workers, frames=""):
     without = sum(bool(job["problem"]) for job in jobs)
     problems += [job["gaps"] for job in jobs if job["gaps"] and not job["problem"]]
     print(f"{len(jobs)} clips: {len(jobs) - len(todo) - without} spotted already, {len(todo)} to do, "
-          f"{without} without all their frames", flush=True)
+          f"{without} that cannot be spotted", flush=True)
     with ThreadPoolExecutor(max(1, workers)) as threads:
         found = threads.map(_spot, [jobs[i] for i in todo])
         for i, (apex, problem) in zip(todo, tqdm(found, "clips", total=len(todo), unit="clip", disable=None),

@@ -62,7 +62,7 @@ def sweep(folder):
 
 
 def _is_gone(host, pid):
-    if host != _HOST:
+    if host != _HOST or os.name == "nt":        # there 0 is a signal, no question
         return False
     try:
         os.kill(pid, 0)

@@ -1,6 +1,7 @@
 """The cached thirteen views and motion: made once, whole or not at all, never stale, the same after an
 interruption."""
 
+import importlib.util
 import shutil
 from dataclasses import replace
 from types import SimpleNamespace
@@ -146,6 +147,7 @@ def test_one_view_of_another_kind_among_given_ones_is_noticed(crops, tmp_path):
         thirteen_views(crops, views_root=str(root))
 
 
+@pytest.mark.skipif(importlib.util.find_spec("pytorch3d") is None, reason="pytorch3d is not installed")
 def test_a_reconstructor_tells_its_rasterizer():
     makers = [make_reconstructor("mesh", "cpu", name) for name in ("auto", "torch", "pytorch3d")]
     assert [maker.rasterizer for maker in makers] == ["torch", "torch", "pytorch3d"]
