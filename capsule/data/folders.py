@@ -71,6 +71,8 @@ class ClipFolders:
         if folders:
             there = list(self._list(folders[0]))
             held = f"frames {there[0]} to {there[-1]}" if there else "no pictures"
+            if 0 < len(there) < len(os.listdir(folders[0])):
+                held += " (the last digits of its pictures' names)"
             return (f"{self.data}/{subject}/{clip}: frame {number} was looked for, "
                     f"{self.relative(folders[0])} holds {held}")
         tails = {"/".join(path.parts[-2:]): path for path in self._seen}
