@@ -1,6 +1,7 @@
 """The benchmarks: that both loops are given the same work, and that the tables come out."""
 
 import re
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -9,6 +10,7 @@ import skimage.data
 import torch
 
 from benchmarks import __main__ as bench
+from benchmarks import glasses_on
 from benchmarks.generated import NAMES, generated
 from benchmarks.landmark_svm import landmarks, mesh_points, movements, of_points
 from benchmarks.training import (
@@ -24,6 +26,8 @@ from capsule.modules import Network
 from common.errors import InputError
 from deca.face_mesh import FaceMesh
 from deca.landmarks import LandmarkDetector
+from tests.fake_runs import change_json, said_strictly
+from tests.test_scripts.test_grad_cam import make_run
 
 
 def test_pictures_of_a_class_are_alike_and_a_seed_repeats_them():
@@ -112,3 +116,22 @@ def test_the_tables_come_out(capsys):
 def test_fewer_threads_than_none_are_refused():
     with pytest.raises(InputError, match="--threads -1"):
         bench.main(["--threads", "-1"])
+
+
+def test_the_same_people_once_more_cost_nothing_and_others_what_they_cost(tmp_path, monkeypatch, capsys):
+    """Each clip by its own subject's network, joined by name with what is stored."""
+    run = make_run(tmp_path)
+    found = glasses_on.predicted_in(run, tmp_path / "data", torch.device("cpu"))
+    assert sorted(found) == sorted("/".join(clip) for fold in run.finished.values() for clip in fold.clips)
+    given = ["fake", "--result-root", str(tmp_path / "result"), "--data-root", str(tmp_path / "data"),
+             "--device", "cpu"]
+    monkeypatch.setattr(sys, "argv", ["glasses_on", *given])
+    threads = torch.get_num_threads()
+    for change, words in ((0, r" \+0\.000 \(\+0\.000 to \+0\.000\)\n"), (1, r"; [+-]0\.\d*[1-9]\d* \(")):
+        for data_sub, fold in run.finished.items():
+            labels = [(found["/".join(clip)] + change) % 3 for clip in fold.clips]
+            epochs = len(fold.loss)
+            change_json(run.folder / f"folds/{data_sub}.json", **said_strictly([labels] * epochs))
+        glasses_on.main()
+        assert re.search(words, capsys.readouterr().out)
+    torch.set_num_threads(threads)
