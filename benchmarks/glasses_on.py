@@ -23,7 +23,8 @@ def predicted_in(run, data_root, device):
     """dict of clip key → class that the network of its own subject's fold predicts, of the clips of `run` as
     they lie in another data root."""
     clips = gradcam.clips_of(run, data_root, every=True)
-    return {clip.key: clip.prediction for clip in gradcam.explain_clips(run, clips, device)}
+    return {key: int(trained.outputs(pictures).argmax())
+            for key, _, trained, pictures, *_ in gradcam.held_out(run, clips, device)}
 
 
 def main():
@@ -34,15 +35,16 @@ def main():
     parser.add_argument("--data-root", required=True, help="folder of the database with glasses")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N [auto]")
     choice = parser.parse_args()
+    device = choose_device(choice.device)
     torch.set_num_threads(1)        # as --quick was trained
     for run in select(*read_runs(choice.result_root), choice.experiments):
         table = predictions(run, "strict")
-        found = predicted_in(run, choice.data_root, choose_device(choice.device))
+        found = predicted_in(run, choice.data_root, device)
         with_glasses = table[KEY].agg("/".join, axis=1).map(found)
         true, subjects = table["y_true"], table["data_sub"]
-        loss, low, high = paired_uf1(true, with_glasses, [table["y_pred"]], subjects, run.classes)
+        gain, low, high = paired_uf1(true, with_glasses, [table["y_pred"]], subjects, run.classes)
         without, worn = (Meter(run.classes, true, one).uf1 for one in (table["y_pred"], with_glasses))
-        print(f"{run.name}: strict UF1 {without:.3f} without glasses, {worn:.3f} with; {loss:+.3f} "
+        print(f"{run.name}: strict UF1 {without:.3f} without glasses, {worn:.3f} with; {gain:+.3f} "
               f"({low:+.3f} to {high:+.3f})", flush=True)
 
 

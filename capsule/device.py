@@ -23,7 +23,7 @@ def set_arithmetic(device, threads=0, deterministic=False):
     torch.set_num_threads(threads or cores)
     if device.type == "cuda":
         if device.index is not None:
-            torch.cuda.set_device(device)       # what synchronises without a device means this one
+            torch.cuda.set_device(device)       # what names no device, as a graph's stream, means this one
         torch.backends.cuda.matmul.allow_tf32 = not deterministic
         torch.backends.cudnn.allow_tf32 = not deterministic
         torch.use_deterministic_algorithms(deterministic, warn_only=True)

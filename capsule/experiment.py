@@ -24,8 +24,8 @@ ROOT = Path(__file__).parents[1]
 PROGRAM = digest(*(path.read_bytes() for room in ("capsule", "common", "deca", "synthetic")
                    for path in sorted((ROOT / room).rglob("*.py"))))
 CLIP_COLUMNS = ["data", "subject", "clip", "data_sub", "label"]
-# Options on where clips and pictures lie: kept to find them again, no part of the identity.
 OF_EPOCHS = ("epochs", "batch_size", "learning_rate", "lr_decay")      # which an SVM has not
+# Options on where clips and pictures lie: kept to find them again, no part of the identity.
 PLACES = ("protocol", "motion", "views_root", "frames", "skip_missing")
 
 

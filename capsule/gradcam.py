@@ -112,9 +112,16 @@ def pictures_of_clips(clips, trained, device, motion="", views_root=""):
 
 
 def explain_clips(run, clips, device):
-    """Yield the ClipMaps of `clips` (see `clips_of`), with a bar, each by the network of its own fold."""
+    """Yield the ClipMaps of `clips` (see `clips_of`), each by the network of its own fold."""
+    for key, label, trained, pictures, *photographs in held_out(run, clips, device):
+        yield explain(trained, key, label, pictures, *photographs)
+
+
+def held_out(run, clips, device):
+    """Yield each of `clips` (see `clips_of`), with a bar: its key, its label, the Trained of its subject's
+    fold; its pictures, crop and onset as `explain` takes them."""
     places, subject = places_of(run), None
-    rows = tqdm(clips.table.itertuples(), desc="figures", unit="clip", total=len(clips.table), disable=None)
+    rows = tqdm(clips.table.itertuples(), desc="clips", unit="clip", total=len(clips.table), disable=None)
     for i, row in enumerate(rows):
         if row.data_sub != subject:
             trained, subject = load_trained(model_path(run, row.data_sub), device), row.data_sub
@@ -126,7 +133,7 @@ def explain_clips(run, clips, device):
         pictures = [stacks[kind].images[place][None] for kind in trained.kinds]
         crop = crops and crops.images[place].numpy()
         onset = crops.onsets[i].numpy() if crops and crops.has_onset[i] else None
-        yield explain(trained, clips.keys[i], row.label, pictures, crop, onset)
+        yield clips.keys[i], row.label, trained, pictures, crop, onset
 
 
 def differences(run, drawn):

@@ -109,7 +109,7 @@ class Learner:
                 self._step(self.inputs, self.labels, way)
         self.optimiser.zero_grad(set_to_none=True)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=torch.cuda.Stream(self.labels.device)):     # not of cuda:0
+        with torch.cuda.graph(graph):
             outputs, loss = self._step(self.inputs, self.labels, way)
         return graph, outputs, loss
 

@@ -147,18 +147,23 @@ def _job(row, folders, folder):
     lacking = row.offset_frame - row.onset_frame + 1 - len(chosen)
     gaps = (f"{clip}: {lacking} frame(s) between onset and offset are not on disk, its apex was looked for "
             "among the others; lay all frames of the clip there") if lacking > 0 else ""
-    signature = [RULE, *((path.name, file_digest(path)) for path in chosen.values())]
     return {"numbers": list(chosen), "paths": list(chosen.values()), "problem": problem, "gaps": gaps,
-            "lost": not frames, "json": folder / f"{clip.replace('/', '_')}.json", "key": digest(signature)}
+            "lost": not frames, "json": folder / f"{clip.replace('/', '_')}.json"}
+
+
+def _key(job):
+    """What a clip's result is made from. Raises: InputError for a frame that cannot be read."""
+    return digest([RULE, *((path.name, file_digest(path)) for path in job["paths"])])
 
 
 def _finished(job):
     """The apex of a clip that is done already, else None (a broken or foreign file is done again)."""
     try:
         stored = read_json(job["json"])
+        key = _key(job)
     except InputError:
         return None
-    same = stored.get("key") == job["key"] and stored.get("apex") in job["numbers"]
+    same = stored.get("key") == key and stored.get("apex") in job["numbers"]
     return stored["apex"] if same and job["json"].with_suffix(".png").exists() else None
 
 
@@ -176,7 +181,7 @@ def _spot(job):
         _plot(job, apex, feature)
     if LandmarkDetector().detect(read_image(job["paths"][index])) is None:
         return apex, f"{job['paths'][index]}: the apex, but no face was found in it; look at the picture"
-    write_json(job["json"], {"key": job["key"], "apex": apex, "frames": job["numbers"],
+    write_json(job["json"], {"key": _key(job), "apex": apex, "frames": job["numbers"],
                              "feature": [round(float(value), 6) for value in feature]})
     return apex, ""
 

@@ -83,7 +83,7 @@ def _run(options):
             failed += 1
             tqdm.write(f"deca: {error}", file=sys.stderr)
             if photo is None:
-                _remove_others(folder, {"photo_digest": None})
+                _clear(folder)
     done = f"{len(pictures) - failed} of {len(pictures)} pictures done, {failed} failed"
     print(f"deca: {done}; in {options.out}")
     return 0 if not failed else 1 if failed < len(pictures) else 2
@@ -138,7 +138,8 @@ def process(path, photo, folder, reconstructor, detector, options, onset=None):
     source = {"photo": path.name, "photo_digest": digest(photo.shape, photo.tobytes()),
               "reconstructor": reconstructor.name, "model": reconstructor.model,
               "made by": reconstructor.rule}
-    _remove_others(folder, source)
+    if not _is_of(folder, source):
+        _clear(folder)
     found = detector.detect(photo)
     if found is None:
         raise InputError(f"{path}: no face found; give a picture with a larger, upright, more frontal face")
@@ -173,14 +174,19 @@ def process(path, photo, folder, reconstructor, detector, options, onset=None):
     return _remarks(portrait, yaw)
 
 
-def _remove_others(folder, source):
-    """Remove what an earlier call wrote of another picture, or by another reconstructor, than `source`."""
+def _is_of(folder, source):
+    """Whether an earlier call wrote into `folder` from the same picture, by the same reconstructor."""
+    try:
+        stored = read_json(folder / "parameters.json")
+    except InputError:
+        return False
+    return {name: stored.get(name) for name in source} == source
+
+
+def _clear(folder):
+    """Remove what an earlier call wrote into `folder`; where there was none, nothing."""
     if not (folder / "parameters.json").exists():
         return
-    with contextlib.suppress(InputError):
-        stored = read_json(folder / "parameters.json")
-        if {name: stored.get(name) for name in source} == source:
-            return
     for name in (*MADE, *MORE):
         with contextlib.suppress(OSError):
             (folder / name).unlink()

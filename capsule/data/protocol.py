@@ -180,7 +180,8 @@ def with_paths(table, data_root, frames=""):
         clips = list(zip(part["subject"], part["clip"], part["apex_frame"], strict=True))
         folders = ClipFolders(data, [clip[:2] for clip in clips], data_root, frames)
         ends = part[["onset_frame", "offset_frame"]].to_numpy().tolist()
-        taken, found = zip(*map(lambda clip, both: folders.find(*clip, both), clips, ends), strict=True)
+        taken, found = zip(*(folders.find(*clip, both) for clip, both in zip(clips, ends, strict=True)),
+                           strict=True)
         part = part.assign(**{f"{name}_path": [folders.relative(there.get(number)) for there, number
                                                in zip(found, part[name], strict=True)] for name in FRAMES})
         places[data] = {source: taken.count(source) for source in folders.sources}
