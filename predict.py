@@ -1,9 +1,9 @@
 """What a trained network says of any pictures: a class, and each class's capsule length or probability.
 
 Inputs    pictures or folders of them: photographs, or ready motion pictures for a network of
-          train_me_loso_composite_motion.py; --model: a fold of ours (result/<experiment>/models/<subject>.pt,
-          trained with --save-models), or the state dict of another program with the same layers (an old
-          CapsuleNet checkpoint)
+          train_me_loso_composite_motion.py; --model: result/<experiment>/models/<data_sub>.pt of a run with
+          --save-models, or the state dict of another program with the same layers (an old CapsuleNet
+          checkpoint)
 Outputs   a printed table, and the same as CSV (--out, predictions_of_pictures.csv)
 Command   python predict.py photo.jpg folder/ --model result/NAME/models/casme_sub01.pt
 Expect    a second a picture. A face at rest has no micro-expression: the network names a class all the same.

@@ -90,7 +90,7 @@ class Trained:
 def load_trained(path, device, paint="shape_detail"):
     """The network whose state dict lies at `path`.
 
-    A fold of ours (result/<experiment>/models/<subject>.pt) is known from experiment.json beside it; of any
+    A fold of ours (result/<experiment>/models/<data_sub>.pt) is known from experiment.json beside it; of any
     other file the network is known from its tensors, and `paint` says what its pictures show. Motion is then
     `normalised` for networks of this project alone; STSTNet, whose published weights are not of this
     project, takes it as it is: said.
