@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+from trimesh.util import append_faces
 
 RIM_POINTS, TUBE_POINTS = 48, 6         # round a lens, round the frame's own section
 CLEARANCE = 1.5                         # millimetres between the skin and the frame
@@ -57,7 +58,8 @@ def make_glasses(head, points, rng):
     normals = np.concatenate([away, np.sqrt(1 - (away**2).sum(-1, keepdims=True))], -1)
     turn = np.arange(RIM_POINTS)
     fan = np.stack([0 * turn, 1 + turn, 1 + (turn + 1) % RIM_POINTS], 1)
-    return Glasses(*_joined(parts), *_joined([(on_bow(lens, depth), fan) for lens in xy]),
+    return Glasses(*append_faces(*zip(*parts, strict=True)),
+                   *append_faces([on_bow(lens, depth) for lens in xy], [fan, fan]),
                    normals.reshape(-1, 3), colour, tint, reflection)
 
 
@@ -112,10 +114,3 @@ def _temple(head, end, sign, rim):
     skin = [np.abs(head[near & (np.abs(head[:, 2] - level) < 8), 0]).max(initial=0) for level in z]
     x = np.maximum(np.maximum.accumulate(skin) + 1.5, np.abs(hinge[0]) + 1.0)
     return np.stack([sign * x, np.full(12, y), z], 1)
-
-
-def _joined(parts):
-    """Several (vertices, faces) as one."""
-    starts = np.cumsum([0] + [len(vertices) for vertices, _ in parts])[:-1]
-    faces = [faces + start for (_, faces), start in zip(parts, starts, strict=True)]
-    return np.concatenate([vertices for vertices, _ in parts]), np.concatenate(faces).astype(np.int64)
