@@ -81,10 +81,7 @@ def _depth(head, rims):
 
 def _tube(path, radius, closed):
     """A tube of `radius` round the points (N, 3): (vertices, faces)."""
-    ahead, behind = np.roll(path, -1, 0), np.roll(path, 1, 0)
-    if not closed:
-        ahead[-1], behind[0] = path[-1], path[0]
-    along = ahead - behind
+    along = np.roll(path, -1, 0) - np.roll(path, 1, 0) if closed else np.gradient(path, axis=0)
     along /= np.linalg.norm(along, axis=1, keepdims=True)
     reference = np.where(np.abs(along[:, 2:]) > 0.8, [[0.0, 1.0, 0.0]], [[0.0, 0.0, 1.0]])
     side = np.cross(along, reference)
