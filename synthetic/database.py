@@ -80,7 +80,7 @@ def _make(root, settings, progress):
                          "--data-root")
     shutil.rmtree(unfinished, ignore_errors=True)                   # of a run that was stopped
     plan = list(plan_people(settings))
-    jobs = [(unfinished, settings.seed, number, index, person, clip)
+    jobs = [(unfinished, person, clip, np.random.default_rng([settings.seed, 4, number, index]))
             for number, (person, clips) in enumerate(plan) for index, clip in enumerate(clips)]
     threads = torch.get_num_threads()
     torch.set_num_threads(1)        # for each clip: the order of sums, and so every byte, stays the same
@@ -94,9 +94,8 @@ def _make(root, settings, progress):
     return folder
 
 
-def _film(folder, seed, number, index, person, clip):
+def _film(folder, person, clip, rng):
     """Write the frames of one clip into `<folder>/<subject>/<clip>/`."""
-    rng = np.random.default_rng([seed, 4, number, index])
     images = scene.film(person, clip.actions, clip.turns, clip.shift, clip.lamp, rng, clip.uneven)
     for frame, image in enumerate(images, clip.onset):
         write_image(folder / clip.subject / clip.name / f"img{frame}.jpg", image, quality=90)

@@ -171,7 +171,7 @@ def test_a_database_of_an_older_recipe_is_said(root, tmp_path, capsys):
 def test_an_interrupted_run_leaves_nothing_of_itself(tmp_path, monkeypatch):
     real, one = database._film, {"people": 1, "clips": 2, "frames": (7, 7)}
 
-    def stopped(folder, seed, number, index, person, clip):
+    def stopped(folder, person, clip, rng):
         (folder / "half").mkdir(parents=True, exist_ok=True)     # two clips at once
         raise KeyboardInterrupt
 
