@@ -59,20 +59,19 @@ def make_synthetic(root, progress=False, any_will_do=False, **settings):
     try:
         root.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(root / f".{FOLDER}.lock"):
-            there = any_will_do and (root / FOLDER / MANIFEST).is_file()    # made while this one waited
-            return root / FOLDER if there else _make(root, settings, progress)
+            return _make(root, settings, progress, any_will_do)
     except OSError as error:
         raise InputError(f"{root}: the synthetic database cannot be written ({error.strerror or error}); "
                          "choose a --data-root that you may write to, with free disk space") from error
 
 
-def _make(root, settings, progress):
+def _make(root, settings, progress, any_will_do):
     """`make_synthetic` behind the lock."""
     folder, unfinished = root / FOLDER, root / f".{FOLDER}.unfinished"
     about = {"recipe": RECIPE, **asdict(settings), "frames": list(settings.frames)}
     if (folder / MANIFEST).is_file():
-        if read_json(folder / MANIFEST).get("settings") == about:
-            return folder
+        if any_will_do or read_json(folder / MANIFEST).get("settings") == about:
+            return folder                                           # any: made while this one waited
         raise InputError(f"{folder}: holds a synthetic database of other settings (see {MANIFEST} there); "
                          "remove that folder or choose another --data-root")
     if folder.exists() and any(folder.iterdir()):
