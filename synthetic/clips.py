@@ -17,7 +17,6 @@ from synthetic.mesh import build_head
 
 SPREAD = 0.1                # between clips and between people, of how strongly an action shows
 UNEVENNESS = 0.08           # deviation between people of how one-sided their faces move
-SHIFT_PER_DEGREE = 1.0      # pixels that the head drifts for each degree that it turns
 TURN = (0.8, 1.0, 0.4)      # how much of a head's turn is nodding, shaking, tilting
 LAMP_MOVES = (8, 4, 0.06)   # deviations from onset to apex: azimuth, height, degrees; log strength
 # Of each class: the emotion, and the action units that may show it, each with the range of its share.
@@ -94,8 +93,8 @@ def plan_people(settings):
     People and clips have random numbers of their own: none depends on what was drawn before, and the share of
     glasses changes nothing but the glasses.
     """
-    wearers = np.random.default_rng([settings.seed, 1]).permutation(settings.people)
-    wearers = set(wearers[:round(settings.glasses * settings.people)].tolist())
+    worn = round(settings.glasses * settings.people)
+    wearers = np.random.default_rng([settings.seed, 1]).permutation(settings.people)[:worn]
     for number in range(settings.people):
         person = scene.sample_person(np.random.default_rng([settings.seed, 2, number]), number in wearers)
         rng = np.random.default_rng([settings.seed, 5, number])
@@ -121,7 +120,7 @@ def _plan_clip(settings, person, gains, uneven, number, index, film, label):
     drift = np.interp(np.arange(count), (0, apex, count - 1), (0, 1, rng.uniform(0, 1.5)))[:, None]
     axis, away = rng.standard_normal(3) * TURN, rng.standard_normal(2)
     turned = settings.head_motion * np.deg2rad(axis / np.linalg.norm(axis)) * drift
-    shift = settings.head_motion * SHIFT_PER_DEGREE * away / np.linalg.norm(away) * drift
+    shift = settings.head_motion * away / np.linalg.norm(away) * drift         # a pixel for each degree
     rest = np.deg2rad(rng.uniform(-1, 1, 3) * (4.0, 5.0, 3.0))
     lamp = rng.standard_normal(3) * LAMP_MOVES * drift
     lamp[:, 2] = np.exp(lamp[:, 2])
@@ -144,7 +143,7 @@ def _expression(rng, person, gains, uneven, label):
 def _rise_and_fall(count, apex):
     """Intensity (count,): 0 at both ends, 1 at `apex`; a quick start, slow near the apex, as muscles move."""
     place = np.concatenate([np.arange(apex) / apex, 1 - np.arange(count - apex) / (count - 1 - apex)])
-    return np.clip(np.sin(np.pi / 2 * place), 0, 1) ** 1.5
+    return np.sin(np.pi / 2 * place) ** 1.5
 
 
 def _distraction(settings, rng, count):
