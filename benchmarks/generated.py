@@ -8,10 +8,9 @@ import torch
 import torch.nn.functional as F
 
 from capsule.data.protocol import Clips
-from capsule.inputs.crops import FrameImages
+from capsule.inputs.crops import NEIGHBOURS, FrameImages
 
 NAMES = ("negative", "positive", "surprise")
-OFFSETS = np.array([-2, -1, 0, 1, 2])    # every neighbour is there
 COARSE = 14
 
 
@@ -26,12 +25,13 @@ def generated(clips_of, channels=(3,), size=224):
              "onset_frame": 1, "apex_frame": 10, "offset_frame": 20, "data_sub": f"synthetic_sub{s:02d}"}
             for s, count in enumerate(clips_of) for c in range(count)]
     clips = Clips(pd.DataFrame(rows), "synthetic", NAMES, Path("data"), {"said": []})
-    names = [f"{key}/{10 + offset}" for key in clips.keys for offset in OFFSETS]
-    index = np.repeat(np.arange(len(rows)), len(OFFSETS)), np.tile(np.equal(OFFSETS, 0), len(rows)), names
+    names = [f"{key}/{10 + offset}" for key in clips.keys for offset in NEIGHBOURS]
+    frames = len(NEIGHBOURS)        # of a clip: every neighbour is there
+    index = np.repeat(np.arange(len(rows)), frames), np.tile(np.equal(NEIGHBOURS, 0), len(rows)), names
     draws = torch.Generator().manual_seed(9)
     streams = []
     for count in channels:
-        pictures = _pictures(clips.labels, count, size, draws).repeat_interleave(len(OFFSETS), 0)
+        pictures = _pictures(clips.labels, count, size, draws).repeat_interleave(frames, 0)
         kind = "crop" if count == 3 else "views"
         streams.append(FrameImages(clips, pictures, *index, kind, {"rule": f"generated {kind}",
                                                                    "version": 1}))

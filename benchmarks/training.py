@@ -12,13 +12,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision.transforms import v2
 from torchvision.transforms.functional import to_tensor
 
-from benchmarks.generated import NAMES, OFFSETS, generated
+from benchmarks.generated import NAMES, generated
 from capsule.fold import Pictures, Training, train_fold
+from capsule.inputs.crops import NEIGHBOURS
 from capsule.modules import Network
 from common.images import write_image
 
 TEST_CLIPS = 7      # of the subject that is left out; the composite has 440 clips of 68 subjects
-PER_CLASS = len(NAMES) * len(OFFSETS)       # training images that one clip of each class brings
+PER_CLASS = len(NAMES) * len(NEIGHBOURS)    # training images that one clip of each class brings
 ON_DISK = 64        # clips whose pictures the plain loop reads again and again
 PLAIN_STEPS = 4     # batches of the plain loop's turn at most: on a GPU it is slower by far
 
@@ -63,7 +64,7 @@ class PlainData(Dataset):
 def write_pictures(folder, streams):
     """Write the first clips' apex pictures as JPEGs. Returns: their paths, a list for each clip."""
     samples = []
-    for row in range(2, len(streams[0]), len(OFFSETS))[:ON_DISK]:
+    for row in streams[0].is_apex.nonzero()[0][:ON_DISK]:
         pictures = []
         for stream in streams:
             image = stream.images[row]                                   # (C, H, W)
