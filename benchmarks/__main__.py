@@ -32,7 +32,7 @@ from deca.landmarks import LandmarkDetector, warp_square
 from synthetic.mesh import build_head
 
 COMPOSITE_EPOCH = 5 * 3 * 83    # images a clip · classes · clips of the rarest
-IMAGES, TURNS = {"cpu": 1, "cuda": COMPOSITE_EPOCH}, 2    # of an epoch; at least one batch
+IMAGES = {"cpu": 1, "cuda": COMPOSITE_EPOCH}    # of an epoch; at least one batch
 MATRIX, FRAMES = {"cpu": 2048, "cuda": 8192}, {"cpu": 5, "cuda": 100}
 COMPOSITE_PASSES = 30 * COMPOSITE_EPOCH * 67    # epochs · … · subjects − 1
 
@@ -127,7 +127,7 @@ def main(arguments=None):
     frames = 1 if quick else FRAMES[kind]
     views = {**views_speed(device, frames), "head": head_speed(device, frames)}
     with tempfile.TemporaryDirectory() as folder:
-        results = [race(task, folder, device, precision, IMAGES[kind], TURNS, quick, options.threads)
+        results = [race(task, folder, device, precision, IMAGES[kind], quick, options.threads)
                    for task in tqdm(TASKS, unit="network", disable=None)]
     print("\n" + "\n".join(first_table(results, peaks, precision, views)), flush=True)
     print("\n" + "\n".join(second_table(growth(device, precision, 1 if quick else 3))))

@@ -21,6 +21,7 @@ from common.images import write_image
 TEST_CLIPS = 7      # of the subject that is left out; the composite has 440 clips of 68 subjects
 PER_CLASS = len(NAMES) * len(NEIGHBOURS)    # training images that one clip of each class brings
 ON_DISK = 64        # clips whose pictures the plain loop reads again and again
+TURNS = 2           # of each loop
 PLAIN_STEPS = 4     # batches of the plain loop's turn at most: on a GPU it is slower by far
 
 
@@ -93,7 +94,7 @@ def plain_turn(task, network, samples, device, steps):
     return task.batch_size * steps / (time.perf_counter() - started)
 
 
-def race(task, folder, device, precision, images, turns, quick, threads):
+def race(task, folder, device, precision, images, quick, threads):
     """Measure one task, epochs of about `images` of ours, at least a batch (the first warms up), in turn with
     the plain loop's.
 
@@ -113,12 +114,12 @@ def race(task, folder, device, precision, images, turns, quick, threads):
             memory.append(torch.cuda.max_memory_allocated(device))
         if epoch.number > 1:
             ours.append(epoch.images_per_second)
-        if epoch.number <= turns:
+        if epoch.number <= TURNS:
             plain.append(plain_turn(task, network, samples, device, plain_steps))
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
 
-    training = Training(network, 1 + turns, task.batch_size, 1e-4, 0.9, 9, precision, threads)
+    training = Training(network, 1 + TURNS, task.batch_size, 1e-4, 0.9, 9, precision, threads)
     train_fold(Pictures(clips, streams, network, device), clips.subjects[0], training, turn)
     return max(ours), max(plain), flops_of_image(task, network, device), max(memory)
 
