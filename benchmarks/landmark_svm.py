@@ -35,11 +35,12 @@ NOSE_AND_EYES = range(27, 48)
 def movements(crops):
     """How the landmarks of each of n clips move, pixels of the crop: (2, n, 136), as they are and aligned.
 
-    0 where the onset shows no face. Raises: InputError when a clip's onset is not on disk.
+    crops: of the apexes alone, in the order of the clips, here and below. 0 where the onset shows no face.
+    Raises: InputError when a clip's onset is not on disk.
     """
     if not crops.has_onset.all():
         raise InputError(f"{int((~crops.has_onset).sum())} clips have no onset frame on disk; lay them there")
-    pictures = [images.permute(0, 2, 3, 1).numpy() for images in (crops.onsets, apexes(crops).images)]
+    pictures = [images.permute(0, 2, 3, 1).numpy() for images in (crops.onsets, crops.images)]
     detector, moved = LandmarkDetector(), np.zeros((2, len(crops.onsets), 68, 2))
     for clip, (onset, apex) in enumerate(zip(*pictures, strict=True)):
         if found := detector.detect(onset):
@@ -52,8 +53,7 @@ def movements(crops):
 
 def landmarks(crops):
     """The 68 landmarks of each of n apexes, pixels of the crop: (n, 136), nan where no face is found."""
-    pictures = apexes(crops).images.permute(0, 2, 3, 1).numpy()
-    found = map(LandmarkDetector().detect, pictures)
+    found = map(LandmarkDetector().detect, crops.images.permute(0, 2, 3, 1).numpy())
     return np.stack([np.full(136, np.nan) if face is None else face.points.ravel() for face in found])
 
 
@@ -61,7 +61,7 @@ def mesh_points(crops):
     """The 468 points of each of n apexes' faces: in the crop, (n, 936) image space; in 3-D, turned to the
     front, (n, 1404) metres."""
     maker = make_reconstructor("mesh", "cpu")
-    faces, _ = maker.mesh(maker.reconstruct(apexes(crops).images), "coarse")       # each looked at for itself
+    faces, _ = maker.mesh(maker.reconstruct(crops.images), "coarse")       # each looked at for itself
     return faces.posed()[..., :2].flatten(1).numpy(), faces.vertices.flatten(1).numpy()
 
 
@@ -80,7 +80,7 @@ def main():
     parser.add_argument("--data-root", default="data", help="folder of the databases [data]")
     choice = parser.parse_args()
     clips = load_clips(choice.dataset, choice.data_root, protocol=choice.protocol)
-    crops, rows = face_crops(clips), {}
+    crops, rows = apexes(face_crops(clips)), {}
     try:
         rows = dict(zip(("motion of landmarks", "the same, aligned"), movements(crops), strict=True))
     except InputError as error:
