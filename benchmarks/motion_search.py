@@ -42,13 +42,10 @@ class Kernel:
     def of(self, train, wanted):
         """How alike the pictures `train` are to each other, and `wanted` to them: as `SVM.known_kernel` and
         `SVM.alike` have it. train, wanted: bool (n,), of no common picture."""
-        rows, medians = np.flatnonzero(train), [np.median(part[np.ix_(train, train)]) + 1e-9
-                                                for part in self.apart[0]]
-        at, total = np.ix_(np.concatenate([rows, np.flatnonzero(wanted)]), rows), 0
-        for parts in self.apart:
-            for part, median in zip(parts, medians, strict=True):
-                total = total + np.exp(-self.gamma * part[at] / median)
-        return np.split(total / (2 * len(medians)), [len(rows)])
+        medians = [np.median(part[np.ix_(train, train)]) + 1e-9 for part in self.apart[0]]
+        return [sum(np.exp(-self.gamma * part[np.ix_(rows, train)] / median)
+                    for parts in self.apart for part, median in zip(parts, medians, strict=True))
+                / (2 * len(medians)) for rows in (train, wanted)]
 
 
 def predictions(kernel, labels, subjects, groups, machines, units=None):
@@ -80,7 +77,7 @@ def nested(found, labels, subjects, classes):
     return predicted, chosen
 
 
-def search(folder, data_root, split=0):
+def search(folder, data_root, split):
     """Print the tables of all settings and the nested scores. split: seed of the inner groups."""
     clips, motion = ready_motion(load_clips("composite", data_root, protocol="megc2019", frames=None), folder)
     units = unit_matrix(with_action_units(clips).table["action_units"])
