@@ -119,8 +119,8 @@ def _half():
     theta, b = surf.chart_of(*np.concatenate([_eye_rings(), _mouth_points(), _nose_points()]).T)
     fixed = np.stack([theta * surf.ARC, b], 1)
     fixed[np.abs(fixed[:, 0]) < 0.3, 0] = 0
-    near = cKDTree(fixed).query_pairs(0.75)
-    fixed = np.delete(fixed, sorted({max(pair) for pair in near if max(pair) >= 80}), 0)
+    near = cKDTree(fixed).query_pairs(0.75)                         # (i, j) with i < j
+    fixed = np.delete(fixed, [j for _, j in near if j >= 80], 0)
     lattice, hole = _lattice(fixed), Path(fixed[40:80])
     points = np.concatenate([fixed, lattice[~hole.contains_points(lattice)]])
     triangles = Delaunay(points).simplices                          # counter-clockwise
