@@ -28,19 +28,14 @@ def generated(clips_of, channels=(3,), size=224):
     names = [f"{key}/{10 + offset}" for key in clips.keys for offset in NEIGHBOURS]
     frames = len(NEIGHBOURS)        # of a clip: every neighbour is there
     index = np.repeat(np.arange(len(rows)), frames), np.tile(np.equal(NEIGHBOURS, 0), len(rows)), names
-    draws = torch.Generator().manual_seed(9)
-    streams = []
+    draws, labels, streams = torch.Generator().manual_seed(9), torch.from_numpy(clips.labels), []
     for count in channels:
-        pictures = _pictures(clips.labels, count, size, draws).repeat_interleave(frames, 0)
+        patterns = torch.rand(len(NAMES), 1, COARSE, COARSE, generator=draws)    # grey: a new hue keeps it
+        own = torch.rand(len(rows), count, COARSE, COARSE, generator=draws)
+        coarse = (127.5 * (patterns[labels] + own)).byte()
+        pictures = F.interpolate(coarse, (size, size), mode="bicubic", align_corners=False)
+        pictures = pictures.repeat_interleave(frames, 0)                         # (clips, …) → (5·clips, …)
         kind = "crop" if count == 3 else "views"
         streams.append(FrameImages(clips, pictures, *index, kind, {"rule": f"generated {kind}",
                                                                    "version": 1}))
     return clips, streams
-
-
-def _pictures(labels, channels, size, draws):
-    """A smooth random picture for each label, uint8 (n, channels, size, size)."""
-    patterns = torch.rand(len(NAMES), 1, COARSE, COARSE, generator=draws)    # grey: a change of hue keeps it
-    own = torch.rand(len(labels), channels, COARSE, COARSE, generator=draws)
-    coarse = (127.5 * (patterns[torch.from_numpy(labels)] + own)).byte()
-    return F.interpolate(coarse, (size, size), mode="bicubic", align_corners=False)
