@@ -19,7 +19,7 @@ from capsule.inputs import face_crops
 from capsule.inputs.augment import shrunk
 from capsule.inputs.crops import with_images
 from capsule.inputs.motion import as_levels, face_motion, normalised
-from capsule.inputs.sampling import apex_rows, data_split
+from capsule.inputs.sampling import data_split
 from capsule.metrics import Meter, bootstrap_uf1
 from capsule.modules.ststnet import SIDE
 from capsule.modules.svm import SVM
@@ -33,9 +33,9 @@ SETTINGS = {"people": 12, "clips": 6, "glasses": 0.4, "intensity": 2.0, "distrac
 
 def apexes(crops):
     """The apex frames of `crops` alone, as FrameImages, in the order of the clips."""
-    rows = apex_rows(crops, np.arange(len(crops.clips.table))).numpy()
-    return replace(crops, images=crops.images[torch.from_numpy(rows)], clip=crops.clip[rows],
-                   is_apex=crops.is_apex[rows], names=[crops.names[row] for row in rows])
+    rows = np.flatnonzero(crops.is_apex)
+    return replace(crops, images=crops.images[rows], clip=crops.clip[rows], is_apex=crops.is_apex[rows],
+                   names=[crops.names[row] for row in rows])
 
 
 def plain_flow(crops):
