@@ -104,7 +104,7 @@ def _lids(head, raise_upper, raise_lower):
     above = y >= (upper + lower) / 2
     t = np.clip((np.abs(x) - surf.EYE_INNER[0]) / (surf.EYE_OUTER[0] - surf.EYE_INNER[0]), 0, 1)
     far = np.maximum(np.where(above, y - upper, lower - y), 0)
-    weight = np.clip(4 * t * (1 - t), 0, 1) ** 0.75 * np.exp(-((far / 6.0) ** 2))
+    weight = (4 * t * (1 - t)) ** 0.75 * np.exp(-((far / 6.0) ** 2))
     weight = np.where((head.eye == 0) & (z > 15), weight, 0)
     dy = weight * np.where(above, raise_upper, raise_lower)
     dz = surf.eyeball_depth(x, y + dy, surf.LID) - surf.eyeball_depth(x, y, surf.LID)

@@ -124,7 +124,7 @@ def _plan_clip(settings, person, gains, uneven, number, index, film, label):
     rest = np.deg2rad(rng.uniform(-1, 1, 3) * (4.0, 5.0, 3.0))
     lamp = rng.standard_normal(3) * LAMP_MOVES * drift
     lamp[:, 2] = np.exp(lamp[:, 2])
-    fading = np.clip(1 - np.arange(count) / (apex - 2), 0, 1)[:, None]
+    fading = np.maximum(1 - np.arange(count) / (apex - 2), 0)[:, None]
     actions = intensity[:, None] * full + fading * before + _distraction(settings, rng, count)
     frames = int(rng.integers(20, 160)) + np.array([0, apex, count - 1])
     return Clip(f"sub{number + 1:02d}", f"EP{film:02d}_{index + 1:02d}f", label, EMOTIONS[label][0],

@@ -152,7 +152,7 @@ def open_mouth(x, y, side):
 def lip_heights(x):
     """Thickness of the upper and the lower lip's red at x, mm."""
     t = np.clip(np.abs(x) / MOUTH_HALF, 0, 1)
-    body = np.clip(1 - t**2, 0, None)
+    body = 1 - t**2
     upper = 7.0 * body**0.85 - 1.3 * np.exp(-((x / 2.6) ** 2)) + 0.5 * bump(np.abs(x), 0 * x, (5, 0), (3, 1))
     return np.maximum(upper, 0.3), np.maximum(9.3 * body**0.65, 0.3)
 
@@ -174,7 +174,7 @@ def _lips(x, y):
 def _ball(x, y, centre, radii):
     """Front surface of an ellipsoid; outside its outline a steep skirt."""
     q = np.sqrt(((x - centre[0]) / radii[0]) ** 2 + ((y - centre[1]) / radii[1]) ** 2)
-    cap = np.sqrt(np.clip(1 - np.minimum(q, 0.96) ** 2, 0, None))
+    cap = np.sqrt(1 - np.minimum(q, 0.96) ** 2)
     return centre[2] + radii[2] * (cap - np.maximum(q - 0.96, 0) * 2.4)
 
 
@@ -206,7 +206,7 @@ def eyeball_depth(x, y, thickness):
     """Front of the eyeball grown by `thickness`; falls away smoothly outside its outline."""
     radii = EYE_RADII + thickness
     q = ((np.abs(x) - EYE[0]) / radii[0]) ** 2 + ((y - EYE[1]) / radii[1]) ** 2
-    cap = np.sqrt(np.clip(1 - np.minimum(q, 0.94), 0, None))
+    cap = np.sqrt(1 - np.minimum(q, 0.94))
     return EYE[2] + radii[2] * (cap - np.maximum(q - 0.94, 0) * 2.0)
 
 
