@@ -17,6 +17,7 @@ from capsule.metrics import Meter, paired_uf1
 from capsule.results import KEY, predictions, read_runs, select
 from common.console import Parser, run_main
 from common.device import choose_device
+from common.errors import InputError
 
 
 def predicted_in(run, data_root, device):
@@ -42,6 +43,8 @@ def main():
         found = predicted_in(run, choice.data_root, device)
         with_glasses = table[KEY].agg("/".join, axis=1).map(found)
         true, subjects = table["y_true"], table["data_sub"]
+        if lost := sorted(set(subjects[with_glasses.isna()])):
+            raise InputError(f"{run.name}: no model of {', '.join(lost)}; run its script with --save-models")
         gain, low, high = paired_uf1(true, with_glasses, [table["y_pred"]], subjects, run.classes)
         without, worn = (Meter(run.classes, true, one).uf1 for one in (table["y_pred"], with_glasses))
         print(f"{run.name}: strict UF1 {without:.3f} without glasses, {worn:.3f} with; {gain:+.3f} "

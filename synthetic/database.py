@@ -34,17 +34,19 @@ LABEL = ("Synthetic micro-expressions: rendered by a program, no person is shown
 
 
 def ensure(data_root):
-    """Make the default database under `data_root` unless a whole one, of any settings, is there.
+    """Make the default database under `data_root` unless one, of any settings, is there; one that another
+    version of the program made is said.
 
     Returns: its folder. Raises: InputError, see `make_synthetic`.
     """
     folder = Path(data_root) / FOLDER
-    if not (folder / MANIFEST).is_file():
+    if not (folder / SHEET).is_file():
         make_synthetic(data_root, progress=True, any_will_do=True)
-    made = read_json(folder / MANIFEST).get("settings")
-    if not (isinstance(made, dict) and made.get("recipe") == RECIPE):
-        print(f"{folder}: made by another version of this program, with other pictures; remove it to make it "
-              "anew", flush=True)
+    if (folder / MANIFEST).is_file():       # where it is not, somebody else's pictures lie there
+        made = read_json(folder / MANIFEST).get("settings")
+        if not (isinstance(made, dict) and made.get("recipe") == RECIPE):
+            print(f"{folder}: made by another version of this program, with other pictures; remove it to "
+                  "make it anew", flush=True)
     return folder
 
 

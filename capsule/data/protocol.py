@@ -24,7 +24,6 @@ from capsule.data.sheets import (
     FRAMES,
     checked,
     clip_pairs,
-    find_sheet,
     read_columns,
     read_sheet,
     subject_names,
@@ -199,7 +198,7 @@ def _check_root(dataset, root):
     if not os.path.isdir(root):
         raise InputError(f"--data-root {root}: no such folder; put the databases there as data/README.md "
                          "says, or make it for --dataset synthetic")
-    if dataset == "synthetic" and find_sheet("synthetic", root) is None:
+    if dataset == "synthetic":
         from synthetic.database import ensure  # only here: it needs the whole 3-D package
 
         ensure(root)

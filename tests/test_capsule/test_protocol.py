@@ -5,7 +5,6 @@ import os
 import shutil
 import subprocess
 import sys
-import types
 import zipfile
 from pathlib import Path
 
@@ -433,11 +432,11 @@ def test_command_shows_one_line_and_no_traceback(tmp_path):
 def test_the_synthetic_database_is_made_once(tmp_path, monkeypatch):
     made = []
 
-    def ensure(root):
+    def make(root, **options):
         made.append(root)
         make_database(root, "synthetic", subjects=1, frames=1)
 
-    monkeypatch.setitem(sys.modules, "synthetic.database", types.SimpleNamespace(ensure=ensure))
+    monkeypatch.setattr("synthetic.database.make_synthetic", make)
     root = tmp_path / "not there yet"
     with pytest.raises(InputError, match="make it for --dataset synthetic"):
         load_clips("synthetic", root)

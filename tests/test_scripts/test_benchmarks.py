@@ -134,4 +134,8 @@ def test_the_same_people_once_more_cost_nothing_and_others_what_they_cost(tmp_pa
             change_json(run.folder / f"folds/{data_sub}.json", **said_strictly([labels] * epochs))
         glasses_on.main()
         assert re.search(words, capsys.readouterr().out)
+    gone = next(iter(run.finished))
+    (run.folder / f"models/{gone}.pt").unlink()
+    with pytest.raises(InputError, match=f"no model of {gone}; run its script with --save-models"):
+        glasses_on.main()
     torch.set_num_threads(threads)

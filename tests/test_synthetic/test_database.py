@@ -160,11 +160,12 @@ def test_a_second_call_finds_it_and_other_settings_are_refused(root):
 
 def test_a_database_of_an_older_recipe_is_said(root, tmp_path, capsys):
     shutil.copytree(root / "synthetic", tmp_path / "synthetic")
-    assert ensure(tmp_path) and not capsys.readouterr().out
+    load_clips("synthetic", tmp_path)
+    assert "another version" not in capsys.readouterr().out
     facts = json.loads((root / "synthetic" / "synthetic.json").read_text())
     for made in ({**facts["settings"], "recipe": 1}, "no settings"):
         (tmp_path / "synthetic" / "synthetic.json").write_text(json.dumps({**facts, "settings": made}))
-        ensure(tmp_path)
+        load_clips("synthetic", tmp_path)
         assert "made by another version of this program" in capsys.readouterr().out
 
 
