@@ -8,7 +8,7 @@ import signal
 import sys
 from pathlib import Path
 
-from common.errors import InputError, is_full
+from common.errors import InputError, is_full, reason
 
 
 class Parser(argparse.ArgumentParser):
@@ -45,13 +45,13 @@ def run_main(main, stopped="nothing is kept"):
         module = getattr(sys.modules["__main__"], "__spec__", None)        # of python -m
         name = module.name.removesuffix(".__main__") if module else Path(sys.argv[0]).name
         if isinstance(error, OSError):
-            place, reason = error.filename or "a place without a name", error.strerror or error
-            error = InputError(f"{place}: {reason}; choose one that you may use")
+            place = error.filename or "a place without a name"
+            error = InputError(f"{place}: {error.strerror or error}; choose one that you may use")
         elif isinstance(error, UnicodeEncodeError):
             error = InputError(f"{error.object}: a name that is not UTF-8; rename the file or folder")
         elif isinstance(error, MemoryError | RuntimeError):
-            reason = " ".join(str(error).split())[:100]
-            error = InputError(f"the memory is full ({reason}); give fewer or smaller files, or --device cpu")
+            error = InputError(f"the memory is full ({reason(error)}); give fewer or smaller files, or "
+                               "--device cpu")
         print(f"{name}: {error}", file=sys.stderr)
     sys.exit(code)
 

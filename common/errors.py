@@ -6,6 +6,11 @@ def printable(text):
     return "".join(c if c.isprintable() else " " if c.isspace() else ascii(c)[1:-1] for c in str(text))
 
 
+def reason(error):
+    """What an exception says, one line of at most 100 characters; its type where it says nothing."""
+    return " ".join(str(error).split())[:100] or type(error).__name__
+
+
 def is_full(error):
     """Whether a RuntimeError is torch's way to say that the memory, the computer's or a GPU's, is full."""
     text = f"{type(error).__name__}: {error}"
@@ -24,3 +29,8 @@ class InputError(Exception):
 
     def __init__(self, message):
         super().__init__(printable(message))
+
+
+def broken_file(path, error):
+    """The InputError for a downloaded file that could not be read to its end because of `error`."""
+    return InputError(f"{path}: truncated or broken ({reason(error)}); download it anew from its owner")

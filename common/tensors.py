@@ -10,7 +10,7 @@ import zipfile
 
 import torch
 
-from common.errors import InputError
+from common.errors import InputError, reason
 from common.files import write_bytes
 
 NESTED = ("state_dict", "model_state_dict", "model", "net")     # where training programs put a state dict
@@ -77,10 +77,10 @@ def read_torch(path, device="cpu"):
         raise InputError(f"{path}: no such file; check the path") from error
     except Exception as error:      # damaged bytes fail in whatever way they like
         asked = re.search(r"GLOBAL (\S+)", str(error))
-        reason = " ".join(str(error).split())[:100] or type(error).__name__
-        if reason.startswith("Weights only"):       # torch's own advice is to run what the file holds
-            reason = f"it asks for {asked[1]}, which could run code" if asked else "no file of torch.save"
-        raise InputError(f"{path}: cannot be read safely ({reason}); nothing in it was run; "
+        said = reason(error)
+        if said.startswith("Weights only"):     # torch's own advice is to run what the file holds
+            said = f"it asks for {asked[1]}, which could run code" if asked else "no file of torch.save"
+        raise InputError(f"{path}: cannot be read safely ({said}); nothing in it was run; "
                          "copy or download it anew from its owner") from error
 
 

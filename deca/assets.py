@@ -11,12 +11,12 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from common.errors import InputError
+from common.errors import InputError, broken_file
 from common.images import read_image
 from common.tensors import read_torch
 from deca.flame import HeadModel
 from deca.networks import N_CODES, N_DETAIL, N_DETAIL_INPUT, N_EXP, N_SHAPE, Generator, ResnetEncoder
-from deca.safe_pickle import broken_file, read_pickle
+from deca.safe_pickle import read_pickle
 
 ASSETS = Path(__file__).parent / "data"
 N_VERTS, N_FACES, N_JOINTS, N_BASES, N_POSE_BASES, UV_SIZE = 5023, 9976, 5, 400, 36, 256

@@ -13,7 +13,7 @@ import pickletools
 import numpy as np
 import scipy.sparse
 
-from common.errors import InputError
+from common.errors import InputError, broken_file
 
 MAX_OPCODES = 100_000       # the real files have some hundred
 MAX_DENSE = 10**7           # numbers in a sparse matrix made dense; FLAME's has 25,115
@@ -129,9 +129,3 @@ def _dense(kind, state):
     if (np.diff(made.indptr) < 0).any():        # which scipy does not ask where the last one is 0
         raise ValueError("a sparse matrix with a column of fewer than no numbers")
     return made.toarray()
-
-
-def broken_file(path, error):
-    """The InputError for a file that could not be read to its end because of `error`."""
-    reason = " ".join(str(error).split())[:100] or type(error).__name__
-    return InputError(f"{path}: truncated or broken ({reason}); download it anew from its owner")
