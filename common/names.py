@@ -4,14 +4,13 @@ import re
 
 from common.errors import InputError
 
-_PLAIN = re.compile(r"[\w .+()\[\]-]{1,120}")
+_PLAIN = re.compile(r"(?![. ])[\w .+()\[\]-]{1,120}(?<! )")
 
 
 def is_plain_name(text):
-    """Whether `text` is 1 to 120 letters, digits, spaces and `_ . + ( ) [ ] -`, printable, not beginning with
-    a dot and without a space at either end: one folder, one line, no path."""
-    return (isinstance(text, str) and _PLAIN.fullmatch(text) is not None and text.isprintable()
-            and not text.startswith(".") and text == text.strip())
+    """Whether `text` is 1 to 120 letters, digits, spaces and `_ . + ( ) [ ] -`, not beginning with a dot and
+    without a space at either end: one folder, one line, no path."""
+    return isinstance(text, str) and _PLAIN.fullmatch(text) is not None
 
 
 def plain_name(text, where):
