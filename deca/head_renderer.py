@@ -100,8 +100,6 @@ class HeadRenderer(SurfaceRenderer):
         points, coarse = self._displaced(vertices, normals, displacement)
         maps = torch.lerp(coarse, grid_normals(points, self.cells), self.mask)
         maps = maps[:, None].expand(-1, len(rotations), -1, -1, -1)
-        if not len(self.border):
-            return maps
         # The origin, seen from the turned head: v with R (v - root) + root = 0.
         origin = root[:, None] - turn(root[:, None], rotations.transpose(1, 2))       # (B, Y, 3)
         near = points.flatten(2)[:, None, :, self.border_around]                       # (B, 1, 3, n, 3, 3)
@@ -110,7 +108,7 @@ class HeadRenderer(SurfaceRenderer):
         near = near.permute(0, 1, 3, 2, 4, 5).flatten(0, 1)                            # (B*Y, n, 3, 3, 3)
         cells = self.border_cells.repeat(len(near), 1, 1, 1)                           # (B*Y*n, 1, 2, 2)
         middle = grid_normals(near.flatten(0, 1), cells)[..., 1, 1]                    # (B*Y*n, 3)
-        middle = middle.reshape(*origin.shape[:2], -1, 3).transpose(2, 3)              # (B, Y, 3, n)
+        middle = middle.unflatten(0, (*origin.shape[:2], len(self.border))).transpose(2, 3)     # (B, Y, 3, n)
         maps = maps.flatten(3).clone()                                                 # (B, Y, 3, S*S)
         flat = coarse.flatten(2)[:, None, :, self.border]                              # (B, 1, 3, n)
         maps[..., self.border] = torch.lerp(flat, middle, self.mask.flatten()[self.border])
