@@ -13,7 +13,6 @@ from deca.flame import FLAME, rotation_matrices
 from deca.head_renderer import HeadRenderer
 from deca.networks import split_codes
 from deca.reconstructor import Reconstructor, Surfaces, as_float
-from deca.renderer import YAWS
 
 
 class DECA(Reconstructor):
@@ -66,8 +65,8 @@ class DECA(Reconstructor):
         faces = np.concatenate([np.stack(corners, -1).reshape(-1, 3) for corners in ((a, c, b), (b, c, d))])
         return surfaces._replace(vertices=dense), faces[(faces >= 0).all(1)]
 
-    def _shaded(self, images, faces, yaws):
-        return self.renderer.views(faces.vertices, faces.root, yaws, (faces.displacement,))
+    def _shaded(self, images, faces):
+        return self.renderer.views(faces.vertices, faces.root, detail=(faces.displacement,))
 
     def _surfaces(self, codes):
         """Codes → `Surfaces`: the head without its rotation, and rotation and camera as one affine map."""
@@ -116,7 +115,7 @@ class DECA(Reconstructor):
         The global rotation is replaced; jaw, shape, expression and detail stay; the camera is (8, 0, 0).
         R = G = B: the three channels share memory (clone before writing into them).
         """
-        grey = self._shaded(None, self._surfaces(self._here(codes)), YAWS)
+        grey = self._shaded(None, self._surfaces(self._here(codes)))
         return grey.unsqueeze(2).expand(-1, -1, 3, -1, -1)     # (B, 13, 224, 224) → (B, 13, 3, 224, 224)
 
     def _here(self, codes):

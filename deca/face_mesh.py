@@ -189,7 +189,7 @@ class FaceMesh(Reconstructor):
                    for values in (fine, np.tile(self.root, (len(fine), 1)), pose)]
         return Surfaces(*tensors, torch.as_tensor(found, device=self.device))
 
-    def _shaded(self, images, faces, yaws):
+    def _shaded(self, images, faces):
         """The shaded surface, and on it the picture's detail (creases, lips), except round the eyes."""
         grey = images.mean(1).cpu().numpy()                                     # (n, H, W)
         detail = np.stack([fine_detail(picture) for picture in grey])
@@ -197,7 +197,7 @@ class FaceMesh(Reconstructor):
         turned = (-self.renderer.vertex_normals(posed)[..., 2] / GRAZING).clamp(0, 1)          # (n, V)
         share = self.bare * turned * faces.found[:, None]
         detail = torch.from_numpy(detail)[:, None].to(self.device)              # (n, 1, H, W)
-        return self.renderer.views(faces.vertices, faces.root, yaws, detail=(detail, posed, share))
+        return self.renderer.views(faces.vertices, faces.root, detail=(detail, posed, share))
 
     def mesh(self, surfaces, level):
         """See `Reconstructor.mesh`. Coarse: the network's 468 points. Detailed: subdivided twice."""

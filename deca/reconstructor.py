@@ -36,7 +36,7 @@ class Reconstructor:
 
     Attributes: `name`, "deca" or "mesh"; `version`, raised by each change of the pixels beyond rounding;
     `model`, dict of the model files' names → digests; `renderer`, a SurfaceRenderer on `device`.
-    Subclasses implement `reconstruct`, `mesh` and `_shaded(images, surfaces, yaws)`, the grey views.
+    Subclasses implement `reconstruct`, `mesh` and `_shaded(images, surfaces)`, the grey views.
     """
 
     name, version = "", 0
@@ -79,7 +79,7 @@ class Reconstructor:
         if paint not in PAINTS:
             raise ValueError(f"paint is one of {', '.join(PAINTS)}, not {paint!r}")
         draw = self._shaded if paint == "shape_detail" else self._carried
-        return levels(draw(as_float(pictures, self.device), surfaces, YAWS))
+        return levels(draw(as_float(pictures, self.device), surfaces))
 
     @torch.no_grad()
     def motion(self, onset, pictures, yaws=(0,)):
@@ -111,8 +111,8 @@ class Reconstructor:
         drawn, visible = self.renderer.carry(maps[None], frontal, surface.vertices, surface.root, yaws)
         return (drawn * (visible[:, :, None] > 0.5))[0].cpu()
 
-    def _carried(self, images, faces, yaws):
-        drawn, visible = self.renderer.carry(images, faces.posed(), faces.vertices, faces.root, yaws)
+    def _carried(self, images, faces):
+        drawn, visible = self.renderer.carry(images, faces.posed(), faces.vertices, faces.root)
         # Morphological closing: the wings of a nose, grazing in a frontal picture, would get a black rim.
         visible = functional.max_pool2d(visible, GAP, stride=1, padding=GAP // 2)
         visible = -functional.max_pool2d(-visible, GAP, stride=1, padding=GAP // 2)
