@@ -18,12 +18,11 @@ def choose_device(name):
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    name = str(name)
-    kind, _, number = name.partition(":")
-    if not re.fullmatch("cpu|cuda(:(0|[1-9][0-9]{0,2}))?", name):
+    found = re.fullmatch("cpu|cuda(?::(0|[1-9][0-9]{0,2}))?", str(name))
+    if not found:
         raise InputError(f"--device {name}: unknown; use auto, cpu, cuda or cuda:N")
-    if kind == "cuda":
+    if found[0] != "cpu":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if int(number or 0) >= count:
+        if int(found[1] or 0) >= count:
             raise InputError(f"--device {name}: PyTorch finds {count} CUDA devices; use --device cpu")
     return torch.device(name)
