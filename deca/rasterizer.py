@@ -133,7 +133,7 @@ def rasterize(vertices, faces, height, width, backend="torch"):
                          f"{tuple(faces.shape)}")
     if backend not in BACKENDS:
         raise ValueError(f"rasterize: backend is one of {', '.join(BACKENDS)}, not {backend!r}")
-    vertices = vertices.detach().to(torch.float32)
+    vertices = vertices.float()
     faces = faces.to(vertices.device)
     if backend == "pytorch3d":
         return _rasterize_pytorch3d(vertices, faces, height, width)
