@@ -39,8 +39,6 @@ class Reconstructor:
     Subclasses implement `reconstruct`, `mesh` and `_shaded(images, surfaces)`, the grey views.
     """
 
-    name, version = "", 0
-
     @property
     def rule(self):
         """What the pixels depend on besides the model files; JSON types, part of a cache's key."""
