@@ -16,8 +16,7 @@ PAGE, INK, PALE = (0, 0, 0), (235, 235, 235), (150, 150, 150)      # the views' 
 def contact_sheet(title, photograph, views, textured):
     """One picture to look at: the photograph with the face on it large on the left, the views on the right.
 
-    title: text of the heading. photograph: uint8 (S, S, 3), any size S. views: uint8 (13, 224, 224), yaw -30
-    ... 30.
+    title: text of the heading. photograph: uint8 (S, S, 3), any size S. views: uint8 (13, 224, 224), at YAWS.
     textured: uint8 (224, 224, 3), the frontal view in the photograph's colours, shown last.
     Returns: uint8 (H, W, 3).
     """
