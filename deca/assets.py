@@ -15,7 +15,7 @@ from common.errors import InputError, broken_file
 from common.images import read_image
 from common.tensors import read_torch
 from deca.flame import HeadModel
-from deca.networks import N_CODES, N_DETAIL, N_DETAIL_INPUT, N_EXP, N_SHAPE, Generator, ResnetEncoder
+from deca.networks import N_CODES, N_DETAIL, N_EXP, N_SHAPE, Generator, ResnetEncoder
 from deca.safe_pickle import read_pickle
 
 ASSETS = Path(__file__).parent / "data"
@@ -29,7 +29,7 @@ FLAME_SHAPES = {
 NETWORKS = {
     "E_flame": lambda: ResnetEncoder(N_CODES),
     "E_detail": lambda: ResnetEncoder(N_DETAIL),
-    "D_detail": lambda: Generator(N_DETAIL_INPUT),
+    "D_detail": Generator,
 }
 MAX_BYTES = 2**29        # of a file that is read whole; generic_model.pkl has 53 million
 AGAIN = "download it anew from its owner (deca/data/README.md)"

@@ -30,8 +30,6 @@ class ResnetEncoder(nn.Module):
 class Generator(nn.Module):
     """The detail decoder: (B, latent) → displacement along the normal (B, 1, 256, 256), within ±0.01 m."""
 
-    SCALE = 0.01
-
     def __init__(self, latent_dim=N_DETAIL_INPUT):
         super().__init__()
         self.l1 = nn.Sequential(nn.Linear(latent_dim, 128 * 8 * 8))
@@ -48,7 +46,7 @@ class Generator(nn.Module):
     def forward(self, latent):
         """latent (B, 181) = jaw pose 3, expression 50, detail 128 → (B, 1, 256, 256)."""
         start = self.l1(latent).unflatten(1, (128, 8, 8))      # (B, 8192) → (B, 128, 8, 8)
-        return self.SCALE * self.conv_blocks(start)
+        return 0.01 * self.conv_blocks(start)
 
 
 def split_codes(outputs):
