@@ -162,7 +162,7 @@ def process(path, photo, folder, reconstructor, detector, options, onset=None):
     for angle, view in zip(YAWS, views, strict=True):
         write_image(folder / "views" / f"{angle}.png", view)
     write_json(folder / "parameters.json", facts)
-    _, normals, hit, _ = seen_pixels(reconstructor, surfaces, LARGE)
+    _, normals, hit = seen_pixels(reconstructor, surfaces, LARGE)
     half = portrait.cut(LARGE)
     half[:, LARGE // 2:] = overlaid(half, normals, hit)[:, LARGE // 2:]
     turned = f"yaw {round(yaw):+d}°, pitch {round(pitch):+d}°, roll {round(roll):+d}°"
@@ -195,13 +195,13 @@ def _clear(folder):
 def _write_more(folder, reconstructor, surfaces, portrait, options):
     """What the options ask for of this photograph alone."""
     if options.depth or options.normals or options.keypoints:
-        depth, normals, _, seen = seen_pixels(reconstructor, surfaces)
+        points, normals, hit = seen_pixels(reconstructor, surfaces)
     if options.depth:
-        write_depth(folder / "depth.png", depth)
+        write_depth(folder / "depth.png", points, hit)
     if options.normals:
-        write_normals(folder / "normals.png", normals)
+        write_normals(folder / "normals.png", normals, hit)
     if options.keypoints:
-        write_keypoints(folder, portrait.found.points, seen, square_transform(*portrait.square))
+        write_keypoints(folder, portrait.found.points, points, hit, square_transform(*portrait.square))
     texture = portrait.cut(TEXTURE_SIZE) if options.obj or options.mesh else None
     if options.obj:
         write_obj(folder, "mesh", surfaces, reconstructor.renderer.faces.cpu().numpy(), texture)
@@ -209,7 +209,7 @@ def _write_more(folder, reconstructor, surfaces, portrait, options):
         write_obj(folder, f"mesh-{level}", *reconstructor.mesh(surfaces, level), texture)
     if options.overlay:
         size = max(CROP_SIZE, min(2048, round(portrait.square[1])))
-        _, normals, hit, _ = seen_pixels(reconstructor, surfaces, size)
+        _, normals, hit = seen_pixels(reconstructor, surfaces, size)
         back = cv2.invertAffineTransform(square_transform(*portrait.square, size))
         height, width = portrait.photo.shape[:2]
         normals = cv2.warpAffine(normals.astype(np.float32), back, (width, height))

@@ -15,17 +15,16 @@ OVERLAY = 0.65          # share of the face in the overlay
 
 
 def seen_pixels(reconstructor, surfaces, size=224):
-    """What each pixel of the crop (`size`²) sees of the first surface: depth (H, W) in crop pixels, smaller
-    is nearer, nan where nothing; normals (H, W, 3), x right, y up, z towards the viewer; hit (H, W) bool;
-    points (H, W, 3) image space, 0 where nothing."""
+    """What each pixel of the crop (`size`²) sees of the first surface: points (H, W, 3) in image space,
+    smaller z is nearer, and normals (H, W, 3), x right, y up, z towards the viewer, both 0 where nothing; and
+    hit (H, W) bool, where something."""
     renderer, posed = reconstructor.renderer, surfaces.posed()[:1]
     seen = rasterize(posed, renderer.faces, size, size, renderer.backend)
     normals = renderer.vertex_normals(posed) * posed.new_tensor([1.0, -1.0, -1.0])
     values = seen.at_pixels(renderer.faces, torch.cat([posed, normals], 2))[0].permute(1, 2, 0)
     points, normals = values.split(3, 2)                                                    # (H, W, 3) each
-    normals = torch.nn.functional.normalize(normals, dim=2).cpu().numpy()
-    points, hit = points.cpu().numpy(), seen.hit[0].cpu().numpy()
-    return np.where(hit, points[..., 2] * size / 2, np.nan), normals, hit, points
+    normals = torch.nn.functional.normalize(normals, dim=2)
+    return points.cpu().numpy(), normals.cpu().numpy(), seen.hit[0].cpu().numpy()
 
 
 def overlaid(crop, normals, hit):
@@ -36,30 +35,29 @@ def overlaid(crop, normals, hit):
     return drawn
 
 
-def write_depth(path, depth):
-    """Depth (H, W), nan where nothing, as 16 bits: nearest 65535, nothing 0."""
+def write_depth(path, points, hit):
+    """The depth of points (H, W, 3) where hit (H, W), as 16 bits: nearest 65535, nothing 0."""
+    depth = np.where(hit, points[..., 2] * len(points) / 2, np.nan)                         # pixels
     near, far = np.nanmin(depth), np.nanmax(depth)
     levels = np.rint(np.nan_to_num(1 + 65534 * (far - depth) / max(far - near, 1e-9))).astype(np.uint16)
     write_image(path, levels)
 
 
-def write_normals(path, normals):
-    """Normals (H, W, 3), 0 where nothing, as 8 bits: (n + 1) / 2."""
-    lit = np.abs(normals).sum(2, keepdims=True) > 0
-    write_image(path, np.round((normals + 1) / 2 * 255 * lit).astype(np.uint8))
+def write_normals(path, normals, hit):
+    """Normals (H, W, 3) where hit (H, W), as 8 bits: (n + 1) / 2, nothing 0."""
+    write_image(path, np.round((normals + 1) / 2 * 255 * hit[..., None]).astype(np.uint8))
 
 
-def write_keypoints(folder, landmarks, points, matrix):
+def write_keypoints(folder, landmarks, points, hit, matrix):
     """keypoints.json: the 68 iBUG landmarks in photograph pixels, and the surface points under them (next to
     them where a landmark lies beside the surface).
 
-    landmarks (68, 2) photograph pixels; points (H, W, 3) of `seen_pixels`; matrix (2, 3): photograph → crop
-    pixels.
+    landmarks (68, 2) photograph pixels; points (H, W, 3) and hit (H, W) of `seen_pixels`; matrix (2, 3):
+    photograph → crop pixels.
     """
     size, scale = len(points), matrix[0, 0]
     column, row = np.clip(np.round(transform_points(matrix, landmarks)).astype(int), 0, size - 1).T
-    shows = np.abs(points).sum(2) > 0
-    nearest = distance_transform_edt(~shows, return_distances=False, return_indices=True)
+    nearest = distance_transform_edt(~hit, return_distances=False, return_indices=True)
     row, column = nearest[:, row, column]
     flat = landmarks.astype(float)
     solid = np.column_stack([flat, points[row, column, 2] * size / 2 / scale])
