@@ -50,10 +50,9 @@ from deca.landmarks import (
 )
 from deca.reconstructor import MESHES
 from deca.renderer import YAWS
-from deca.sheet import contact_sheet, motion_sheet
+from deca.sheet import LARGE, contact_sheet, motion_sheet
 from deca.sources import find_sources
 
-LARGE = 478                 # pixels of the photograph on the sheet
 MADE = ("parameters.json", "sheet.jpg", "crop.png", "textured.png", *(f"views/{yaw}.png" for yaw in YAWS))
 MORE = ("depth.png", "normals.png", "keypoints.json", "overlay.png", "motion.jpg",
         *(f"mesh{level}.{kind}" for level in ("", "-coarse", "-detailed") for kind in ("obj", "mtl", "png")))

@@ -9,6 +9,7 @@ from deca.renderer import YAWS
 
 COLUMNS, ROWS = 7, 2                    # of view tiles: thirteen views and the coloured head
 MARGIN, GAP, TITLE, LABEL = 24, 6, 40, 24       # pixels
+LARGE = ROWS * (CROP_SIZE + LABEL + GAP) - GAP - LABEL      # side of the photograph: as high as the views
 FADED = 0.6             # of its light, the face under its motion
 PAGE, INK, PALE = (0, 0, 0), (235, 235, 235), (150, 150, 150)      # the views' background is black too
 
@@ -16,16 +17,14 @@ PAGE, INK, PALE = (0, 0, 0), (235, 235, 235), (150, 150, 150)      # the views' 
 def contact_sheet(title, photograph, views, textured):
     """One picture to look at: the photograph with the face on it large on the left, the views on the right.
 
-    title: text of the heading. photograph: uint8 (S, S, 3), any size S. views: uint8 (13, 224, 224), at YAWS.
+    title: text of the heading. photograph: uint8 (S, S, 3), S = LARGE. views: uint8 (13, 224, 224), at YAWS.
     textured: uint8 (224, 224, 3), the frontal view in the photograph's colours, shown last.
     Returns: uint8 (H, W, 3).
     """
     tile = CROP_SIZE
-    large = ROWS * (tile + LABEL) + (ROWS - 1) * GAP - LABEL
-    width = 2 * MARGIN + large + 2 * GAP + COLUMNS * (tile + GAP) - GAP
-    height = 2 * MARGIN + TITLE + large + LABEL
-    top, left = MARGIN + TITLE, MARGIN + large + 2 * GAP
-    photograph = np.array(Image.fromarray(photograph).resize((large, large), Image.Resampling.BICUBIC))
+    width = 2 * MARGIN + LARGE + 2 * GAP + COLUMNS * (tile + GAP) - GAP
+    height = 2 * MARGIN + TITLE + LARGE + LABEL
+    top, left = MARGIN + TITLE, MARGIN + LARGE + 2 * GAP
     tiles = [(photograph, MARGIN, top, "photograph; on its right half the 3-D face")]
     labels = [*(f"{yaw:+d}°" if yaw else "0°" for yaw in YAWS), "frontal, textured"]
     for place, (image, label) in enumerate(zip([*views, textured], labels, strict=True)):
