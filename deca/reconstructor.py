@@ -92,7 +92,7 @@ class Reconstructor:
         pictures = torch.cat([onset[None], pictures])                       # (n + 1, 3, H, W)
         surfaces = self.reconstruct(pictures)
         grey = as_float(pictures, self.device).mean(1, keepdim=True) * 255
-        first = Surfaces(*(None if value is None else value[:1] for value in surfaces))
+        first = Surfaces(*(value[:1] for value in surfaces[:4]))            # the onset's, without its detail
         found = (surfaces.found[:1] & surfaces.found[1:]).cpu()
         canvas = Canvas(self.renderer, first, grey[:1])
         moved = torch.zeros(len(found), len(yaws), 3, *grey.shape[2:])

@@ -165,7 +165,7 @@ class SurfaceRenderer:
     def visibility(self, posed):
         """How well pictures see the vertices of surfaces posed in them, (B, V, 3): (B, V), 0 hidden to 1."""
         seen = rasterize(posed, self.faces, self.image_size, self.image_size, self.backend)
-        depth = torch.where(seen.depth.isfinite(), seen.depth, 10.0)[:, None]
+        depth = seen.depth.clamp(max=10.0)[:, None]                         # of nothing it is infinite
         front = functional.grid_sample(depth, posed[:, :, None, :2], mode="nearest", align_corners=False)
         unhidden = posed[..., 2] < front[:, 0, :, 0] + HIDDEN
         return (-self.vertex_normals(posed)[..., 2] / GRAZING).clamp(0, 1) * unhidden
