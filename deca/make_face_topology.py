@@ -140,12 +140,11 @@ class Flipper:
         return np.array(sorted(found))
 
 
-def loop_matrix(triangles, count, times=2):
-    """Loop subdivision as a matrix: (fine points, `count`) float32 sparse, and the fine triangles (F, 3)."""
-    columns = np.eye(count)
-    parts = []
-    for first in range(0, count, 3):        # three coordinates at a time
-        fine, faces = trimesh.remesh.subdivide_loop(columns[:, first:first + 3], triangles, iterations=times)
+def loop_matrix(triangles):
+    """Two Loop subdivisions as a matrix: (fine points, 468) float32 sparse; and the fine triangles (F, 3)."""
+    columns, parts = np.eye(POINTS), []
+    for first in range(0, POINTS, 3):       # three coordinates at a time
+        fine, faces = trimesh.remesh.subdivide_loop(columns[:, first:first + 3], triangles, iterations=2)
         parts.append(fine)
     return csr_matrix(np.concatenate(parts, axis=1).astype(np.float32)), faces
 
@@ -157,7 +156,7 @@ def make_topology(meshes):
     half = triangulate_half(mean, opened, mirror)
     half = Flipper(half, (mean, opened), mirror == np.arange(POINTS)).triangles()
     triangles = np.concatenate([half, mirror[half][:, ::-1]])
-    matrix, fine = loop_matrix(triangles, POINTS)
+    matrix, fine = loop_matrix(triangles)
     return {"mean": mean.astype(np.float32), "weights": matrix.data, "rows": matrix.indptr.astype(np.int32),
             **{name: values.astype(np.int16) for name, values in (
                 ("mirror", mirror), ("triangles", triangles), ("fine_triangles", fine),
