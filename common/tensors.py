@@ -2,7 +2,6 @@
 
 import io
 import os
-import pickletools
 import re
 import stat
 import warnings
@@ -12,11 +11,12 @@ import torch
 
 from common.errors import InputError, reason
 from common.files import write_bytes
+from common.pickles import check_pickle
 
 NESTED = ("state_dict", "model_state_dict", "model", "net")     # where training programs put a state dict
 WRAPPERS = ("module.", "_orig_mod.", "module.")     # DataParallel's and torch.compile's, in either order
 MAX_PICKLE = 2**28      # bytes of names and sizes
-MAX_REPEATED = 30       # uses of a tuple already there; torch.save makes next to none
+MAX_OPCODES = 10**6     # of a pickle; torch.save makes some 30 for a tensor
 
 
 def save_tensors(path, tensors):
@@ -84,8 +84,8 @@ def read_torch(path, device="cpu"):
 
 
 def _check_pickles(path):
-    """Raise ValueError for pickles that torch's safe reader would not come to the end of: it hashes whatever
-    stands as a key, and a pair of twice the same pair of twice ... takes 2, 4, 8, ... steps."""
+    """Raise ValueError for pickles that would harm torch's safe reader, and for an archive that is compressed
+    or damaged."""
     with open(path, "rb") as stream:
         if stream.peek(4).startswith(b"PK\x03\x04"):
             with zipfile.ZipFile(stream) as archive:
@@ -95,22 +95,10 @@ def _check_pickles(path):
                 if sum(info.file_size for info in found) > MAX_PICKLE:
                     raise ValueError("far more names than a state dict has")
                 for info in found:
-                    _check_tuples(archive.read(info))
+                    check_pickle(archive.read(info), MAX_OPCODES)
                 if damaged := archive.testzip():        # which torch does not ask
                     raise ValueError(f"the checksum of {damaged} is wrong")
         else:
             for _ in range(5):      # torch's old format: five pickles, then numbers
                 if stream.peek(1):
-                    _check_tuples(stream)
-
-
-def _check_tuples(data):
-    tuples, repeated, on_top = set(), 0, False
-    for opcode, argument, _ in pickletools.genops(data):
-        if "PUT" in opcode.name:
-            (tuples.add if on_top else tuples.discard)(argument)
-        else:
-            on_top = opcode.name.startswith("TUPLE") or ("GET" in opcode.name and argument in tuples)
-            repeated += on_top and "GET" in opcode.name
-        if repeated > MAX_REPEATED:
-            raise ValueError("tuples within tuples")
+                    check_pickle(stream, MAX_OPCODES)

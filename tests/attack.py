@@ -110,11 +110,7 @@ def weights():
     for options in ({}, {"_use_new_zipfile_serialization": False}):
         streams.append(io.BytesIO())
         torch.save(state, streams[-1], **options)
-    packed = io.BytesIO()
-    with zipfile.ZipFile(streams[0]) as source, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name in source.namelist():
-            archive.writestr(name, source.read(name))
-    return [stream.getvalue() for stream in (*streams, packed)]
+    return [stream.getvalue() for stream in streams]
 
 
 def _read_npy(path):
@@ -139,7 +135,8 @@ def hostile(kind, marker, rng):
     opcodes = b"".join(bytes([rng.choice(list(b"()]}NtRbsuaeq0h\x85\x86\x87\x8f\x90\x91\x93\x94c.2d"))])
                        for _ in range(rng.integers(3, 40)))
     pickled = [pickle.dumps(evil, int(rng.integers(5))), pickle.dumps({"a": [evil]}, 2),
-               b"\x80\x02})q\x00" + twice + b"K\x01s.", b"\x80\x05\x96" + size + b".",
+               b"\x80\x02})q\x00" + twice + b"K\x01s.", b"\x80\x02})" + b"\x85" * 90_000 + b"K\x01s.",
+               b"\x80\x02})" + b"2\x86" * 64 + b"K\x01s.", b"\x80\x05\x96" + size + b".",
                b"\x80\x04\x95" + size + b"}.", b"\x80\x02}r" + size[:4] + b".", b"\x80\x02" + opcodes + b".",
                b"\x80\x02" + b"]" * 50_000 + b"a" * 49_999 + b".", b"(lp0\ng0\na."]
     if kind == "picture":

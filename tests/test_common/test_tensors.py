@@ -99,9 +99,10 @@ def test_a_damaged_number_is_noticed(tmp_path):
 
 
 @pytest.mark.parametrize("is_zip", [True, False])
-def test_a_key_of_nested_tuples_does_not_hang(tmp_path, is_zip):
-    """Its hash would take 2 to the 64 steps."""
-    nested = b"\x80\x02}()\x85q\x00" + b"h\x00h\x00\x86q\x00" * 64 + b"K\x01u."
+@pytest.mark.parametrize("key", [b"h\x00h\x00\x86q\x00" * 64, b"\x85" * 10**6], ids=["twice", "deep"])
+def test_a_key_of_nested_tuples_does_not_hang_or_crash(tmp_path, is_zip, key):
+    """Its hash would take 2 to the 64 steps, or more of C's stack than there is."""
+    nested = b"\x80\x02}()\x85q\x00" + key + b"K\x01u."
     (tmp_path / "a.pt").write_bytes(written(3, _use_new_zipfile_serialization=False)[:-3] + nested)
     if is_zip:
         with zipfile.ZipFile(tmp_path / "a.pt", "w") as archive:
