@@ -16,7 +16,7 @@ from pathlib import Path
 from capsule.fusion import compare, fuse
 from capsule.results import class_log, prediction_log, read_runs, result_log, select
 from capsule.tables import render, report
-from common.console import Parser, run_main
+from common.console import KEPT, Parser, run_main
 from common.errors import InputError
 from common.files import write_csv
 
@@ -28,8 +28,8 @@ def options():
     """The command line, the constants above as defaults."""
     parser = Parser(description=__doc__)
     parser.add_argument("--result-root", default=RESULT_ROOT, help=f"folder of the results [{RESULT_ROOT}]")
-    parser.add_argument("--experiment", nargs="+", default=[], metavar="NAME",
-                        help="print and draw only these experiments [all]")
+    parser.add_argument("--experiment", nargs="+", action="extend", default=[], metavar="NAME",
+                        help="print and draw only these experiments [all]; may be given again")
     parser.add_argument("--fuse", nargs="+", action="append", default=[], metavar="NAME",
                         help="one more row: the strict outputs of these finished experiments, each scaled to "
                              "a sum of 1, averaged clip by clip; may be given again")
@@ -56,10 +56,13 @@ def main():
     if again := [name for name in names if names.count(name) > 1]:
         raise InputError(f"--fuse: two rows would be called {again[0]}; give each fusion once, or another "
                          "name to the experiment that is called so")
-    for name, log in (("result_log", result_log), ("class_log", class_log), ("predictions", prediction_log)):
-        write_csv(root / f"{name}.csv", log([*runs, *fused]))
     compared = [compare(select([*runs, *fused], broken, names)) for names in choice.compare]
-    print(render(report([*chosen, *fused], [*compared, *broken.values()]), choice.form), flush=True)
+    logs = {"result_log": result_log, "class_log": class_log, "predictions": prediction_log}
+    try:
+        for name, log in logs.items():
+            write_csv(root / f"{name}.csv", log([*runs, *fused]))
+    finally:        # also where they cannot be written
+        print(render(report([*chosen, *fused], [*compared, *broken.values()]), choice.form), flush=True)
     print(f"tables in {root}: result_log.csv, class_log.csv, predictions.csv", file=sys.stderr)
     if choice.figures:
         from capsule.figures import run_figures  # matplotlib takes a second to load
@@ -72,4 +75,4 @@ def main():
 
 
 if __name__ == "__main__":
-    run_main(main)
+    run_main(main, KEPT)

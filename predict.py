@@ -4,7 +4,8 @@ Inputs    pictures or folders of them: photographs, or ready motion pictures for
           train_me_loso_composite_motion.py; --model: result/<experiment>/models/<data_sub>.pt of a run with
           --save-models, or the state dict of another program with the same layers (an old CapsuleNet
           checkpoint)
-Outputs   a printed table, and the same as CSV (--out, predictions_of_pictures.csv)
+Outputs   a printed table, and the same as CSV (--out, predictions_of_pictures.csv);
+          "face": found, no face found, or (for motion) not needed
 Command   python predict.py photo.jpg folder/ --model result/NAME/models/casme_sub01.pt
 Expect    a second a picture. A face at rest has no micro-expression: the network names a class all the same.
 """
@@ -43,9 +44,12 @@ def main():
                      **{name: round(x, 4) for name, x in zip(trained.class_names, lengths, strict=True)}})
     if rows:
         table = pd.DataFrame(rows)
-        write_csv(choice.out, table)
         shown = table.assign(picture=table["picture"].map(printable)).to_string(index=False)
-        print(f"{trained.title}: {trained.network.measure}\n\n{shown}\n\nwritten: {choice.out}")
+        try:
+            write_csv(choice.out, table)
+        finally:        # also where it cannot be written
+            print(f"{trained.title}: {trained.network.measure}\n\n{shown}\n", flush=True)
+        print(f"written: {choice.out}")
     for line in failed:
         print(line)
     return 1 if failed else 0

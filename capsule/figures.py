@@ -46,7 +46,7 @@ def figure_name(path, taken):
     """The name of the figure of the picture at `path`: its folders and its own name, without the suffix; more
     where `taken`, a list of names, has that already (a.png beside a.jpg: a_jpg)."""
     name = "_".join(part for part in path.with_suffix("").parts if part not in (path.anchor, ".."))
-    name = os.fsdecode(os.fsencode(name)[-200:])        # a file's name has 255 bytes
+    name = os.fsencode(name)[-200:].decode(errors="ignore") or "_"      # a file's name has 255 bytes
     while name in taken:
         name += path.suffix.replace(".", "_") or "_"
     return name

@@ -132,8 +132,8 @@ def read_run(root, name):
     try:
         checked = check_facts(facts, path)
     except OTHER_SHAPE as error:
-        raise InputError(f"{path}: not an experiment file ({_reason(error)}); remove the folder or run the "
-                         "experiment again") from error
+        raise InputError(f"{path}: not an experiment file ({reason_of(error)}); remove it and run its script "
+                         "again") from error
     folds, failures = _files(folder / "folds"), _files(folder / "failed")
     finished, failed, notes = {}, {}, []
     for data_sub in facts["folds"]:
@@ -228,8 +228,8 @@ def read_fold(path, data_sub, facts, clips):
               "its last strict predictions are not the largest of its lengths")
         return Fold(data_sub, keys, y_true, rounds, loss, lengths, dict(value["environment"]))
     except OTHER_SHAPE as error:
-        raise InputError(f"{path}: not a fold of {facts['experiment']} ({_reason(error)}); remove it or run "
-                         "the experiment again") from error
+        raise InputError(f"{path}: not a fold of {facts['experiment']} ({reason_of(error)}); remove it or "
+                         "run the experiment again") from error
 
 
 def _need(holds, complaint):
@@ -257,7 +257,7 @@ def one_line(text):
     return " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())[:200]
 
 
-def _reason(error):
+def reason_of(error):
     """Text of one of OTHER_SHAPE; a KeyError's alone would be just the key."""
     return one_line(f"no {error}" if isinstance(error, KeyError) else error)
 

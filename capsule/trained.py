@@ -18,7 +18,7 @@ from capsule.inputs.views import KINDS
 from capsule.modules import SVM, Network
 from capsule.modules.backbone import start_from
 from capsule.modules.registry import unmatched
-from capsule.results import MAX_CLASSES, OTHER_SHAPE, check_facts, labels_of, one_line
+from capsule.results import MAX_CLASSES, OTHER_SHAPE, check_facts, labels_of, one_line, reason_of
 from common.errors import InputError
 from common.files import read_json
 from common.images import find_pictures, read_image
@@ -98,7 +98,7 @@ def load_trained(path, device, paint="shape_detail"):
     """
     path = Path(path)
     if not os.path.isfile(path):
-        raise InputError(f"{path}: no such file; train with --save-models, or give a state dict")
+        raise InputError(f"{path}: no file; train with --save-models, or give a state dict")
     tensors = load_tensors(path, device)
     facts = path.absolute().parent.parent / "experiment.json"
     told = (_of_experiment(read_json(facts), facts) if facts.is_file() else
@@ -107,8 +107,8 @@ def load_trained(path, device, paint="shape_detail"):
     try:
         model, _ = told.network.make([channels.get(kind, 39) for kind in told.kinds])
     except TypeError as error:      # logits, which not every network has
-        raise InputError(f"{facts}: does not say which network was trained ({error}); "
-                         "train it again") from error
+        raise InputError(f"{facts}: does not say which network was trained ({error}); remove it and run its "
+                         "script again") from error
     if isinstance(model, SVM):
         try:
             model.load_state_dict(tensors)
@@ -138,8 +138,8 @@ def _of_experiment(facts, path):
                        tuple(facts["class_names"]),
                        " · ".join([one_line(facts["experiment"]), *labels_of(facts)]), rule)
     except (*OTHER_SHAPE, InputError) as error:
-        raise InputError(f"{path}: does not say which network was trained ({error}); "
-                         "train it again") from error
+        raise InputError(f"{path}: does not say which network was trained ({reason_of(error)}); remove it "
+                         "and run its script again") from error
 
 
 def _of_tensors(tensors, path, paint):
@@ -213,7 +213,7 @@ def check_maker(trained, rule):
 def picture_options(parser, required=True):
     """Add PICTURES, --model, --paint and --device, as predict.py and grad_cam_visual.py take them."""
     parser.add_argument("pictures", nargs="+" if required else "*", type=Path,
-                        help="pictures, or folders of them")
+                        help="pictures, or folders of them (links to folders in them are not followed)")
     parser.add_argument("--model", required=required, default="", help="state dict of a trained network")
     parser.add_argument("--paint", default="shape_detail", choices=KINDS,
                         help="what its pictures show, where the file alone does not tell [shape_detail]")

@@ -105,7 +105,7 @@ def read_json(path):
     """The dict in the JSON file `path`. Raises: InputError, naming the file, when there is none."""
     try:
         if not Path(path).is_file():
-            raise OSError("no such file")
+            raise OSError("no file")
         value = json.loads(Path(path).read_text(encoding="utf-8"), parse_constant=_refuse)
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: not a readable JSON file ({error}); remove it and run again") from error

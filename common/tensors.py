@@ -80,7 +80,7 @@ def read_torch(path, device="cpu"):
         if said.startswith("Weights only"):     # torch's own advice is to run what the file holds
             said = f"it asks for {asked[1]}, which could run code" if asked else "no file of torch.save"
         raise InputError(f"{path}: cannot be read safely ({said}); nothing in it was run; "
-                         "copy or download it anew from its owner") from error
+                         "copy it anew from its source, or remove it and train again") from error
 
 
 def _check_pickles(path):

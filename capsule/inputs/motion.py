@@ -62,7 +62,8 @@ def ready_motion(clips, folder, skip_missing=False, say=say):
 def _by_name(folder):
     """{plain name: path} of the pictures in a folder."""
     if not os.path.isdir(folder):
-        raise InputError(f"{folder}: no such folder; give a folder of motion pictures, one a clip")
+        raise InputError(f"{folder}: no such folder; give a folder of motion pictures, one a clip (if it "
+                         "moved since a training: to the training script, once more)")
     files = {}
     for path in sorted(folder.iterdir()):
         if path.suffix.lower() not in IMAGE_SUFFIXES or path.name.startswith("."):

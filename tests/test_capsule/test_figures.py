@@ -51,6 +51,7 @@ def test_no_figure_of_a_picture_takes_anothers_place():
     for path in ("a/b.png", "/a/b.jpg", "../a/b", "a_b", "a_b_"):
         names.append(figure_name(Path(path), names))
     assert names == ["a_b", "a_b_jpg", "a_b_", "a_b__", "a_b___"]
+    assert figure_name(Path(101 * "é" + "x.png"), names) == 99 * "é" + "x"      # no half of a letter
 
 
 def test_every_figure_says_synthetic_quick_and_incomplete(run):

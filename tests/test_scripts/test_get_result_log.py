@@ -69,6 +69,16 @@ def test_selects_an_experiment_but_keeps_the_log_whole(tmp_path):
     assert "first," in (tmp_path / "result_log.csv").read_text()
 
 
+def test_experiments_may_be_named_one_by_one_and_the_table_is_shown_where_no_file_can_be_written(tmp_path):
+    for name in ("first", "second", "third"):
+        write_run(tmp_path, name)
+    (tmp_path / "class_log.csv").mkdir()
+    done = run_script("--result-root", tmp_path, "--experiment", "first", "--experiment", "second")
+    assert done.returncode == 2 and "class_log.csv: a folder, pipe or device" in done.stderr
+    assert len(done.stderr.splitlines()) == 1 and "third" not in done.stdout
+    assert all(f"{name} [SYNTHETIC, quick]" in done.stdout for name in ("first", "second"))
+
+
 def test_a_broken_fold_is_named_and_the_rest_is_read(tmp_path):
     folder = write_run(tmp_path)
     (folder / "folds/synthetic_s00.json").write_text('{"half": ')

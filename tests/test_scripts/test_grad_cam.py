@@ -329,6 +329,11 @@ def test_an_experiment_of_motion_is_explained_and_predicts_what_it_wrote(tmp_pat
         assert "taken for published weights, whose motion pictures are not norm" in capsys.readouterr().out
     else:
         assert alone == row
+    capsys.readouterr()
+    assert run_here(monkeypatch, "predict.py", picture, "--model", "alone.pt", "--paint", "motion",
+                    "--device", "cpu", "--out", "result") == 2      # a folder: the table is shown all the same
+    said, errors = capsys.readouterr()
+    assert Path(picture).name in said and "written" not in said and "result: a folder" in errors
 
 
 def test_motion_networks_without_their_experiment(tmp_path):
