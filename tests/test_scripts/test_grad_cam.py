@@ -331,7 +331,7 @@ def test_an_experiment_of_motion_is_explained_and_predicts_what_it_wrote(tmp_pat
         assert alone == row
     capsys.readouterr()
     assert run_here(monkeypatch, "predict.py", picture, "--model", "alone.pt", "--paint", "motion",
-                    "--device", "cpu", "--out", "result") == 2      # a folder: the table is shown all the same
+                    "--device", "cpu", "--out", "result") == 2      # a folder: the table is still shown
     said, errors = capsys.readouterr()
     assert Path(picture).name in said and "written" not in said and "result: a folder" in errors
 
