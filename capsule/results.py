@@ -14,7 +14,7 @@ import pandas as pd
 
 from capsule.data.databases import DATABASES
 from capsule.metrics import Meter, uf1_of_rounds
-from common.errors import InputError
+from common.errors import InputError, reason
 from common.files import read_json
 from common.names import plain_name
 
@@ -132,7 +132,7 @@ def read_run(root, name):
     try:
         checked = check_facts(facts, path)
     except OTHER_SHAPE as error:
-        raise InputError(f"{path}: not an experiment file ({reason_of(error)}); remove it and run its script "
+        raise InputError(f"{path}: not an experiment file ({reason(error)}); remove it and run its script "
                          "again") from error
     folds, failures = _files(folder / "folds"), _files(folder / "failed")
     finished, failed, notes = {}, {}, []
@@ -228,7 +228,7 @@ def read_fold(path, data_sub, facts, clips):
               "its last strict predictions are not the largest of its lengths")
         return Fold(data_sub, keys, y_true, rounds, loss, lengths, dict(value["environment"]))
     except OTHER_SHAPE as error:
-        raise InputError(f"{path}: not a fold of {facts['experiment']} ({reason_of(error)}); remove it or "
+        raise InputError(f"{path}: not a fold of {facts['experiment']} ({reason(error)}); remove it or "
                          "run the experiment again") from error
 
 
@@ -255,11 +255,6 @@ def _array(values, shape, what, classes=0):
 def one_line(text):
     """`text` as one printable line of at most 200 characters."""
     return " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())[:200]
-
-
-def reason_of(error):
-    """Text of one of OTHER_SHAPE; a KeyError's alone would be just the key."""
-    return one_line(f"no {error}" if isinstance(error, KeyError) else error)
 
 
 def epoch_used(fold, evaluation, classes):

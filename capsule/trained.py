@@ -18,8 +18,8 @@ from capsule.inputs.views import KINDS
 from capsule.modules import SVM, Network
 from capsule.modules.backbone import start_from
 from capsule.modules.registry import unmatched
-from capsule.results import MAX_CLASSES, OTHER_SHAPE, check_facts, labels_of, one_line, reason_of
-from common.errors import InputError
+from capsule.results import MAX_CLASSES, OTHER_SHAPE, check_facts, labels_of, one_line
+from common.errors import InputError, reason
 from common.files import read_json
 from common.images import find_pictures, read_image
 from common.tensors import load_tensors
@@ -138,7 +138,7 @@ def _of_experiment(facts, path):
                        tuple(facts["class_names"]),
                        " · ".join([one_line(facts["experiment"]), *labels_of(facts)]), rule)
     except (*OTHER_SHAPE, InputError) as error:
-        raise InputError(f"{path}: does not say which network was trained ({reason_of(error)}); remove it "
+        raise InputError(f"{path}: does not say which network was trained ({reason(error)}); remove it "
                          "and run its script again") from error
 
 

@@ -8,7 +8,8 @@ def printable(text):
 
 def reason(error):
     """What an exception says, one line of at most 100 characters; its type where it says nothing."""
-    return " ".join(str(error).split())[:100] or type(error).__name__
+    text = f"no {error}" if isinstance(error, KeyError) else str(error)      # of a key, it says the key alone
+    return " ".join(text.split())[:100] or type(error).__name__
 
 
 def is_full(error):

@@ -62,8 +62,8 @@ def ready_motion(clips, folder, skip_missing=False, say=say):
 def _by_name(folder):
     """{plain name: path} of the pictures in a folder."""
     if not os.path.isdir(folder):
-        raise InputError(f"{folder}: no such folder; give a folder of motion pictures, one a clip (if it "
-                         "moved since a training: to the training script, once more)")
+        raise InputError(f"{folder}: no such folder; give a folder of motion pictures, one a clip; where a "
+                         "run's folder has moved, run its script again with the new place")
     files = {}
     for path in sorted(folder.iterdir()):
         if path.suffix.lower() not in IMAGE_SUFFIXES or path.name.startswith("."):

@@ -77,7 +77,7 @@ def single_pictures(crops, views):
 def _read_views(crops, root, paint):
     """FrameImages of views made elsewhere. Raises: InputError (see `thirteen_views`)."""
     if not root.is_dir():
-        raise InputError(f"--views-root {root}: no such folder; give the training script where it lies")
+        raise InputError(f"--views-root {root}: no such folder; run the training script with their place")
     images, channels = [], 1 if paint == "shape_detail" else 3
     folders = {name: next((folder for folder in (root / name, root / name.split("/", 1)[1])
                            if folder.is_dir()), None) for name in crops.names}
