@@ -37,9 +37,11 @@ def ensure(data_root):
     """Make the default database under `data_root` unless one, of any settings, is there; one that another
     version of the program made is said.
 
-    Returns: its folder. Raises: InputError, see `make_synthetic`.
+    Returns: its folder. Raises: InputError where `data_root` is such a database itself; see `make_synthetic`.
     """
     folder = Path(data_root) / FOLDER
+    if (folder.parent / MANIFEST).is_file():
+        raise InputError(f"--data-root {data_root}: a synthetic database itself; give the folder above it")
     if not (folder / SHEET).is_file():
         make_synthetic(data_root, progress=True, any_will_do=True)
     if (folder / MANIFEST).is_file():       # where it is not, somebody else's pictures lie there

@@ -169,6 +169,12 @@ def test_a_database_of_an_older_recipe_is_said(root, tmp_path, capsys):
         assert "made by another version of this program" in capsys.readouterr().out
 
 
+def test_the_database_itself_is_no_data_root(root):
+    with pytest.raises(InputError, match="synthetic: a synthetic database itself; give the folder above it"):
+        load_clips("synthetic", root / "synthetic")
+    assert not (root / "synthetic/synthetic").exists()
+
+
 def test_an_interrupted_run_leaves_nothing_of_itself(tmp_path, monkeypatch):
     real, one = database._film, {"people": 1, "clips": 2, "frames": (7, 7)}
 
