@@ -14,7 +14,7 @@ from scipy import sparse
 from common.errors import InputError, broken_file
 from common.pickles import check_pickle
 
-MAX_OPCODES = 100_000       # the real files have some hundred
+MAX_OPCODES = 20_000        # the real files have some hundred
 MAX_DENSE = 10**7           # numbers in a sparse matrix made dense; FLAME's has 25,115
 ALLOWED = {(module, name) for modules, names in (
     ("numpy.core.multiarray numpy._core.multiarray", "_reconstruct scalar"), ("numpy", "ndarray dtype"),

@@ -1,6 +1,8 @@
 """Pickles: the data comes out, nothing runs, and what is broken or hostile ends in a clear line."""
 
+import copyreg
 import io
+import os
 import pickle
 import time
 import tracemalloc
@@ -154,6 +156,17 @@ def test_a_key_of_nested_tuples_is_refused_at_once(key, under):
     with pytest.raises(InputError, match="tuples within tuples"):
         read_pickle(under % key, "file.pkl", ["x"])
     assert time.perf_counter() - started < 5
+
+
+def test_what_is_asked_for_by_a_number_is_refused():
+    """Where a program has read such a pickle, the number stands for the real thing, not for a name."""
+    copyreg.add_extension("os", "getcwd", 0xF3)
+    try:
+        assert pickle.loads(b"\x80\x02\x82\xf3.") is os.getcwd
+        with pytest.raises(InputError, match="asks for something by a number"):
+            read(b"\x80\x02}X\x01\0\0\0x\x82\xf3)Rs.")
+    finally:
+        copyreg.remove_extension("os", "getcwd", 0xF3)
 
 
 def test_a_memo_index_of_two_thousand_million_takes_no_memory():
