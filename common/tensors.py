@@ -51,12 +51,13 @@ def load_tensors(path, device="cpu"):
 
 def _is_plain(value):
     """Whether a tensor is a block of finite real numbers, as a network can take it."""
-    if value.layout != torch.strided or value.is_meta or value.is_complex():
+    odd = value.is_nested or value.is_quantized or value.is_meta or value.is_complex()
+    if odd or value.layout != torch.strided:
         return False
+    repeats = value.nbytes > value.untyped_storage().nbytes()      # by its strides: it could fill the memory
     try:
-        repeats = value.nbytes > value.untyped_storage().nbytes()  # by its strides: it could fill the memory
         return not repeats and bool(value.isfinite().all())
-    except NotImplementedError:     # quantized, nested, of 8 bits and fewer
+    except NotImplementedError:     # for numbers of 8 bits and fewer
         return False
 
 
