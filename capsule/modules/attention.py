@@ -20,6 +20,7 @@ class CoordAttention(nn.Module):
         self.conv_w = nn.Conv2d(middle, out_channels, 1)
 
     def forward(self, x):
+        """(B, C, H, W) → the same shape."""
         height, width = x.shape[2:]
         rows = x.mean(3, keepdim=True)                                    # (B, C, H, 1)
         columns = x.mean(2, keepdim=True).transpose(2, 3)                 # (B, C, 1, W) → (B, C, W, 1)

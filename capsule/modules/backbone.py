@@ -163,6 +163,7 @@ class Backbone(nn.Module):
         return -(-side // 8) if self.name == "resnet" else side // 8
 
     def forward(self, x):
+        """(B, in_channels, H, W), or grey (B, in_channels/3, H, W) → (B, out_channels, H/8, W/8)."""
         first, *rest = self.model
         if 3 * x.shape[1] == self.in_channels:      # grey planes: sum the kernel over R, G and B
             weight = first.weight.unflatten(1, (-1, 3)).sum(2)             # (out, C, k, k) → (out, C/3, k, k)
