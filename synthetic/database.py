@@ -22,11 +22,9 @@ from tqdm.contrib.concurrent import thread_map
 from common.errors import InputError
 from common.files import read_json, write_bytes, write_json, write_text
 from common.images import write_image
-from synthetic import scene
+from synthetic import FOLDER, MANIFEST, RECIPE, SHEET, is_there, scene
 from synthetic.clips import Settings, plan_people
 
-RECIPE = 6                              # raise it when the same settings would give other pictures
-FOLDER, SHEET, MANIFEST, README = "synthetic", "CASME2-coding-20140508.xlsx", "synthetic.json", "README.txt"
 LABEL = ("Synthetic micro-expressions: rendered by a program, no person is shown.\n"
          "Numbers measured on them say that the pipeline works, not how good a method is.\n"
          "Layout and annotation sheet are CASME II's. synthetic.json holds the settings and the true\n"
@@ -34,22 +32,13 @@ LABEL = ("Synthetic micro-expressions: rendered by a program, no person is shown
 
 
 def ensure(data_root):
-    """Make the default database under `data_root` unless one, of any settings, is there; one that another
-    version of the program made is said.
+    """Make the default database under `data_root` unless one is there (see `is_there`).
 
-    Returns: its folder. Raises: InputError where `data_root` is such a database itself; see `make_synthetic`.
+    Returns: its folder. Raises: InputError, see `is_there` and `make_synthetic`.
     """
-    folder = Path(data_root) / FOLDER
-    if (folder.parent / MANIFEST).is_file():
-        raise InputError(f"--data-root {data_root}: a synthetic database itself; give the folder above it")
-    if not (folder / SHEET).is_file():
+    if not is_there(data_root):
         make_synthetic(data_root, progress=True, any_will_do=True)
-    if (folder / MANIFEST).is_file():       # where it is not, somebody else's pictures lie there
-        made = read_json(folder / MANIFEST).get("settings")
-        if not (isinstance(made, dict) and made.get("recipe") == RECIPE):
-            print(f"{folder}: made by another version of this program, with other pictures; remove it to "
-                  "make it anew", flush=True)
-    return folder
+    return Path(data_root) / FOLDER
 
 
 def make_synthetic(root, progress=False, any_will_do=False, **settings):
@@ -117,7 +106,7 @@ def _write_papers(folder, about, plan):
               "turn_radians": clip.turns.tolist(), "shift_pixels": clip.shift.tolist()} for clip in clips]
     subjects = {clips[0].subject: {"glasses": person.glasses is not None} for person, clips in plan}
     write_bytes(folder / SHEET, _workbook(pd.DataFrame(rows)))
-    write_text(folder / README, LABEL)
+    write_text(folder / "README.txt", LABEL)
     write_json(folder / MANIFEST, {"synthetic": True, "label": LABEL, "settings": about, "subjects": subjects,
                                    "clips": truth})
 

@@ -30,6 +30,7 @@ from capsule.data.sheets import (
 )
 from common.cache import digest
 from common.errors import InputError, printable
+from synthetic import is_there
 
 PROTOCOLS = ("dsnca", "megc2019")
 SUBSETS = ("all", "glasses")
@@ -198,7 +199,7 @@ def _check_root(dataset, root):
     if not os.path.isdir(root):
         raise InputError(f"--data-root {root}: no such folder; put the databases there as data/README.md "
                          "says, or make it for --dataset synthetic")
-    if dataset == "synthetic":
+    if dataset == "synthetic" and not is_there(root):
         from synthetic.database import ensure  # only here: it needs the whole 3-D package
 
         ensure(root)
